@@ -1,0 +1,252 @@
+//! Digests: the names of content, and the hasher that computes them. Not here: readers and streams.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256, Sha512};
+
+/// A hash algorithm that this program can verify. Content under another one is refused before it is asked for
+/// (protocol.md G1, V3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// SHA-256, what practically every registry uses.
+    Sha256,
+    /// SHA-512.
+    Sha512,
+}
+
+impl Algorithm {
+    /// The name in front of the colon of a digest.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha512 => "sha512",
+        }
+    }
+
+    fn hex_length(self) -> usize {
+        match self {
+            Self::Sha256 => 64,
+            Self::Sha512 => 128,
+        }
+    }
+}
+
+/// A verified-by-construction digest such as `sha256:44136fa3…`: a supported algorithm and lower-case hex of the
+/// right length (image-spec, descriptor.md "Digests"). So it is safe as a part of a URL and of a path (S07).
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(Arc<str>);
+
+impl Digest {
+    /// Parses and checks `text`.
+    pub fn parse(text: &str) -> Result<Self, DigestError> {
+        let malformed = || DigestError::Malformed(text.chars().take(MAX_SHOWN).collect());
+        let (name, encoded) = text.split_once(':').ok_or_else(malformed)?;
+        let algorithm = match name {
+            "sha256" => Algorithm::Sha256,
+            "sha512" => Algorithm::Sha512,
+            _ if is_algorithm_name(name) && !encoded.is_empty() => {
+                return Err(DigestError::Unsupported(
+                    name.chars().take(MAX_SHOWN).collect(),
+                ));
+            }
+            _ => return Err(malformed()),
+        };
+        let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if encoded.len() == algorithm.hex_length() && encoded.bytes().all(lower_hex) {
+            Ok(Self(text.into()))
+        } else {
+            Err(malformed())
+        }
+    }
+
+    /// The digest of `bytes`.
+    pub fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
+        let mut hasher = Hasher::new(algorithm);
+        hasher.update(bytes);
+        hasher.finish()
+    }
+
+    /// The algorithm in front of the colon.
+    pub fn algorithm(&self) -> Algorithm {
+        if self.0.starts_with("sha512:") {
+            Algorithm::Sha512
+        } else {
+            Algorithm::Sha256
+        }
+    }
+
+    /// The hex digits after the colon.
+    pub fn encoded(&self) -> &str {
+        self.0.split_once(':').map_or("", |(_, encoded)| encoded)
+    }
+
+    /// The whole text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Computes a digest of what passes by. A clone is a snapshot.
+#[derive(Clone, Debug)]
+pub struct Hasher(State);
+
+#[derive(Clone, Debug)]
+enum State {
+    Sha256(Sha256),
+    Sha512(Sha512),
+}
+
+impl Hasher {
+    /// A hasher that has seen nothing.
+    pub fn new(algorithm: Algorithm) -> Self {
+        Self(match algorithm {
+            Algorithm::Sha256 => State::Sha256(Sha256::new()),
+            Algorithm::Sha512 => State::Sha512(Sha512::new()),
+        })
+    }
+
+    /// Takes in the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match &mut self.0 {
+            State::Sha256(state) => state.update(bytes),
+            State::Sha512(state) => state.update(bytes),
+        }
+    }
+
+    /// The digest of all bytes seen.
+    pub fn finish(self) -> Digest {
+        match self.0 {
+            State::Sha256(state) => join(Algorithm::Sha256, &state.finalize()),
+            State::Sha512(state) => join(Algorithm::Sha512, &state.finalize()),
+        }
+    }
+}
+
+/// Why a text is no digest that can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DigestError {
+    /// Not `ALGORITHM:HEX` with the right number of lower-case digits.
+    Malformed(String),
+    /// Well formed, but of an algorithm that cannot be verified here.
+    Unsupported(String),
+}
+
+impl fmt::Display for DigestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(text) => write!(
+                f,
+                "{text:?} is no digest (sha256: and 64 lower-case hex digits)"
+            ),
+            Self::Unsupported(name) => {
+                write!(
+                    f,
+                    "digest algorithm {name:?} is not supported (sha256 and sha512 are)"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for DigestError {}
+
+/// `[a-z0-9]+([.+_-][a-z0-9]+)*` (image-spec, descriptor.md).
+fn is_algorithm_name(name: &str) -> bool {
+    name.split(['.', '+', '_', '-']).all(|part| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    })
+}
+
+fn join(algorithm: Algorithm, hash: &[u8]) -> Digest {
+    use fmt::Write as _;
+    let mut text = String::with_capacity(algorithm.name().len() + 1 + 2 * hash.len());
+    text.push_str(algorithm.name());
+    text.push(':');
+    for byte in hash {
+        // Writing to a String cannot fail.
+        write!(text, "{byte:02x}").unwrap_or_default();
+    }
+    Digest(text.into())
+}
+
+/// A malformed text is shown no longer than this, in characters.
+const MAX_SHOWN: usize = 150;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn good_digests_parse_and_print() {
+        let sha512 = format!("sha512:{}", "0".repeat(128));
+        for text in [EMPTY, &sha512] {
+            assert_eq!(Digest::parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(Digest::of(Algorithm::Sha256, b"").as_str(), EMPTY);
+        assert_eq!(
+            Digest::parse(&sha512).unwrap().algorithm(),
+            Algorithm::Sha512
+        );
+    }
+
+    #[test]
+    fn a_snapshot_goes_on_where_it_was_taken() {
+        let mut hasher = Hasher::new(Algorithm::Sha512);
+        hasher.update(b"ab");
+        let mut snapshot = hasher.clone();
+        hasher.update(b"xx");
+        snapshot.update(b"c");
+        assert_eq!(snapshot.finish(), Digest::of(Algorithm::Sha512, b"abc"));
+    }
+
+    #[test]
+    fn bad_digests_are_refused() {
+        let upper = EMPTY.to_uppercase().replace("SHA256", "sha256");
+        let short = &EMPTY[..EMPTY.len() - 1];
+        let long = format!("{EMPTY}0");
+        for text in [
+            "",
+            "sha256",
+            "sha256:",
+            ":abc",
+            "sha256:../../etc",
+            "SHA256:00",
+            &upper,
+            short,
+            &long,
+        ] {
+            assert!(
+                matches!(Digest::parse(text), Err(DigestError::Malformed(_))),
+                "{text}"
+            );
+        }
+        for text in [
+            "md5:d41d8cd98f00b204e9800998ecf8427e",
+            "sha384:00",
+            "a+b.c:zz",
+        ] {
+            assert!(
+                matches!(Digest::parse(text), Err(DigestError::Unsupported(_))),
+                "{text}"
+            );
+        }
+    }
+}

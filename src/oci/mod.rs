@@ -1,0 +1,10 @@
+//! The values of the OCI specifications: digests, references, manifests. Pure parsing and printing.
+//! Not here: anything that reads a file, a socket or a clock.
+
+pub mod digest;
+pub mod manifest;
+pub mod reference;
+
+pub use digest::{Algorithm, Digest, DigestError, Hasher};
+pub use manifest::{Descriptor, Kind, Manifest, ManifestError};
+pub use reference::{Host, NameError, Reference, Repository, Tag};

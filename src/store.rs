@@ -1,0 +1,203 @@
+//! The ports between the engine and the places that hold images: what can be asked of a source and a target, and
+//! what may go wrong. Implemented by `registry` and `layout`. Not here: HTTP's words and paths' words.
+
+use std::error::Error;
+use std::fmt;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::oci::{Descriptor, Digest, Host, Manifest, Reference, Repository, Tag};
+
+/// Where images are: the key of wants, of limits and of records.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Place {
+    /// A repository of a registry.
+    Registry(Host, Repository),
+    /// An OCI image layout: an absolute path with links resolved.
+    Layout(PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Registry(host, repository) => write!(f, "{host}/{repository}"),
+            Self::Layout(path) => write!(f, "oci:{}", path.display()),
+        }
+    }
+}
+
+/// Opens places. Cheap to call: the same place gives the same store.
+pub trait Stores: Send + Sync {
+    /// The store of a place. Nothing is asked of it yet.
+    fn open(&self, place: &Place) -> Arc<dyn Target>;
+}
+
+/// What images are read from.
+pub trait Source: Send + Sync {
+    /// All tags, each once and valid, in the order of the listing. `None`: there is no such repository (protocol.md
+    /// E36).
+    fn tags(&self) -> Result<Option<Vec<Tag>>, StoreError>;
+
+    /// Whether a manifest is there, and its digest, without its bytes.
+    fn head(&self, reference: &Reference) -> Result<Presence, StoreError>;
+
+    /// A manifest, its bytes verified against the digest asked for.
+    fn manifest(&self, reference: &Reference) -> Result<Manifest, StoreError>;
+
+    /// The bytes of a blob from offset `from` on, not verified. Reading to the end gives exactly `size - from` bytes
+    /// or an error; the error inside the `io::Error` is a [`StoreError`].
+    fn blob(&self, descriptor: &Descriptor, from: u64) -> Result<Box<dyn Read + Send>, StoreError>;
+}
+
+/// What images are written to.
+pub trait Target: Source {
+    /// Finds out whether the blob is there, and opens an upload if not: by a mount, by asking, or by the upload
+    /// itself, whatever costs the fewest requests (decisions D4).
+    fn begin(&self, descriptor: &Descriptor, hint: &Hint) -> Result<Begin, StoreError>;
+
+    /// Stores a manifest under a tag or its digest. Everything that it refers to is there already.
+    fn put_manifest(&self, reference: &Reference, manifest: &Manifest) -> Result<(), StoreError>;
+}
+
+/// What a [`Source::head`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// No such manifest or repository.
+    Absent,
+    /// It is there under this digest.
+    Present(Digest),
+    /// The answer does not tell (protocol.md E38, E71; H09): taken as lacking.
+    Unknown,
+}
+
+/// What is known before a blob is begun.
+#[derive(Clone, Debug, Default)]
+pub struct Hint {
+    /// Another repository of the target's host that is thought to hold the blob.
+    pub mount_from: Option<Repository>,
+    /// What is thought of the target repository itself.
+    pub prior: Prior,
+}
+
+/// How likely the target repository has a blob already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Prior {
+    /// Nothing is known.
+    #[default]
+    Unknown,
+    /// The records say that it was put there.
+    Recorded,
+    /// The repository has no tags: it is new, or a first copy was cut off.
+    Empty,
+    /// The target denied a blob that it had before: send it, whatever it says now (decisions D6, R12).
+    Distrusted,
+}
+
+/// What [`Target::begin`] came to.
+pub enum Begin {
+    /// The blob is there.
+    Present(Found),
+    /// It is not, and here is where it goes.
+    Upload {
+        /// The open upload.
+        upload: Box<dyn Upload>,
+        /// A mount from the hinted repository was asked for and not granted.
+        mount_denied: bool,
+    },
+}
+
+/// How a blob came to be at its target without being sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It was there.
+    Existing,
+    /// It was mounted from another repository.
+    Mounted,
+}
+
+/// One upload of one blob: an object with an offset and a session, which a retry or the next process can go on with.
+pub trait Upload {
+    /// How many bytes the target has. The body given to `send` begins here.
+    fn offset(&self) -> u64;
+
+    /// Sends the rest of the blob. `body` gives exactly the bytes from `offset` to the descriptor's size, or fails; an
+    /// error of its own comes back as [`SendError::Body`].
+    fn send(&mut self, body: &mut dyn Read) -> Result<(), SendError>;
+
+    /// Makes the blob visible. Called only after the whole of it was sent and its digest was right.
+    fn commit(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// Which side broke a transfer.
+#[derive(Debug)]
+pub enum SendError {
+    /// The body that was to be sent: the source's side, which remembers its own error.
+    Body,
+    /// The target.
+    Target(StoreError),
+}
+
+impl From<StoreError> for SendError {
+    fn from(error: StoreError) -> Self {
+        Self::Target(error)
+    }
+}
+
+/// What a failure means for what comes next (architecture.md 3.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Another attempt may well succeed.
+    Transient,
+    /// The host asks for a pause (429, or 503 with Retry-After): uses no attempt while the host answers others.
+    Throttled,
+    /// No connection could be had: refused, no route, no address, time limit. Ten in a row: the host is down.
+    Unreachable,
+    /// What was asked for is not there.
+    NotFound,
+    /// Will not become better in this run.
+    Permanent,
+    /// The run cannot go on: a local target cannot be written.
+    Fatal,
+}
+
+/// A failure of one operation at one place.
+#[derive(Debug)]
+pub struct StoreError {
+    /// What it means for what comes next.
+    pub class: Class,
+    /// How long the other side asked to be left alone.
+    pub retry_after: Option<Duration>,
+    /// The target refused a manifest, perhaps for lack of these parts; empty where it did not name any. `None`: the
+    /// failure has nothing to do with missing parts.
+    pub missing_parts: Option<Vec<Digest>>,
+    /// What happened, with the request and the answer, and nothing secret.
+    pub cause: Box<dyn Error + Send + Sync>,
+}
+
+impl StoreError {
+    /// A failure without a wait.
+    pub fn new(class: Class, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self {
+            class,
+            retry_after: None,
+            missing_parts: None,
+            cause: cause.into(),
+        }
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cause.fmt(f)?;
+        let mut source = self.cause.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
+impl Error for StoreError {}
