@@ -1,0 +1,87 @@
+//! Where addresses lead (reliability.md section 3). Not here: which of them a registry may send us to, and look-ups.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Where an address leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AddressClass {
+    /// Out into the world.
+    Public,
+    /// Into the local network, that of a carrier or a cloud's own included.
+    Private,
+    /// Into this machine.
+    Loopback,
+    /// To a neighbour on the wire.
+    LinkLocal,
+    /// No address at all; Linux takes it for this machine.
+    Unspecified,
+    /// To many or to nobody: multicast, broadcast, reserved.
+    Multicast,
+    /// To a cloud's server of instance credentials.
+    Metadata,
+}
+
+impl AddressClass {
+    /// The class of an address. An IPv6 address that stands for an IPv4 address is of that one's class.
+    pub(crate) fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => class_of_v4(v4),
+            IpAddr::V6(v6) => embedded_v4(v6).map_or_else(|| class_of_v6(v6), class_of_v4),
+        }
+    }
+}
+
+impl fmt::Display for AddressClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Public => "public",
+            Self::Private => "private",
+            Self::Loopback => "loopback",
+            Self::LinkLocal => "link-local",
+            Self::Unspecified => "unspecified",
+            Self::Multicast => "multicast or reserved",
+            Self::Metadata => "cloud metadata",
+        })
+    }
+}
+
+fn class_of_v4(address: Ipv4Addr) -> AddressClass {
+    match address.octets() {
+        // AWS, Azure, Google and most others; Alibaba Cloud.
+        [169, 254, 169, 254] | [100, 100, 100, 200] => AddressClass::Metadata,
+        [127, ..] => AddressClass::Loopback,
+        [169, 254, ..] => AddressClass::LinkLocal,
+        [0, ..] => AddressClass::Unspecified,
+        [224..=255, ..] => AddressClass::Multicast,
+        [10, ..] | [172, 16..=31, ..] | [192, 168, ..] | [100, 64..=127, ..] => {
+            AddressClass::Private
+        }
+        _ => AddressClass::Public,
+    }
+}
+
+fn class_of_v6(address: Ipv6Addr) -> AddressClass {
+    match address.segments() {
+        [0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254] => AddressClass::Metadata, // AWS
+        [0, 0, 0, 0, 0, 0, 0, 1] => AddressClass::Loopback,
+        [0, 0, 0, 0, 0, 0, 0, 0] => AddressClass::Unspecified,
+        [0xfe80..=0xfebf, ..] => AddressClass::LinkLocal,
+        [0xff00..=0xffff, ..] => AddressClass::Multicast,
+        // Unique local and the older site local addresses.
+        [0xfc00..=0xfdff | 0xfec0..=0xfeff, ..] => AddressClass::Private,
+        _ => AddressClass::Public,
+    }
+}
+
+/// The IPv4 address that an IPv6 address stands for: mapped, compatible, by NAT64 or by 6to4.
+fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let (high, low) = match address.segments() {
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => return None,
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => (high, low),
+        _ => return None,
+    };
+    Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)))
+}
