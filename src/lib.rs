@@ -11,6 +11,8 @@ pub mod oci;
 )]
 mod registry;
 pub mod secret;
+#[expect(dead_code, reason = "there is no run to interrupt yet")]
+mod signal;
 pub mod store;
 
 /// Runs the program with its command line and gives its exit status.
