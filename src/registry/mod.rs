@@ -1,2 +1,3 @@
 pub(crate) mod auth;
+pub(crate) mod credentials;
 pub(crate) mod url;
