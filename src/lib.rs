@@ -2,6 +2,7 @@
 //!
 //! There is no promise of stability for this library: it is the program, cut so that its tests can reach it.
 
+pub mod cli;
 pub mod config;
 mod nearest;
 pub mod oci;
