@@ -2,14 +2,20 @@
 //!
 //! There is no promise of stability for this library: it is the program, cut so that its tests can reach it.
 
+pub mod cli;
+pub mod config;
+pub mod engine;
 #[expect(dead_code, reason = "nothing is logged or printed yet")]
 mod logging;
+mod nearest;
 pub mod oci;
+pub mod records;
 #[cfg_attr(
     not(test),
     expect(dead_code, reason = "the adapter is not wired in yet")
 )]
 mod registry;
+pub mod report;
 pub mod secret;
 #[expect(dead_code, reason = "there is no run to interrupt yet")]
 mod signal;
