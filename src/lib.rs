@@ -5,6 +5,8 @@
 pub mod cli;
 pub mod config;
 pub mod engine;
+#[cfg_attr(not(test), expect(dead_code, reason = "nothing opens a layout yet"))]
+mod layout;
 #[expect(dead_code, reason = "nothing is logged or printed yet")]
 mod logging;
 mod nearest;
