@@ -5,10 +5,7 @@
 #[expect(dead_code, reason = "nothing is logged or printed yet")]
 mod logging;
 pub mod oci;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the adapter is not wired in yet")
-)]
+#[expect(dead_code, unused_imports, reason = "the adapter is not wired in yet")]
 mod registry;
 pub mod secret;
 #[expect(dead_code, reason = "there is no run to interrupt yet")]
