@@ -294,6 +294,12 @@ impl Journal {
 
 /// Opens for reading and appending, without waiting for the other end of a pipe, and refuses what is no plain file.
 fn open(path: &Path) -> io::Result<File> {
+    if let Some(folder) = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
+        std::fs::create_dir_all(folder)?;
+    }
     let mut options = OpenOptions::new();
     options
         .read(true)
@@ -490,7 +496,7 @@ mod tests {
         for bad in [
             folder.0.as_path(),
             Path::new("/dev/zero"),
-            Path::new("/nonexistent/records"),
+            Path::new("/proc/nonexistent/records"),
         ] {
             let (journal, _, warnings) = Journal::open(bad);
             assert!(

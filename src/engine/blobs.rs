@@ -207,12 +207,10 @@ impl Graph<'_> {
         let Kind::Want(_, place) = self.tasks[front].kind else {
             return 0;
         };
-        if !self.hosts[queue.host].mounts {
-            queue.idle.len()
-        } else if queue.holder(place).is_some() || queue.running == 0 {
-            1
+        if self.hosts[queue.host].mounts {
+            usize::from(queue.holder(place).is_some() || queue.running == 0)
         } else {
-            0
+            queue.idle.len()
         }
     }
 
@@ -335,7 +333,13 @@ impl Graph<'_> {
         }
     }
 
-    pub(super) fn want_answered(&mut self, task: TaskId, blob: BlobId, place: PlaceId, done: Done) {
+    pub(super) fn want_answered(
+        &mut self,
+        task: TaskId,
+        blob: BlobId,
+        place: PlaceId,
+        done: &Done,
+    ) {
         let host = self.places[place].host;
         let copy = self.blobs[blob].copy;
         let Some(queue) = self.blobs[blob].queue(host) else {
@@ -355,7 +359,7 @@ impl Graph<'_> {
             Done::BlobSent { mount_denied } => {
                 self.totals.sent += 1;
                 self.totals.pushed += self.blobs[blob].descriptor.size;
-                mount_denied
+                *mount_denied
             }
             _ => {
                 // The source broke off. Its own answer, which says what that means, is on its way.

@@ -413,8 +413,8 @@ impl<'a> Graph<'a> {
                 self.finish(task);
                 self.child_read(child, ChildState::Held(manifest));
             }
-            (Kind::Want(blob, place), done) => self.want_answered(task, blob, place, done),
-            (Kind::Copy(_), Done::SourceDone { read }) => self.totals.pulled += read,
+            (Kind::Want(blob, place), done) => self.want_answered(task, blob, place, &done),
+            (Kind::Copy(_), Done::Read { bytes }) => self.totals.pulled += bytes,
             (kind, done) => {
                 let text = format!("{done:?} is no answer to {kind:?}: this is a bug");
                 self.failed(task, &StoreError::new(Class::Permanent, text));
@@ -483,10 +483,10 @@ impl<'a> Graph<'a> {
             match self.tasks[task].kind.clone() {
                 Kind::Tags(place) => self.tags_known(place, Tags::Failed(failure.clone())),
                 Kind::Ask(image, target) | Kind::Root(image, target) => {
-                    self.target_failed(image, target, failure)
+                    self.target_failed(image, target, failure);
                 }
                 Kind::Resolve(image) | Kind::Get(image) => {
-                    self.source_of_image_failed(image, failure)
+                    self.source_of_image_failed(image, failure);
                 }
                 Kind::Child(at) if at.is_lacking => self.release_child(at.child),
                 Kind::Fetch(child) => failing.append(&mut self.child_unread(child)),
@@ -699,7 +699,7 @@ impl<'a> Graph<'a> {
                 match row.kind {
                     // What an index called a child was a blob: there is nothing to put.
                     Kind::Child(at) if self.children[at.child].is_blob() => {
-                        self.child_done(dependent, at)
+                        self.child_done(dependent, at);
                     }
                     _ => self.set_ready(dependent),
                 }

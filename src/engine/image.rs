@@ -345,7 +345,7 @@ impl Graph<'_> {
             let place = target.place;
             match target.state {
                 TargetState::Lacks if self.places[place].tags.are_open() => {
-                    self.list_for(place, image)
+                    self.list_for(place, image);
                 }
                 TargetState::Lacks | TargetState::Has(_) => {
                     self.images[image].target_mut(index).state = TargetState::Copying;

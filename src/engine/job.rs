@@ -66,8 +66,8 @@ pub(super) enum Done {
     BlobSent { mount_denied: bool },
     /// The source broke off; this target is as it was before.
     NotSent,
-    /// The source did its part of a copy, whatever became of the targets. `read`: the bytes that it sent.
-    SourceDone { read: u64 },
+    /// The source did its part of a copy, whatever became of the targets.
+    Read { bytes: u64 },
     /// The manifest is stored.
     Put,
 }

@@ -461,6 +461,6 @@ const MAX_ATTEMPTS: u32 = 5;
 /// Failures to connect, one after another, that make a host be down for the pass.
 const MAX_UNREACHABLE: u32 = 10;
 /// The longest wait that a host can ask for.
-const LONGEST_WAIT: Duration = Duration::from_secs(600);
+const LONGEST_WAIT: Duration = Duration::from_mins(10);
 /// Images do not wait for a host that pauses longer.
 const LATE: Duration = Duration::from_secs(30);

@@ -128,7 +128,7 @@ impl<'a> Stream<'a> {
                     ring = self
                         .moved
                         .wait(ring)
-                        .unwrap_or_else(PoisonError::into_inner)
+                        .unwrap_or_else(PoisonError::into_inner);
                 }
             }
         }

@@ -33,7 +33,7 @@ impl Worker<'_> {
     fn execute(&self, job: Job) {
         match job {
             Job::Tags { reply, place } => {
-                reply.send(self.stores.open(&place).tags().map(Done::Tags))
+                reply.send(self.stores.open(&place).tags().map(Done::Tags));
             }
             Job::Head {
                 reply,
@@ -141,8 +141,8 @@ impl Worker<'_> {
             serve(first);
         });
         drop(slots);
-        let (read, result) = stream.finish();
-        reply.send(result.map(|()| Done::SourceDone { read }));
+        let (bytes, result) = stream.finish();
+        reply.send(result.map(|()| Done::Read { bytes }));
     }
 
     fn send(&self, descriptor: &Descriptor, reader: Reader<'_, '_>, want: Want) {

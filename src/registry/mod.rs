@@ -1,3 +1,62 @@
+//! Registries as places of images: the OCI distribution API over HTTP. Not here: rules, the order of work, attempts.
+
 pub(crate) mod auth;
+mod authorise;
+mod blob;
+mod body;
+mod client;
 pub(crate) mod credentials;
+mod error;
+mod exchange;
+mod hosts;
+mod manifest;
+mod network;
+mod request;
+mod tags;
+#[cfg(test)]
+mod testing;
+mod transport;
+mod upload;
 pub(crate) mod url;
+
+use std::io::Read;
+use std::sync::Arc;
+
+pub(crate) use hosts::Registries;
+
+use crate::oci::{Descriptor, Manifest, Reference, Tag};
+use crate::store::{Begin, Hint, Presence, Source, StoreError, Target};
+use client::Client;
+
+/// One repository of a registry.
+struct RegistryStore {
+    client: Arc<Client>,
+}
+
+impl Source for RegistryStore {
+    fn tags(&self) -> Result<Option<Vec<Tag>>, StoreError> {
+        tags::list(&self.client)
+    }
+
+    fn head(&self, reference: &Reference) -> Result<Presence, StoreError> {
+        manifest::head(&self.client, reference)
+    }
+
+    fn manifest(&self, reference: &Reference) -> Result<Manifest, StoreError> {
+        manifest::get(&self.client, reference)
+    }
+
+    fn blob(&self, descriptor: &Descriptor, from: u64) -> Result<Box<dyn Read + Send>, StoreError> {
+        blob::open(&self.client, descriptor, from)
+    }
+}
+
+impl Target for RegistryStore {
+    fn begin(&self, descriptor: &Descriptor, hint: &Hint) -> Result<Begin, StoreError> {
+        upload::begin(&self.client, descriptor, hint)
+    }
+
+    fn put_manifest(&self, reference: &Reference, manifest: &Manifest) -> Result<(), StoreError> {
+        manifest::put(&self.client, reference, manifest)
+    }
+}

@@ -56,19 +56,9 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// How it is spoken to.
-    pub(crate) fn scheme(&self) -> Scheme {
-        self.scheme
-    }
-
     /// A lower-case name without trailing dot, a dotted IPv4 address, or an IPv6 address in brackets.
     pub(crate) fn host(&self) -> &str {
         &self.host
-    }
-
-    /// The port, the scheme's own one if none was written.
-    pub(crate) fn port(&self) -> u16 {
-        self.port
     }
 
     /// The address, where the host is written as one. It is all that can be checked behind a proxy.

@@ -1,0 +1,190 @@
+//! Blobs as they are read: whether one is there, and its bytes from an offset on. Not here: their digests, which the
+//! stream checks, and uploads.
+
+use std::io::{self, Read};
+use std::time::Instant;
+
+use super::body::Floor;
+use super::client::Client;
+use super::error::{Failure, RequestError};
+use super::exchange::{Incoming, Response};
+use super::request::{Method, Request};
+use super::transport::{Break, Transport};
+use crate::oci::{Descriptor, Digest};
+use crate::store::{Class, StoreError};
+
+/// What a HEAD of a blob found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// It is there, with this length if the answer says one.
+    Present(Option<u64>),
+    /// It is not.
+    Absent,
+    /// The answer does not tell (protocol.md E38, E71).
+    Unknown,
+}
+
+/// Asks whether a blob is there.
+pub(super) fn head(client: &Client, digest: &Digest) -> Result<Found, RequestError> {
+    let path = client.path(&format!("blobs/{digest}"));
+    let response = client.send(&mut Request::new(Method::Head, path, client.scope()))?;
+    match response.status {
+        200..=299 => Ok(Found::Present(response.length())),
+        404 => Ok(Found::Absent),
+        status if is_passing(status) => Err(response.refuse()),
+        _ => Ok(Found::Unknown),
+    }
+}
+
+/// Statuses to a question that say nothing about the answer to it: the same question is asked again later. 500 is not
+/// one of them, since some targets answer every HEAD by it (H09).
+pub(super) fn is_passing(status: u16) -> bool {
+    matches!(status, 408 | 425 | 429 | 499 | 502..=504 | 520..=524)
+}
+
+/// The bytes of a blob from `from` on.
+pub(super) fn open(
+    client: &Client,
+    descriptor: &Descriptor,
+    from: u64,
+) -> Result<Box<dyn Read + Send>, StoreError> {
+    if from >= descriptor.size {
+        return Ok(Box::new(io::empty()));
+    }
+    if from > 0 {
+        let mut response = get(client, descriptor, Some(from))?;
+        match response.status {
+            206 if is_rest(&response, from, descriptor.size) => {
+                let left = descriptor.size - from;
+                return Ok(Box::new(BlobReader::new(response.into_reader(), left)));
+            }
+            // Not asked for what we meant, or not answered: then all of it, from the beginning (E41).
+            206 => {}
+            416 => response.discard(),
+            _ => return whole(response, descriptor, from),
+        }
+    }
+    whole(get(client, descriptor, None)?, descriptor, from)
+}
+
+/// The whole blob is coming; what we have already is read over.
+fn whole(
+    response: Response,
+    descriptor: &Descriptor,
+    from: u64,
+) -> Result<Box<dyn Read + Send>, StoreError> {
+    if response.status != 200 {
+        return Err(response.refuse().into());
+    }
+    if let Some(length) = response
+        .length()
+        .filter(|&length| length != descriptor.size)
+    {
+        return Err(response
+            .failed(Failure::Size {
+                expected: descriptor.size,
+                actual: length,
+            })
+            .into());
+    }
+    let mut reader = BlobReader::new(response.into_reader(), descriptor.size);
+    io::copy(&mut (&mut reader).take(from), &mut io::sink()).map_err(store_error)?;
+    Ok(Box::new(reader))
+}
+
+fn get(
+    client: &Client,
+    descriptor: &Descriptor,
+    from: Option<u64>,
+) -> Result<Response, RequestError> {
+    let ask = || {
+        let path = client.path(&format!("blobs/{}", descriptor.digest));
+        let request = Request::new(Method::Get, path, client.scope());
+        client.send(&mut match from {
+            Some(from) => request.header("range", format!("bytes={from}-")),
+            None => request,
+        })
+    };
+    let response = ask()?;
+    // A signed URL that ran out: the registry gives a new one (E44).
+    if matches!(response.status, 400 | 401 | 403) && !client.is_own(&response) {
+        return ask();
+    }
+    Ok(response)
+}
+
+/// Whether a 206 is exactly the rest that was asked for.
+fn is_rest(response: &Response, from: u64, size: u64) -> bool {
+    let parse = || {
+        let range = response
+            .header("content-range")?
+            .trim()
+            .strip_prefix("bytes ")?;
+        let (range, total) = range.split_once('/')?;
+        let (first, last) = range.split_once('-')?;
+        let total_fits = total == "*" || total.parse() == Ok(size);
+        Some(total_fits && first.parse() == Ok(from) && last.parse() == Ok(size - 1))
+    };
+    let length_fits = response.length().is_none_or(|length| length == size - from);
+    parse() == Some(true) && length_fits
+}
+
+/// Gives exactly the bytes that are expected: fewer, more and too slowly are errors.
+struct BlobReader {
+    inner: Incoming,
+    expected: u64,
+    left: u64,
+    floor: Floor,
+}
+
+impl BlobReader {
+    fn new(inner: Incoming, expected: u64) -> Self {
+        Self {
+            inner,
+            expected,
+            left: expected,
+            floor: Floor::default(),
+        }
+    }
+
+    fn wrong_size(&self, actual: u64) -> io::Error {
+        self.inner.failed(Failure::Size {
+            expected: self.expected,
+            actual,
+        })
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let wanted = buffer.len().min(wanted);
+        let Some(buffer) = buffer.get_mut(..wanted).filter(|buffer| !buffer.is_empty()) else {
+            return Ok(0);
+        };
+        let started = Instant::now();
+        let length = self.inner.read(buffer)?;
+        if self.floor.is_missed(started.elapsed(), length) {
+            return Err(self
+                .inner
+                .failed(Failure::Transport(Transport::new(Break::Slow))));
+        }
+        if length == 0 {
+            return Err(self.wrong_size(self.expected - self.left));
+        }
+        self.left -= length as u64;
+        // The end is read as well, for only then the connection can be used again.
+        if self.left == 0 && self.inner.read(&mut [0])? > 0 {
+            return Err(self.wrong_size(self.expected + 1));
+        }
+        Ok(length)
+    }
+}
+
+/// The error inside an error of [`Incoming`].
+fn store_error(error: io::Error) -> StoreError {
+    match error.downcast::<StoreError>() {
+        Ok(error) => error,
+        Err(error) => StoreError::new(Class::Transient, error),
+    }
+}

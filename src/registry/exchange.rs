@@ -1,0 +1,329 @@
+//! One request out and one answer in, over ureq. Not here: what follows from the answer.
+
+use std::io::{self, Read};
+use std::time::{Duration, Instant, SystemTime};
+
+use ureq::http::header::{self, HeaderMap, HeaderValue};
+use ureq::{Agent, AsSendBody, BodyReader, SendBody, http};
+
+use super::authorise::Authorization;
+use super::body::Outgoing;
+use super::client::Client;
+use super::error::{Failure, Login, Refusal, RequestError};
+use super::request::{Body, Method, Patience, Request};
+use super::transport::{body_broken, transport};
+use super::url::Url;
+use crate::logging::sanitise;
+use crate::secret::Secret;
+use crate::store::StoreError;
+
+impl Client {
+    /// One request out, one answer in.
+    pub(super) fn exchange(
+        &self,
+        request: &mut Request<'_>,
+        url: &Url,
+        authorization: Option<&Authorization>,
+    ) -> Result<Response, RequestError> {
+        let started = Instant::now();
+        let method = request.method;
+        let failed = |failure| RequestError {
+            method,
+            url: url.to_string(),
+            failure,
+        };
+        let agent = self
+            .registry
+            .agents
+            .of(url)
+            .map_err(|error| failed(Failure::Url(error)))?;
+
+        let mut head = http::Request::builder()
+            .method(method.name())
+            .uri(url.to_request_string());
+        for (name, value) in &request.headers {
+            head = head.header(*name, value);
+        }
+        if let Some(authorization) = authorization {
+            let value = HeaderValue::from_str(authorization.header().expose()).map(|mut value| {
+                value.set_sensitive(true);
+                value
+            });
+            head = match value {
+                Ok(value) => head.header(header::AUTHORIZATION, value),
+                Err(_) => head,
+            };
+        }
+        let length = request.body.length();
+        if let Some(length) = length {
+            head = head.header(header::CONTENT_LENGTH, length);
+        }
+        let expects =
+            length.is_some_and(|length| length > EXPECT_FROM) && self.registry.heeds_expect();
+        if expects {
+            head = head.header(header::EXPECT, "100-continue");
+        }
+
+        let answer = match &mut request.body {
+            Body::None => run(agent, head, request.patience, ()),
+            Body::Bytes(bytes) => {
+                // A copy of the slice, which is the reader: the request may be sent again.
+                let mut rest = *bytes;
+                let body = SendBody::from_reader(&mut rest);
+                run(agent, head, request.patience, body)
+            }
+            Body::Stream(stream) => {
+                let body = SendBody::from_reader(stream);
+                run(agent, head, request.patience, body)
+            }
+        };
+        let waited = request
+            .sent()
+            .and_then(Outgoing::first_read)
+            .map(|first| first - started);
+        if expects && waited.is_some_and(|waited| waited >= EXPECT_LIMIT) {
+            self.registry.forgo_expect();
+        }
+        let milliseconds = started.elapsed().as_millis();
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                let error = failed(Failure::Transport(transport(error)));
+                log::debug!("{error} {milliseconds}ms");
+                return Err(error);
+            }
+        };
+
+        let (parts, body) = answer.into_parts();
+        let response = Response {
+            method,
+            url: url.clone(),
+            status: parts.status.as_u16(),
+            reason: parts.status.canonical_reason().unwrap_or_default(),
+            headers: parts.headers,
+            body: body.into_reader(),
+            login: match (&self.credential, authorization) {
+                (Some(credential), Some(_)) => Login::Entry(credential.origin.clone()),
+                _ => Login::Anonymous,
+            },
+            secrets: authorization
+                .map(Authorization::secrets)
+                .unwrap_or_default(),
+        };
+        let bytes = length.filter(|&length| length > 0).or(response.length());
+        log::debug!(
+            "{method} {url} {} {} {milliseconds}ms",
+            response.status,
+            bytes.unwrap_or(0)
+        );
+        if log::log_enabled!(log::Level::Trace) {
+            trace_headers(&response);
+        }
+        Ok(response)
+    }
+}
+
+/// An answer. Its connection is kept only if the body is read to its end.
+pub(super) struct Response {
+    pub(super) status: u16,
+    pub(super) url: Url,
+    method: Method,
+    reason: &'static str,
+    headers: HeaderMap,
+    body: BodyReader<'static>,
+    login: Login,
+    /// What must not be repeated to anybody if the answer repeats it to us.
+    secrets: Vec<Secret>,
+}
+
+impl Response {
+    /// A header that can be read as text.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// All headers of a name, as bytes.
+    pub(super) fn headers(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.headers
+            .get_all(name)
+            .into_iter()
+            .map(HeaderValue::as_bytes)
+    }
+
+    /// A header without which the answer is of no use.
+    pub(super) fn required_header(&self, name: &'static str) -> Result<&str, RequestError> {
+        self.header(name)
+            .ok_or_else(|| self.failed(Failure::Header(name)))
+    }
+
+    /// The Content-Length.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.header("content-length")?.trim().parse().ok()
+    }
+
+    /// The whole body. More than `limit` bytes are an error, not a cut (S10).
+    pub(super) fn bytes(&mut self, limit: u64) -> Result<Vec<u8>, RequestError> {
+        if self.length().is_some_and(|length| length > limit) {
+            return Err(self.failed(Failure::TooLarge(limit)));
+        }
+        let mut bytes = Vec::new();
+        let read = (&mut self.body).take(limit + 1).read_to_end(&mut bytes);
+        if let Err(error) = read {
+            return Err(self.failed(Failure::Transport(body_broken(error))));
+        }
+        if bytes.len() as u64 > limit {
+            return Err(self.failed(Failure::TooLarge(limit)));
+        }
+        Ok(bytes)
+    }
+
+    /// The body as it comes. Its errors hold a [`StoreError`].
+    pub(super) fn into_reader(self) -> Incoming {
+        Incoming {
+            method: self.method,
+            url: self.url,
+            body: self.body,
+        }
+    }
+
+    /// Reads what is left of a small body, so that the connection can be used again.
+    pub(super) fn discard(&mut self) {
+        let rest = (&mut self.body).take(MAX_ERROR);
+        // Where this fails the connection is closed, and that is all there is to it.
+        io::copy(&mut { rest }, &mut io::sink()).ok();
+    }
+
+    /// An error about this answer.
+    pub(super) fn failed(&self, failure: Failure) -> RequestError {
+        RequestError {
+            method: self.method,
+            url: self.url.to_string(),
+            failure,
+        }
+    }
+
+    /// The answer as an error, with the registry's words. A body that cannot be read takes nothing from the status.
+    pub(super) fn refuse(mut self) -> RequestError {
+        let mut body = Vec::new();
+        (&mut self.body).take(MAX_ERROR).read_to_end(&mut body).ok();
+        let mut refusal = Refusal {
+            status: self.status,
+            reason: self.reason,
+            code: None,
+            message: String::new(),
+            named: Vec::new(),
+            retry_after: self.retry_after(),
+            login: self.login.clone(),
+        };
+        let secrets: Vec<&str> = self.secrets.iter().map(Secret::expose).collect();
+        refusal.read_body(&body, &secrets);
+        self.failed(Failure::Status(Box::new(refusal)))
+    }
+
+    /// How long the other side wants to be left alone: seconds, or a date, which is taken relative to the answer's own
+    /// date, so that two clocks need not agree (H17). What makes no sense is no wish.
+    fn retry_after(&self) -> Option<Duration> {
+        let text = self.header("retry-after")?.trim();
+        if let Ok(seconds) = text.parse() {
+            return Some(Duration::from_secs(seconds));
+        }
+        let then = httpdate::parse_http_date(text).ok()?;
+        let now = self
+            .header("date")
+            .and_then(|date| httpdate::parse_http_date(date).ok())
+            .unwrap_or_else(SystemTime::now);
+        Some(then.duration_since(now).unwrap_or_default())
+    }
+
+    /// Refuses answers that only look like one (E3, E9), and reads the rest of those that carry nothing.
+    pub(super) fn check(&mut self) -> Result<(), RequestError> {
+        if self.method.is_write() {
+            if self.status < 400 {
+                self.discard();
+            }
+            return Ok(());
+        }
+        if !(200..300).contains(&self.status) {
+            return Ok(());
+        }
+        let content_type = self.header("content-type").unwrap_or_default();
+        if content_type
+            .trim_start()
+            .to_ascii_lowercase()
+            .starts_with("text/html")
+        {
+            return Err(self.failed(Failure::Html));
+        }
+        match self.header("content-encoding") {
+            None | Some("" | "identity") => Ok(()),
+            Some(encoding) => {
+                let encoding = sanitise(encoding).into();
+                Err(self.failed(Failure::Encoded(encoding)))
+            }
+        }
+    }
+}
+
+/// The body of an answer as it comes.
+pub(super) struct Incoming {
+    method: Method,
+    url: Url,
+    body: BodyReader<'static>,
+}
+
+impl Incoming {
+    /// An error about this body, as its reader gives it.
+    pub(super) fn failed(&self, failure: Failure) -> io::Error {
+        io::Error::other(StoreError::from(RequestError {
+            method: self.method,
+            url: self.url.to_string(),
+            failure,
+        }))
+    }
+}
+
+impl Read for Incoming {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.body
+            .read(buffer)
+            .map_err(|error| self.failed(Failure::Transport(body_broken(error))))
+    }
+}
+
+/// Hands a request to ureq, which would wait no longer for the registry than for anybody.
+fn run(
+    agent: &Agent,
+    head: http::request::Builder,
+    patience: Patience,
+    body: impl AsSendBody,
+) -> Result<http::Response<ureq::Body>, ureq::Error> {
+    let request = head.body(body)?;
+    agent.run(match patience {
+        Patience::Usual => request,
+        Patience::Long => agent
+            .configure_request(request)
+            .timeout_recv_response(Some(LONG_LIMIT))
+            .timeout_per_read(Some(LONG_LIMIT))
+            .build(),
+    })
+}
+
+/// Headers of an answer for the log, without those that open doors.
+fn trace_headers(response: &Response) {
+    for (name, value) in &response.headers {
+        let value = match name.as_str() {
+            // Upload sessions, signed storage URLs and pages carry their rights in the query.
+            "set-cookie" | "location" | "link" | "content-location" => "***".into(),
+            _ => sanitise(&String::from_utf8_lossy(value.as_bytes())).into_owned(),
+        };
+        log::trace!("{} {}: {name}: {value}", response.method, response.url);
+    }
+}
+
+/// Bodies of errors, and of tokens, in bytes.
+pub(super) const MAX_ERROR: u64 = 64 << 10;
+/// Above this a body waits to be asked for, so that a refusal comes before it.
+const EXPECT_FROM: u64 = 1 << 20;
+/// How long ureq waits for `100 Continue`; a body that begins later than that was not asked for.
+const EXPECT_LIMIT: Duration = Duration::from_secs(1);
+const LONG_LIMIT: Duration = Duration::from_mins(5);

@@ -1,0 +1,212 @@
+//! What a run knows of registries: for each host its connections, its scheme, its login and what it turned out to be
+//! able to do. Not here: requests.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use super::RegistryStore;
+use super::authorise::SignIn;
+use super::client::Client;
+use super::credentials::Credentials;
+use super::network::{Agents, Network};
+use super::request::Method;
+use super::url::{Scheme, Url, UrlError};
+use crate::oci::{Host, Repository};
+use crate::store::Target;
+
+/// All registries of a run.
+pub(crate) struct Registries {
+    network: Network,
+    credentials: Credentials,
+    hosts: Mutex<HashMap<(Host, bool), Arc<Registry>>>,
+    stores: Mutex<HashMap<(Host, Repository), Arc<RegistryStore>>>,
+}
+
+impl Registries {
+    /// Nothing is connected to yet. `workers` threads will ask at the same time.
+    pub(crate) fn new(credentials: Credentials, workers: usize) -> Self {
+        Self {
+            network: Network::new(workers),
+            credentials,
+            hosts: Mutex::default(),
+            stores: Mutex::default(),
+        }
+    }
+
+    /// The store of a repository: the same one each time.
+    pub(crate) fn store(&self, host: &Host, repository: &Repository) -> Arc<dyn Target> {
+        let mut stores = lock(&self.stores);
+        let store = stores
+            .entry((host.clone(), repository.clone()))
+            .or_insert_with(|| {
+                let registry = self.registry(host, self.credentials.insecure(host, repository));
+                let credential = self.credentials.lookup(host, repository);
+                let client = Client::new(registry, repository.clone(), credential);
+                Arc::new(RegistryStore {
+                    client: Arc::new(client),
+                })
+            });
+        store.clone()
+    }
+
+    /// Cuts all connections: requests that run fail at once, later ones too.
+    pub(crate) fn shutdown(&self) {
+        for registry in lock(&self.hosts).values() {
+            registry.agents.shutdown();
+        }
+    }
+
+    fn registry(&self, host: &Host, insecure: bool) -> Arc<Registry> {
+        lock(&self.hosts)
+            .entry((host.clone(), insecure))
+            .or_insert_with(|| {
+                let agents = self.network.agents(host, insecure);
+                Arc::new(Registry::new(host.clone(), insecure, agents))
+            })
+            .clone()
+    }
+}
+
+/// One registry host, as all of its repositories see it. A host with and without `insecure` is two.
+pub(super) struct Registry {
+    pub(super) host: Host,
+    pub(super) sign_in: SignIn,
+    pub(super) agents: Agents,
+    insecure: bool,
+    scheme: OnceLock<Scheme>,
+    probe: Mutex<()>,
+    abilities: Mutex<Abilities>,
+}
+
+/// What a host turned out to do or not to do. It begins with the best and is only ever lowered (protocol.md Q1).
+#[derive(Default)]
+struct Abilities {
+    self_mount: Knowledge,
+    mount_refused: HashSet<(Repository, Repository)>,
+    upload_refused: Option<Method>,
+    ignores_expect: bool,
+}
+
+/// What is known of something that a host may be able to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Knowledge {
+    /// Not asked.
+    #[default]
+    Unknown,
+    /// Somebody is asking.
+    Asked,
+    /// It is.
+    Yes,
+    /// It is not.
+    No,
+}
+
+impl Registry {
+    fn new(host: Host, insecure: bool, agents: Agents) -> Self {
+        let scheme = OnceLock::new();
+        if !(insecure || host.is_loopback()) {
+            // Settled once and for all: a new cell takes its first value.
+            scheme.set(Scheme::Https).unwrap_or_default();
+        }
+        Self {
+            host,
+            sign_in: SignIn::default(),
+            agents,
+            insecure,
+            scheme,
+            probe: Mutex::default(),
+            abilities: Mutex::default(),
+        }
+    }
+
+    /// How it is spoken to, once that is known.
+    pub(super) fn scheme(&self) -> Option<Scheme> {
+        self.scheme.get().copied()
+    }
+
+    /// Settles how it is spoken to. The first answer counts.
+    pub(super) fn settle_scheme(&self, scheme: Scheme) {
+        if self.scheme.set(scheme).is_ok() && scheme == Scheme::Http {
+            log::info!("{}: speaks plain http", self.host);
+        }
+    }
+
+    /// Held by the one request that finds out the scheme, while others wait for what it finds (decisions D8).
+    pub(super) fn probe(&self) -> MutexGuard<'_, ()> {
+        lock(&self.probe)
+    }
+
+    /// Whether the registry may be spoken to in the clear: its entry says so, or it is this machine, as for docker.
+    pub(super) fn may_be_plain(&self) -> bool {
+        self.insecure || self.host.is_loopback()
+    }
+
+    /// A URL of the registry; `path` begins with `/`. https until something else is settled.
+    pub(super) fn url(&self, path: &str) -> Result<Url, UrlError> {
+        let scheme = self.scheme().unwrap_or(Scheme::Https);
+        Url::new(scheme, self.host.authority(), path)
+    }
+
+    /// Whether `POST ?mount=D&from=<the same repository>` tells that a blob is there.
+    pub(super) fn self_mount(&self) -> Knowledge {
+        lock(&self.abilities).self_mount
+    }
+
+    /// Keeps what a self-mount showed.
+    pub(super) fn learn_self_mount(&self, knowledge: Knowledge) {
+        lock(&self.abilities).self_mount = knowledge;
+    }
+
+    /// Whether the caller is the one who should find out about self-mounting.
+    pub(super) fn claim_self_mount(&self) -> bool {
+        let mut abilities = lock(&self.abilities);
+        let unknown = abilities.self_mount == Knowledge::Unknown;
+        if unknown {
+            abilities.self_mount = Knowledge::Asked;
+        }
+        unknown
+    }
+
+    /// Whether mounts between two repositories were refused (protocol.md E55).
+    pub(super) fn is_mount_refused(&self, from: &Repository, to: &Repository) -> bool {
+        let pair = (from.clone(), to.clone());
+        lock(&self.abilities).mount_refused.contains(&pair)
+    }
+
+    /// Remembers that mounts between two repositories are refused.
+    pub(super) fn refuse_mount(&self, from: &Repository, to: &Repository) {
+        let pair = (from.clone(), to.clone());
+        lock(&self.abilities).mount_refused.insert(pair);
+    }
+
+    /// The method of uploads that the host does not take.
+    pub(super) fn refused_upload(&self) -> Option<Method> {
+        lock(&self.abilities).upload_refused
+    }
+
+    /// Takes the other method from now on. `false` where that one was refused before: there is no third.
+    pub(super) fn refuse_upload(&self, method: Method) -> bool {
+        let mut abilities = lock(&self.abilities);
+        let first = abilities.upload_refused.is_none();
+        if first {
+            log::info!("{}: does not take uploads by {method}", self.host);
+            abilities.upload_refused = Some(method);
+        }
+        first || abilities.upload_refused == Some(method)
+    }
+
+    /// Whether `Expect: 100-continue` is of use.
+    pub(super) fn heeds_expect(&self) -> bool {
+        !lock(&self.abilities).ignores_expect
+    }
+
+    /// Sends no `Expect` from now on: the host let it time out or answered 417.
+    pub(super) fn forgo_expect(&self) {
+        lock(&self.abilities).ignores_expect = true;
+    }
+}
+
+/// Enters a lock even where another thread panicked in it: all that is guarded here is whole after each statement.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

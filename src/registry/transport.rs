@@ -1,0 +1,237 @@
+//! Connections that did not come about or broke: ureq's errors as what they mean here. Not here: answers.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::time::SystemTime;
+
+use ureq::Timeout;
+
+use super::network::LookupError;
+use super::url::UrlError;
+use crate::store::Class;
+
+/// A connection that did not come about or broke.
+#[derive(Debug)]
+pub(super) struct Transport {
+    pub(super) kind: Break,
+    pub(super) cause: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl Transport {
+    pub(super) fn new(kind: Break) -> Self {
+        Self { kind, cause: None }
+    }
+
+    /// What it means for what comes next (protocol.md 6.1).
+    pub(super) fn class(&self) -> Class {
+        match self.kind {
+            Break::Lookup { .. }
+            | Break::Refused
+            | Break::NoRoute
+            | Break::ConnectTimeout
+            | Break::Proxy => Class::Unreachable,
+            Break::Address | Break::NotTls | Break::Certificate { .. } | Break::Tls => {
+                Class::Permanent
+            }
+            Break::Malformed => Class::Permanent,
+            Break::Timeout | Break::Closed | Break::Slow | Break::Other => Class::Transient,
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Break::Lookup { host } => write!(
+                f,
+                "no address for {host} (the name servers are those of /etc/resolv.conf)"
+            ),
+            Break::Address => f.write_str("the registry names a host that is not connected to"),
+            Break::Refused | Break::NoRoute => f.write_str("no connection"),
+            Break::ConnectTimeout => f.write_str("no connection in time"),
+            Break::Proxy => f.write_str("no connection through the proxy of HTTPS_PROXY or HTTP_PROXY"),
+            Break::NotTls => f.write_str(
+                "the registry does not speak https: if plain http is meant, set `insecure: true` for it",
+            ),
+            Break::Certificate { remedy } => {
+                f.write_str("the certificate is not accepted")?;
+                match remedy {
+                    CertificateRemedy::Trust => f.write_str(
+                        " (set SSL_CERT_FILE to a bundle that holds its authority, or `insecure: true` for the registry)",
+                    ),
+                    CertificateRemedy::Clock => write!(
+                        f,
+                        " (the local clock says {})",
+                        humantime::format_rfc3339_seconds(SystemTime::now())
+                    ),
+                    CertificateRemedy::None => Ok(()),
+                }
+            }
+            Break::Tls => f.write_str("no TLS connection"),
+            Break::Malformed => f.write_str("the answer is not HTTP"),
+            Break::Timeout => f.write_str("no answer in time"),
+            Break::Closed => f.write_str("the connection was closed"),
+            Break::Slow => f.write_str("less than 1 KiB/s for a minute"),
+            Break::Other => f.write_str("the transfer failed"),
+        }
+    }
+}
+
+/// How a connection failed.
+#[derive(Debug)]
+pub(super) enum Break {
+    /// The name has no address.
+    Lookup {
+        /// The name.
+        host: String,
+    },
+    /// A host chosen by the registry is at an address that is not for it to choose (S04).
+    Address,
+    /// Nothing listens.
+    Refused,
+    /// No way there.
+    NoRoute,
+    /// No connection, TLS included, within its limit.
+    ConnectTimeout,
+    /// The proxy refused.
+    Proxy,
+    /// Something else than TLS came back.
+    NotTls,
+    /// The certificate.
+    Certificate {
+        /// What can be done about it.
+        remedy: CertificateRemedy,
+    },
+    /// TLS could not be agreed on.
+    Tls,
+    /// No HTTP, or more headers than are read.
+    Malformed,
+    /// A limit of one read or write, or of the answer's headers.
+    Timeout,
+    /// Reset, or ended before its end.
+    Closed,
+    /// Below the floor (D7).
+    Slow,
+    /// Any other failure of a socket.
+    Other,
+}
+
+/// What helps against a certificate that is not accepted.
+#[derive(Debug)]
+pub(super) enum CertificateRemedy {
+    /// Its authority is not known here.
+    Trust,
+    /// It is not valid at this time.
+    Clock,
+    /// Nothing on this side.
+    None,
+}
+
+/// What ureq's error says about the connection.
+pub(super) fn transport(error: ureq::Error) -> Transport {
+    let kind = match error {
+        ureq::Error::Io(error) => return socket_broken(error),
+        ureq::Error::Other(cause) => return refused_by_resolver(cause),
+        ureq::Error::Timeout(Timeout::Connect | Timeout::Resolve) => Break::ConnectTimeout,
+        ureq::Error::Timeout(_) => Break::Timeout,
+        ureq::Error::ConnectProxyFailed(_) | ureq::Error::InvalidProxyUrl => Break::Proxy,
+        ureq::Error::ConnectionFailed | ureq::Error::HostNotFound => Break::NoRoute,
+        ureq::Error::Rustls(ref error) => tls_broken(error),
+        ureq::Error::Tls(_) => Break::Tls,
+        ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) | ureq::Error::Http(_) => {
+            Break::Malformed
+        }
+        _ => Break::Other,
+    };
+    Transport {
+        kind,
+        cause: Some(Box::new(error)),
+    }
+}
+
+/// A body that broke: its head was fine, so what is wrong now may be right the next time.
+pub(super) fn body_broken(error: io::Error) -> Transport {
+    let broken = transport(ureq::Error::from(error));
+    match broken.kind {
+        Break::Timeout => broken,
+        _ => Transport {
+            kind: Break::Closed,
+            ..broken
+        },
+    }
+}
+
+fn socket_broken(error: io::Error) -> Transport {
+    use io::ErrorKind as Kind;
+    let tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let kind = match (tls, error.kind()) {
+        (Some(error), _) => tls_broken(error),
+        (None, Kind::ConnectionRefused) => Break::Refused,
+        (
+            None,
+            Kind::HostUnreachable
+            | Kind::NetworkUnreachable
+            | Kind::NetworkDown
+            | Kind::AddrNotAvailable,
+        ) => Break::NoRoute,
+        (
+            None,
+            Kind::ConnectionReset
+            | Kind::ConnectionAborted
+            | Kind::BrokenPipe
+            | Kind::UnexpectedEof
+            | Kind::NotConnected,
+        ) => Break::Closed,
+        (None, Kind::TimedOut | Kind::WouldBlock) => Break::Timeout,
+        _ => Break::Other,
+    };
+    Transport {
+        kind,
+        cause: Some(Box::new(error)),
+    }
+}
+
+fn tls_broken(error: &rustls::Error) -> Break {
+    use rustls::CertificateError as Certificate;
+    use rustls::Error as Tls;
+    match error {
+        Tls::InvalidMessage(_) => Break::NotTls,
+        Tls::InvalidCertificate(certificate) => Break::Certificate {
+            remedy: match certificate {
+                Certificate::Expired
+                | Certificate::ExpiredContext { .. }
+                | Certificate::NotValidYet
+                | Certificate::NotValidYetContext { .. } => CertificateRemedy::Clock,
+                Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => {
+                    CertificateRemedy::None
+                }
+                _ => CertificateRemedy::Trust,
+            },
+        },
+        Tls::AlertReceived(_)
+        | Tls::PeerIncompatible(_)
+        | Tls::PeerMisbehaved(_)
+        | Tls::NoCertificatesPresented => Break::Tls,
+        _ => Break::Closed,
+    }
+}
+
+fn refused_by_resolver(cause: Box<dyn Error + Send + Sync>) -> Transport {
+    match cause.downcast::<LookupError>() {
+        Ok(error) => Transport {
+            kind: Break::Lookup { host: error.host },
+            cause: Some(Box::new(error.cause)),
+        },
+        Err(cause) => Transport {
+            kind: if cause.is::<UrlError>() {
+                Break::Address
+            } else {
+                Break::Other
+            },
+            cause: Some(cause),
+        },
+    }
+}
