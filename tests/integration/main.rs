@@ -5,6 +5,11 @@
     dead_code,
     reason = "the tests that need the rest of it come with the program"
 )]
+mod harness;
+#[expect(
+    dead_code,
+    reason = "the tests that need the rest of it come with the program"
+)]
 mod image;
 #[expect(
     dead_code,
