@@ -15,4 +15,9 @@ mod image;
     dead_code,
     reason = "the tests that need the rest of it come with the program"
 )]
+mod invariants;
+#[expect(
+    dead_code,
+    reason = "the tests that need the rest of it come with the program"
+)]
 mod registry;
