@@ -350,11 +350,12 @@ fn g21_a_run_that_is_ended_by_term_keeps_what_is_done() {
     world
         .d
         .wait_until(|all| all.iter().filter(|entry| is_stored(entry)).count() == 3);
-    running.signal("TERM");
-    // The second one ends what hangs.
+    // The first asks the run to end, the second ends what hangs.
+    running.signal("INT");
     running.signal("TERM");
     let output = running.wait().expect(143);
-    assert_eq!(output.records.len(), 3);
+    check_invariants(&[&world.h], &[&world.d], &output);
+    assert_eq!((output.records.len(), output.finished()), (3, Some((1, 0))));
 }
 
 #[test]

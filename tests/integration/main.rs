@@ -12,11 +12,13 @@ mod harness;
     reason = "the tests that need the rest of it come with the program"
 )]
 mod image;
+mod interrupt;
 #[expect(
     dead_code,
     reason = "the tests that need the rest of it come with the program"
 )]
 mod invariants;
+mod records;
 #[expect(
     dead_code,
     reason = "the tests that need the rest of it come with the program"
