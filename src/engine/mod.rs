@@ -12,6 +12,8 @@ mod job;
 mod plan;
 mod run;
 mod schedule;
+#[cfg(test)]
+mod simulation;
 mod stream;
 mod worker;
 
