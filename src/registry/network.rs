@@ -43,10 +43,10 @@ impl Network {
 
     /// The agents of one registry.
     pub(super) fn agents(&self, host: &Host, insecure: bool) -> Agents {
-        let name = Url::new(Scheme::Https, host.authority(), "/").map_or_else(
-            |_| host.name().to_owned(),
-            |url| url.origin().host().to_owned(),
-        );
+        let (name, address) = match Url::new(Scheme::Https, host.authority(), "/") {
+            Ok(url) => (url.origin().host().to_owned(), url.origin().address()),
+            Err(_) => (host.name().to_owned(), None),
+        };
         let roots = self.roots.get_or_init(trusted_roots).clone();
         let strict = self.agent(&name, TlsConfig::builder().root_certs(roots).build());
         let own = if insecure {
@@ -57,7 +57,12 @@ impl Network {
         } else {
             strict.clone()
         };
-        Agents { name, own, strict }
+        Agents {
+            name,
+            address,
+            own,
+            strict,
+        }
     }
 
     fn agent(&self, name: &str, tls: TlsConfig) -> Agent {
@@ -74,6 +79,8 @@ impl Network {
 pub(super) struct Agents {
     /// The registry's name.
     name: String,
+    /// Its address, where the name is one.
+    address: Option<IpAddr>,
     own: Agent,
     /// For hosts that the registry names: that it is `insecure` itself says nothing about them (S18).
     strict: Agent,
@@ -88,8 +95,7 @@ impl Agents {
         if let Some(address) = url.origin().address()
             && self.is_proxied(url)
         {
-            let own: Vec<IpAddr> = self.name.parse().into_iter().collect();
-            check_addresses(&own, &[address])?;
+            check_addresses(self.address.as_slice(), &[address])?;
         }
         Ok(&self.strict)
     }

@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(next(|| Reply::new(404)).class, Class::NotFound);
         assert_eq!(
             next(|| Reply::new(200).body(r#"{"tags":["2""#)).class,
-            Class::Permanent
+            Class::Transient
         );
         let same = || {
             Reply::new(200)

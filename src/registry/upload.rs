@@ -178,6 +178,9 @@ impl Upload for RegistryUpload {
         let mut request = Request::to(method, location, self.client.scope())
             .header("content-type", "application/octet-stream")
             .stream(Outgoing::new(body, size - self.offset));
+        if by_put && size > MAX_SMALL {
+            request = request.patiently();
+        }
         let result = self.client.send(&mut request);
         let (is_broken, is_all_sent) = request
             .sent()
