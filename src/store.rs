@@ -32,6 +32,9 @@ impl fmt::Display for Place {
 pub trait Stores: Send + Sync {
     /// The store of a place. Nothing is asked of it yet.
     fn open(&self, place: &Place) -> Arc<dyn Target>;
+
+    /// The only image of a layout, whether it has a name there or not; `None` where there are none or several.
+    fn sole(&self, place: &Place) -> Result<Option<Digest>, StoreError>;
 }
 
 /// What images are read from.
@@ -154,12 +157,24 @@ pub enum Class {
     Throttled,
     /// No connection could be had: refused, no route, no address, time limit. Ten in a row: the host is down.
     Unreachable,
+    /// The content is not what its digest or size says: one more attempt, then it stays so.
+    Corrupt,
     /// What was asked for is not there.
     NotFound,
     /// Will not become better in this run.
     Permanent,
     /// The run cannot go on: a local target cannot be written.
     Fatal,
+}
+
+impl Class {
+    /// Whether trying again in this run is pointless.
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Transient | Self::Throttled | Self::Unreachable => false,
+            Self::Corrupt | Self::NotFound | Self::Permanent | Self::Fatal => true,
+        }
+    }
 }
 
 /// A failure of one operation at one place.

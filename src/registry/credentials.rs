@@ -98,7 +98,6 @@ pub(crate) struct Credentials {
 /// What an entry of `auth` decides.
 #[derive(Debug)]
 struct Chosen {
-    key: String,
     insecure: bool,
     credential: Option<Arc<Credential>>,
 }
@@ -152,7 +151,6 @@ impl Credentials {
                 credential: pair.map(|(username, password)| {
                     credential(username, password, format!("auth key {:?}", entry.key))
                 }),
-                key: entry.key,
                 insecure: entry.insecure,
             };
             credentials.entries.insert(entry.host, entry.path, chosen);
@@ -205,18 +203,6 @@ impl Credentials {
             .longest(host, repository)
             .is_some_and(|chosen| chosen.insecure)
     }
-
-    /// The key of `auth` that looks most like a host, for messages about a registry that refuses us. `None`: none
-    /// looks like it.
-    pub(crate) fn nearest_key(&self, host: &Host) -> Option<&str> {
-        let limit = host.as_str().len() / 3;
-        self.entries
-            .iter()
-            .map(|(other, chosen)| (distance(host.as_str(), other.as_str()), &chosen.key))
-            .filter(|&(distance, _)| distance <= limit)
-            .min()
-            .map(|(_, key)| key.as_str())
-    }
 }
 
 /// Where docker keeps its credentials, given `$DOCKER_CONFIG` and `$HOME` (A23).
@@ -259,12 +245,6 @@ impl<T> Table<T> {
                 None => return paths.get(""),
             }
         }
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (&Host, &T)> {
-        self.0
-            .iter()
-            .flat_map(|(host, paths)| paths.values().map(move |value| (host, value)))
     }
 }
 
@@ -381,23 +361,6 @@ fn read_bounded(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
     Ok(content)
-}
-
-/// How many letters have to be changed, added or taken away to make one text of the other (Levenshtein).
-fn distance(one: &str, other: &str) -> usize {
-    let mut above: Vec<usize> = (0..=other.len()).collect();
-    for (row, a) in one.bytes().enumerate() {
-        let mut left = row + 1;
-        let mut current = vec![left];
-        for (b, pair) in other.bytes().zip(above.windows(2)) {
-            if let &[diagonal, up] = pair {
-                left = (left.min(up) + 1).min(diagonal + usize::from(a != b));
-                current.push(left);
-            }
-        }
-        above = current;
-    }
-    above.last().copied().unwrap_or_default()
 }
 
 const HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -646,46 +609,6 @@ mod tests {
                 .to_string()
                 .starts_with("the user name of auth key \"a.io\" holds ':'")
         );
-    }
-
-    #[test]
-    fn the_nearest_key_is_for_typing_errors() {
-        let (credentials, _) = Credentials::new(
-            vec![
-                entry("egistry.cn-beijing.aliyuncs.com", "u", "p", false),
-                entry("quay.io/coreos", "u", "p", false),
-                entry("ghcr.io", "u", "p", false),
-            ],
-            None,
-        );
-        for (host, nearest) in [
-            (
-                "registry.cn-beijing.aliyuncs.com",
-                Some("egistry.cn-beijing.aliyuncs.com"),
-            ),
-            ("quay.io", Some("quay.io/coreos")),
-            ("ghrc.io", Some("ghcr.io")),
-            ("harbor.example.com", None),
-        ] {
-            assert_eq!(
-                credentials.nearest_key(&Host::parse(host).unwrap()),
-                nearest,
-                "{host}"
-            );
-        }
-    }
-
-    #[test]
-    fn distances() {
-        for (one, other, expected) in [
-            ("", "", 0),
-            ("", "abc", 3),
-            ("abc", "", 3),
-            ("kitten", "sitting", 3),
-            ("ab", "ba", 2),
-        ] {
-            assert_eq!(distance(one, other), expected, "{one} {other}");
-        }
     }
 
     /// S03: for tables and names at random, the choice is that of an oracle that knows nothing but text.

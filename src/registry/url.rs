@@ -56,19 +56,9 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// How it is spoken to.
-    pub(crate) fn scheme(&self) -> Scheme {
-        self.scheme
-    }
-
     /// A lower-case name without trailing dot, a dotted IPv4 address, or an IPv6 address in brackets.
     pub(crate) fn host(&self) -> &str {
         &self.host
-    }
-
-    /// The port, the scheme's own one if none was written.
-    pub(crate) fn port(&self) -> u16 {
-        self.port
     }
 
     /// The address, where the host is written as one. It is all that can be checked behind a proxy.
@@ -585,15 +575,15 @@ mod tests {
             .parse()
             .unwrap_or_else(|error| panic!("{text}: {error}"));
         let origin = url.origin();
-        let port = uri.port_u16().unwrap_or(origin.scheme().default_port());
+        let port = uri.port_u16().unwrap_or(origin.scheme.default_port());
         assert_eq!(
             uri.scheme_str(),
-            Some(origin.scheme().to_string().as_str()),
+            Some(origin.scheme.to_string().as_str()),
             "{text}"
         );
         assert_eq!(
             (uri.host(), port),
-            (Some(origin.host()), origin.port()),
+            (Some(origin.host()), origin.port),
             "{text}"
         );
         assert_eq!(
@@ -1024,7 +1014,7 @@ mod tests {
             ("http://reg.io:5000", ":5000"),
         ] {
             let registry = url(registry);
-            let scheme = registry.origin().scheme();
+            let scheme = registry.origin().scheme;
             let at = |path: &str| registry.join(path).unwrap();
             let storage = Url::new(scheme, "cdn.net", "/blob").unwrap();
             for (authority, home, same_host) in [

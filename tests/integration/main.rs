@@ -1,1 +1,23 @@
-//! Integration tests.
+//! Integration tests: the binary against registries that run in this process.
+#![cfg(test)]
+
+#[expect(
+    dead_code,
+    reason = "the tests that need the rest of it come with the program"
+)]
+mod harness;
+#[expect(
+    dead_code,
+    reason = "the tests that need the rest of it come with the program"
+)]
+mod image;
+#[expect(
+    dead_code,
+    reason = "the tests that need the rest of it come with the program"
+)]
+mod invariants;
+#[expect(
+    dead_code,
+    reason = "the tests that need the rest of it come with the program"
+)]
+mod registry;

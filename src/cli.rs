@@ -1,0 +1,674 @@
+//! The command line: one table of flags, from which parsing, help and suggestions come (decisions D2). Not here: any
+//! file, and what the values lead to.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+
+use lexopt::{Arg, Parser};
+use log::LevelFilter;
+
+use crate::config::DEFAULT_PATH;
+use crate::nearest::nearest;
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Print this help and end.
+    Help(String),
+    /// Print this version and end.
+    Version(String),
+    /// Copy images.
+    Sync(Options),
+}
+
+/// What to copy, and how.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The configuration file, if one is named.
+    pub config: Option<PathBuf>,
+    /// The file that takes the log instead of stderr.
+    pub log: Option<PathBuf>,
+    /// The least important messages to log, if given.
+    pub log_level: Option<LevelFilter>,
+    /// The registry of empty targets.
+    pub registry: Option<String>,
+    /// The namespace of empty targets.
+    pub namespace: Option<String>,
+    /// How many transfers run at once, from 1 to 1024.
+    pub workers: usize,
+    /// How many more passes over what failed.
+    pub retries: u32,
+    /// The file that remembers what was done.
+    pub records: PathBuf,
+    /// `SOURCE TARGET...`: one rule in place of those of the file. Empty: the file's.
+    pub images: Vec<String>,
+}
+
+/// Reads the arguments that follow the program's name. `env` looks up a variable of the environment.
+pub fn parse(
+    args: impl IntoIterator<Item = OsString>,
+    env: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Command, UsageError> {
+    let args = args
+        .into_iter()
+        .map(|arg| utf8("argument", arg))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut given = HashMap::new();
+    let mut images = Vec::new();
+    let mut parser = Parser::from_args(args);
+    while let Some(arg) = parser.next().map_err(UsageError::Syntax)? {
+        let flag = match arg {
+            Arg::Value(image) => {
+                images.push(utf8("argument", image)?);
+                continue;
+            }
+            Arg::Long(long) => find_long(long)?,
+            Arg::Short(short) => find_short(short)?,
+        };
+        match flag.kind {
+            Kind::Help => return Ok(Command::Help(help(env)?)),
+            Kind::Version => return Ok(Command::Version(NAME_AND_VERSION.into())),
+            Kind::Value { .. } => {
+                let value = parser.value().map_err(UsageError::Syntax)?;
+                given.insert(flag.long, utf8("argument", value)?);
+            }
+            Kind::NotYet => {
+                if !parser.value().map_err(UsageError::Syntax)?.is_empty() {
+                    return Err(UsageError::NotYet(flag.long));
+                }
+            }
+            Kind::SwitchNotYet => match parser.optional_value() {
+                Some(value) if value.is_empty() || value == "false" => {}
+                _ => return Err(UsageError::NotYet(flag.long)),
+            },
+        }
+    }
+    // Scripts pass flags whose variable is empty: that is no value.
+    given.retain(|_, value| !value.is_empty());
+    options(given, images, env).map(Command::Sync)
+}
+
+fn options(
+    mut given: HashMap<&'static str, String>,
+    images: Vec<String>,
+    env: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Options, UsageError> {
+    let config = given.get("config").map(PathBuf::from);
+    for flag in &FLAGS {
+        if let (Kind::Value { default, .. }, false) = (&flag.kind, given.contains_key(flag.long))
+            && let Some(value) = default.present(env)?
+        {
+            given.insert(flag.long, value);
+        }
+    }
+    let mut take = |long| given.remove(long);
+    Ok(Options {
+        config,
+        log: take("log").map(PathBuf::from),
+        log_level: take("log-level").map(log_level).transpose()?,
+        registry: take("registry"),
+        namespace: take("namespace"),
+        workers: workers(take("proc").unwrap_or_default())?,
+        retries: retries(take("retries").unwrap_or_default())?,
+        records: take("records").unwrap_or_default().into(),
+        images,
+    })
+}
+
+fn find_long(long: &str) -> Result<&'static Flag, UsageError> {
+    FLAGS.iter().find(|flag| flag.long == long).ok_or_else(|| {
+        let known = FLAGS.iter().map(|flag| flag.long);
+        UsageError::UnknownFlag {
+            flag: format!("--{long}"),
+            nearest: nearest(long, known),
+        }
+    })
+}
+
+fn find_short(short: char) -> Result<&'static Flag, UsageError> {
+    let found = FLAGS.iter().find(|flag| flag.short == Some(short));
+    found.ok_or_else(|| UsageError::UnknownFlag {
+        flag: format!("-{short}"),
+        nearest: None,
+    })
+}
+
+fn workers(text: String) -> Result<usize, UsageError> {
+    match text.parse() {
+        Ok(number @ 1..=MAX_WORKERS) => Ok(number),
+        _ => Err(UsageError::Workers(text)),
+    }
+}
+
+/// A negative number means none, as it always has.
+fn retries(text: String) -> Result<u32, UsageError> {
+    let number = text.parse::<i64>().ok();
+    number
+        .and_then(|number| number.max(0).try_into().ok())
+        .ok_or(UsageError::Retries(text))
+}
+
+fn log_level(text: String) -> Result<LevelFilter, UsageError> {
+    match text.parse() {
+        Ok(level) if level != LevelFilter::Off => Ok(level),
+        _ => Err(UsageError::LogLevel(text)),
+    }
+}
+
+fn utf8(what: &'static str, text: OsString) -> Result<String, UsageError> {
+    text.into_string().map_err(|text| UsageError::NotUtf8 {
+        what,
+        text: text.to_string_lossy().into_owned(),
+    })
+}
+
+fn help(env: &dyn Fn(&str) -> Option<OsString>) -> Result<String, UsageError> {
+    let mut rows = Vec::new();
+    for flag in &FLAGS {
+        let (value, default) = match &flag.kind {
+            Kind::NotYet | Kind::SwitchNotYet => continue,
+            Kind::Help | Kind::Version => (String::new(), String::new()),
+            Kind::Value { name, default } => (format!(" {name}"), default.describe(env)?),
+        };
+        let short = match flag.short {
+            Some(short) => format!("-{short},"),
+            None => String::new(),
+        };
+        rows.push((
+            format!("{short:3} --{}{value}", flag.long),
+            format!("{}{default}", flag.help),
+        ));
+    }
+    let width = rows.iter().map(|(left, _)| left.len()).max().unwrap_or(0);
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|(left, right)| format!("  {left:width$}  {right}"))
+        .collect();
+    Ok(format!(
+        "{NAME_AND_VERSION}\n\n{USAGE}\n\nOptions:\n{}",
+        rows.join("\n")
+    ))
+}
+
+/// Why the command line cannot be followed, and what to write instead.
+#[derive(Debug)]
+pub enum UsageError {
+    /// A value is missing, or one is given to a flag that takes none.
+    Syntax(lexopt::Error),
+    /// No such flag.
+    UnknownFlag {
+        /// As written.
+        flag: String,
+        /// The flag that it looks like.
+        nearest: Option<&'static str>,
+    },
+    /// A flag of image-syncer 1.5 that this version has not.
+    NotYet(&'static str),
+    /// An argument or variable that is no text.
+    NotUtf8 {
+        /// `argument`, or the variable's name.
+        what: &'static str,
+        /// Its text as far as it is one.
+        text: String,
+    },
+    /// `--proc` with something else than a number in its range.
+    Workers(String),
+    /// `--retries` with something else than a number.
+    Retries(String),
+    /// `--log-level` with something else than a level.
+    LogLevel(String),
+}
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syntax(error) => write!(f, "{error}; --help shows all options"),
+            Self::UnknownFlag {
+                flag,
+                nearest: Some(nearest),
+            } => write!(f, "unknown option {flag}; is --{nearest} meant?"),
+            Self::UnknownFlag {
+                flag,
+                nearest: None,
+            } => write!(f, "unknown option {flag}; --help shows all options"),
+            Self::NotYet(long) => write!(f, "--{long} is not supported yet; leave it out"),
+            Self::NotUtf8 { what, text } => {
+                write!(f, "{what} {text:?} is not UTF-8; write it in UTF-8")
+            }
+            Self::Workers(text) => write!(
+                f,
+                "--proc {text:?} is no number of transfers; give one from 1 to {MAX_WORKERS}"
+            ),
+            Self::Retries(text) => write!(
+                f,
+                "--retries {text:?} is no number of passes; give one such as 2, or 0 for none"
+            ),
+            Self::LogLevel(text) => write!(
+                f,
+                "--log-level {text:?} is no level; give error, warn, info, debug or trace"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+/// One flag: all that parsing, help and suggestions know of it.
+struct Flag {
+    long: &'static str,
+    short: Option<char>,
+    kind: Kind,
+    help: &'static str,
+}
+
+enum Kind {
+    Help,
+    Version,
+    Value {
+        /// What help calls it.
+        name: &'static str,
+        default: DefaultValue,
+    },
+    /// Known to image-syncer 1.5 and not to this version: fine without a value, as its GitHub Action passes it.
+    NotYet,
+    /// The same for a flag that needs no value.
+    SwitchNotYet,
+}
+
+/// What counts if a flag is not given.
+enum DefaultValue {
+    None,
+    Text(&'static str),
+    Variable(&'static str),
+}
+
+impl DefaultValue {
+    fn present(
+        &self,
+        env: &dyn Fn(&str) -> Option<OsString>,
+    ) -> Result<Option<String>, UsageError> {
+        match *self {
+            Self::None => Ok(None),
+            Self::Text(text) => Ok(Some(text.into())),
+            Self::Variable(name) => match env(name) {
+                Some(value) if !value.is_empty() => utf8(name, value).map(Some),
+                _ => Ok(None),
+            },
+        }
+    }
+
+    fn describe(&self, env: &dyn Fn(&str) -> Option<OsString>) -> Result<String, UsageError> {
+        let present = self.present(env)?;
+        Ok(match (self, present) {
+            (Self::None, _) => String::new(),
+            (Self::Text(text), _) => format!(" [default: {text}]"),
+            (Self::Variable(name), Some(value)) => format!(" [default: {value}, from {name}]"),
+            (Self::Variable(name), None) => format!(" [default: {name}, which is not set]"),
+        })
+    }
+}
+
+const FLAGS: [Flag; 17] = [
+    value(
+        "config",
+        None,
+        "FILE",
+        DefaultValue::Text(DEFAULT_PATH),
+        "the credentials and the rules",
+    ),
+    value(
+        "log",
+        None,
+        "FILE",
+        DefaultValue::None,
+        "write the log into this file, not to stderr",
+    ),
+    value(
+        "log-level",
+        None,
+        "LEVEL",
+        DefaultValue::None,
+        "error, warn, info, debug or trace [default: info, or RUST_LOG]",
+    ),
+    value(
+        "namespace",
+        None,
+        "NAMESPACE",
+        DefaultValue::Variable("DEFAULT_NAMESPACE"),
+        "the namespace of empty targets",
+    ),
+    value(
+        "registry",
+        None,
+        "REGISTRY",
+        DefaultValue::Variable("DEFAULT_REGISTRY"),
+        "the registry of empty targets",
+    ),
+    value(
+        "proc",
+        Some('p'),
+        "N",
+        DefaultValue::Text("5"),
+        "how many transfers run at once",
+    ),
+    value(
+        "records",
+        None,
+        "FILE",
+        DefaultValue::Text("./records"),
+        "remember here what was copied",
+    ),
+    value(
+        "retries",
+        Some('r'),
+        "N",
+        DefaultValue::Text("2"),
+        "how many more passes over what failed",
+    ),
+    flag("help", Some('h'), Kind::Help, "print this help"),
+    flag("version", None, Kind::Version, "print the version"),
+    flag("auth", None, Kind::NotYet, ""),
+    flag("images", None, Kind::NotYet, ""),
+    flag("os", None, Kind::NotYet, ""),
+    flag("arch", None, Kind::NotYet, ""),
+    flag("force", None, Kind::SwitchNotYet, ""),
+    flag("output-success-images", None, Kind::NotYet, ""),
+    flag("output-images-format", None, Kind::NotYet, ""),
+];
+
+const fn value(
+    long: &'static str,
+    short: Option<char>,
+    name: &'static str,
+    default: DefaultValue,
+    help: &'static str,
+) -> Flag {
+    let kind = Kind::Value { name, default };
+    flag(long, short, kind, help)
+}
+
+const fn flag(long: &'static str, short: Option<char>, kind: Kind, help: &'static str) -> Flag {
+    Flag {
+        long,
+        short,
+        kind,
+        help,
+    }
+}
+
+const MAX_WORKERS: usize = 1024;
+
+const NAME_AND_VERSION: &str = concat!("image-syncer ", env!("CARGO_PKG_VERSION"));
+
+const USAGE: &str = "\
+Copies container images from registries to registries by a file of rules.
+
+Usage: image-syncer [OPTIONS] [SOURCE TARGET...]
+
+SOURCE TARGET... is one rule, in place of those of the file. SOURCE alone goes to the default registry and
+namespace.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(name: &str) -> Option<OsString> {
+        match name {
+            "DEFAULT_REGISTRY" => Some("env.example".into()),
+            "DEFAULT_NAMESPACE" => Some(String::new().into()),
+            _ => None,
+        }
+    }
+
+    fn run(args: &[&str]) -> Result<Command, UsageError> {
+        parse(args.iter().map(OsString::from), &env)
+    }
+
+    #[track_caller]
+    fn options_of(args: &[&str]) -> Options {
+        match run(args) {
+            Ok(Command::Sync(options)) => options,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn defaults() -> Options {
+        Options {
+            config: None,
+            log: None,
+            log_level: None,
+            registry: Some("env.example".into()),
+            namespace: None,
+            workers: 5,
+            retries: 2,
+            records: "./records".into(),
+            images: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn nothing_given_means_the_defaults() {
+        assert_eq!(options_of(&[]), defaults());
+    }
+
+    #[test]
+    fn every_flag_arrives_with_equals_sign_and_with_blank() {
+        let expected = Options {
+            config: Some("c.json".into()),
+            log: Some("l".into()),
+            log_level: Some(LevelFilter::Debug),
+            registry: Some("r.example".into()),
+            namespace: Some("n".into()),
+            workers: 7,
+            retries: 9,
+            records: "rec".into(),
+            images: vec!["a:1".into(), "b".into(), "c".into()],
+        };
+        let joined = [
+            "--config=c.json",
+            "--log=l",
+            "a:1",
+            "--log-level=debug",
+            "--registry=r.example",
+            "--namespace=n",
+            "b",
+            "--proc=7",
+            "--retries=9",
+            "--records=rec",
+            "c",
+        ];
+        assert_eq!(options_of(&joined), expected);
+        let apart: Vec<&str> = joined.iter().flat_map(|arg| arg.split('=')).collect();
+        assert_eq!(options_of(&apart), expected);
+    }
+
+    #[test]
+    fn short_flags() {
+        for args in [
+            ["-p", "3", "-r", "4"].as_slice(),
+            &["-p3", "-r4"],
+            &["-p=3", "-r=4"],
+        ] {
+            let options = options_of(args);
+            assert_eq!((options.workers, options.retries), (3, 4), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_value_is_no_value() {
+        let args = [
+            "--config=",
+            "--log=",
+            "--log-level=",
+            "--registry=",
+            "--namespace",
+            "",
+            "--proc=",
+            "--records=",
+            "--retries=",
+            "--auth=",
+            "--images=",
+            "--arch=",
+            "--os",
+            "",
+            "--force=",
+            "--output-success-images=",
+            "--output-images-format=",
+        ];
+        assert_eq!(options_of(&args), defaults());
+    }
+
+    #[test]
+    fn the_last_of_two_wins_and_two_dashes_end_the_flags() {
+        let options = options_of(&["-p", "3", "--proc=4", "--", "--help", "t"]);
+        assert_eq!(options.workers, 4);
+        assert_eq!(options.images, ["--help", "t"]);
+    }
+
+    #[test]
+    fn numbers() {
+        for (args, retries) in [
+            (["--retries=0"].as_slice(), 0),
+            (&["--retries", "-1"], 0),
+            (&["--retries=-99999999999"], 0),
+            (&["--retries=4294967295"], u32::MAX),
+        ] {
+            assert_eq!(options_of(args).retries, retries, "{args:?}");
+        }
+        assert_eq!(options_of(&["--proc=1024"]).workers, 1024);
+        assert_eq!(options_of(&["--proc=1"]).workers, 1);
+    }
+
+    #[test]
+    fn wrong_command_lines_say_what_to_write() {
+        for (args, message) in [
+            (
+                ["--proc=0"].as_slice(),
+                "--proc \"0\" is no number of transfers; give one from 1 to 1024",
+            ),
+            (
+                &["-p", "-1"],
+                "--proc \"-1\" is no number of transfers; give one from 1 to 1024",
+            ),
+            (
+                &["-p", "1025"],
+                "--proc \"1025\" is no number of transfers; give one from 1 to 1024",
+            ),
+            (
+                &["-p", "--retries"],
+                "--proc \"--retries\" is no number of transfers; give one from 1 to 1024",
+            ),
+            (
+                &["-r", "two"],
+                "--retries \"two\" is no number of passes; give one such as 2, or 0 for none",
+            ),
+            (
+                &["-r=4294967296"],
+                "--retries \"4294967296\" is no number of passes; give one such as 2, or 0 for none",
+            ),
+            (
+                &["--log-level=off"],
+                "--log-level \"off\" is no level; give error, warn, info, debug or trace",
+            ),
+            (
+                &["--log-level=loud"],
+                "--log-level \"loud\" is no level; give error, warn, info, debug or trace",
+            ),
+            (
+                &["--config"],
+                "missing argument for option '--config'; --help shows all options",
+            ),
+            (
+                &["--recods=x"],
+                "unknown option --recods; is --records meant?",
+            ),
+            (
+                &["--timeout=300"],
+                "unknown option --timeout; --help shows all options",
+            ),
+            (
+                &["--days", "3"],
+                "unknown option --days; --help shows all options",
+            ),
+            (&["-x"], "unknown option -x; --help shows all options"),
+            (
+                &["--arch", "amd64"],
+                "--arch is not supported yet; leave it out",
+            ),
+            (
+                &["--auth=a.yaml", "--images=i.yaml"],
+                "--auth is not supported yet; leave it out",
+            ),
+            (&["--force"], "--force is not supported yet; leave it out"),
+            (
+                &["--force=true"],
+                "--force is not supported yet; leave it out",
+            ),
+        ] {
+            assert_eq!(run(args).unwrap_err().to_string(), message, "{args:?}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_text_is_refused() {
+        use std::os::unix::ffi::OsStringExt as _;
+
+        let bytes = || OsString::from_vec(b"a\xffb".to_vec());
+        let error = parse([bytes()], &|_| None).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "argument \"a\u{fffd}b\" is not UTF-8; write it in UTF-8"
+        );
+        let error = parse([], &|_| Some(bytes())).unwrap_err().to_string();
+        assert!(
+            error.starts_with("DEFAULT_NAMESPACE \"a\u{fffd}b\""),
+            "{error}"
+        );
+        // What is given hides what is not text.
+        assert!(
+            parse(["--registry=r".into(), "--namespace=n".into()], &|_| Some(
+                bytes()
+            ))
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn help_shows_every_flag_of_this_version_and_present_defaults() {
+        let Ok(Command::Help(text)) = run(&["-p", "x", "-h", "--nonsense"]) else {
+            panic!("no help");
+        };
+        for flag in &FLAGS {
+            let known = !matches!(flag.kind, Kind::NotYet | Kind::SwitchNotYet);
+            let shown = text
+                .split_whitespace()
+                .any(|word| word == format!("--{}", flag.long));
+            assert_eq!(shown, known, "{}", flag.long);
+        }
+        assert!(
+            text.contains("[default: env.example, from DEFAULT_REGISTRY]"),
+            "{text}"
+        );
+        assert!(
+            text.contains("[default: DEFAULT_NAMESPACE, which is not set]"),
+            "{text}"
+        );
+        assert!(text.contains("  -p, --proc N "), "{text}");
+        assert!(text.contains("[default: ./image-syncer.json]"), "{text}");
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 120),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn version() {
+        assert_eq!(
+            run(&["--version"]).unwrap(),
+            Command::Version(format!("image-syncer {}", env!("CARGO_PKG_VERSION")))
+        );
+    }
+}

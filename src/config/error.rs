@@ -1,0 +1,161 @@
+//! Why a configuration cannot be used: every problem with its place and a remedy. Not here: rules that fail alone
+//! (`rule.rs`), and mistakes of the text's form (`syntax.rs`).
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use super::syntax::{GITHUB_EXPRESSION, SyntaxError};
+use super::tree::{Node, Position};
+
+/// Why nothing can be done: all problems of the file, in its order. Displayed one a line.
+#[derive(Debug)]
+pub struct ConfigError {
+    /// At least one.
+    pub problems: Vec<Problem>,
+}
+
+impl ConfigError {
+    /// A problem of the file as a whole.
+    pub(crate) fn whole(file: &Arc<str>, what: ProblemKind) -> Self {
+        let position = Position::whole(file);
+        Self {
+            problems: vec![Problem { position, what }],
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{}: {}", problem.position, problem.what)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// One thing that makes a file unusable.
+#[derive(Debug)]
+pub struct Problem {
+    /// Where.
+    pub position: Position,
+    /// What, and what to write instead.
+    pub what: ProblemKind,
+}
+
+impl Problem {
+    /// A value of the wrong kind.
+    pub(crate) fn kind(node: &Node, name: &'static str, expected: &'static str) -> Self {
+        Self {
+            position: node.position.clone(),
+            what: ProblemKind::Kind {
+                name,
+                expected,
+                found: node.value.kind(),
+            },
+        }
+    }
+}
+
+/// What makes a file unusable.
+#[derive(Debug)]
+pub enum ProblemKind {
+    /// No file.
+    Missing,
+    /// It cannot be read.
+    Unreadable(io::Error),
+    /// It is no JSON.
+    Syntax(SyntaxError),
+    /// A value of the wrong kind.
+    Kind {
+        /// What it is the value of.
+        name: &'static str,
+        /// What it must be.
+        expected: &'static str,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A key of the file that looks like one of its parts.
+    Misspelt {
+        /// As written.
+        key: String,
+        /// What it looks like.
+        meant: &'static str,
+    },
+    /// A field that no entry of `auth` has.
+    UnknownField {
+        /// As written.
+        field: String,
+        /// The field that it looks like.
+        nearest: Option<&'static str>,
+    },
+    /// A field of an entry of `auth` that is there already.
+    FieldTwice {
+        /// Its name.
+        field: &'static str,
+        /// Where the first one is.
+        first: Position,
+    },
+    /// A registry, or part of one, with two different entries.
+    AuthTwice {
+        /// The key as written.
+        key: String,
+        /// The first key as written.
+        first_key: String,
+        /// Where the first one is.
+        first: Position,
+    },
+    /// `${NAME}`
+    Variable,
+    /// `${{ .. }}`
+    GithubExpression,
+}
+
+impl fmt::Display for ProblemKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str(
+                "there is no such file; name one with --config FILE, or give one rule as SOURCE TARGET",
+            ),
+            Self::Unreadable(error) => write!(f, "cannot read the file: {error}; name a readable one with --config FILE"),
+            Self::Syntax(error) => error.fmt(f),
+            Self::Kind {
+                name,
+                expected,
+                found,
+            } => write!(f, "{name} is {found}; write {expected}"),
+            Self::Misspelt { key, meant } => {
+                write!(f, "the key {key:?} looks like `{meant}`; write \"{meant}\"")
+            }
+            Self::UnknownField { field, nearest } => {
+                write!(f, "an auth entry has no field {field:?}; ")?;
+                match nearest {
+                    Some(nearest) => write!(f, "write \"{nearest}\""),
+                    None => f.write_str("it has \"username\", \"password\" and \"insecure\""),
+                }
+            }
+            Self::FieldTwice { field, first } => {
+                write!(f, "\"{field}\" is there already at {first}; delete one")
+            }
+            Self::AuthTwice {
+                key,
+                first_key,
+                first,
+            } => write!(
+                f,
+                "auth key {key:?} means the same as {first_key:?} at {first} and says something else; delete one"
+            ),
+            Self::Variable => {
+                f.write_str("variables are not supported yet; write the value itself in place of ${..}")
+            }
+            Self::GithubExpression => f.write_str(GITHUB_EXPRESSION),
+        }
+    }
+}
+
+impl std::error::Error for ProblemKind {}

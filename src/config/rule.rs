@@ -1,0 +1,736 @@
+//! One rule: a source, which of its tags, and its targets, checked against each other (decisions D9, usage.md
+//! section 5). Not here: the file it stands in (`mod.rs`), and other rules.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::side::{Side, SideError, Written, holds_user};
+use super::tree::Position;
+use crate::oci::{Host, NameError, Repository, Tag};
+use crate::store::Place;
+
+/// A rule that can be carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Where its source is written.
+    pub position: Position,
+    /// What to copy from.
+    pub source: Place,
+    /// Which of its images.
+    pub selection: Selection,
+    /// Where to, at least one.
+    pub targets: Vec<RuleTarget>,
+}
+
+/// Which images of the source a rule means.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Selection {
+    /// Every tag.
+    All,
+    /// These tags, each once, in the order written.
+    Tags(Vec<Tag>),
+    /// The only image of a layout, with or without a name there. Every target names its tag.
+    Sole,
+}
+
+/// One target of a rule.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RuleTarget {
+    /// Where to copy to.
+    pub place: Place,
+    /// The tag there. None: the source's.
+    pub tag: Option<Tag>,
+}
+
+/// A rule, or one target of it, that cannot be carried out. All others can.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleError {
+    /// Where the text stands that is wrong.
+    pub position: Position,
+    /// `SOURCE: TARGET` as written, shortened, without passwords.
+    pub rule: String,
+    /// What is wrong with it.
+    pub what: RuleFault,
+}
+
+impl fmt::Display for RuleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: rule {:?}: {}", self.position, self.rule, self.what)
+    }
+}
+
+impl std::error::Error for RuleError {}
+
+/// What stands in for an empty target.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Defaults<'a> {
+    /// `--registry` or `DEFAULT_REGISTRY`.
+    pub(crate) registry: Option<&'a str>,
+    /// `--namespace` or `DEFAULT_NAMESPACE`.
+    pub(crate) namespace: Option<&'a str>,
+}
+
+/// Checks a rule. A wrong source costs the rule, a wrong target only itself: it was a rule of its own to the original
+/// (original.md 4, version 1.5.1). What is dropped without being an error goes to `warnings`.
+pub(crate) fn validate(
+    source: &Written<'_>,
+    targets: &[Written<'_>],
+    defaults: &Defaults<'_>,
+    warnings: &mut Vec<String>,
+) -> (Option<Rule>, Vec<RuleError>) {
+    let mut failed = Vec::new();
+    let mut good = Vec::new();
+    let fail = |position: &Position, targets: &[Written<'_>], what| RuleError {
+        position: position.clone(),
+        rule: show(source, targets),
+        what,
+    };
+    let from = match read_source(source, warnings) {
+        Ok(from) => from,
+        Err(what) => return (None, vec![fail(source.position, targets, what)]),
+    };
+    for target in targets {
+        match read_target(&from, target, defaults, warnings) {
+            Ok(target) => good.push(target),
+            Err(what) => failed.push(fail(target.position, std::slice::from_ref(target), what)),
+        }
+    }
+    if good.is_empty() {
+        return (None, failed);
+    }
+    let tagged = good.iter().filter(|target| target.tag.is_some()).count();
+    let selection = if !from.tags.is_empty() {
+        Selection::Tags(from.tags)
+    } else if tagged == 0 {
+        Selection::All
+    } else if tagged == good.len() {
+        Selection::Sole
+    } else {
+        failed.push(fail(source.position, targets, RuleFault::SomeTagged));
+        return (None, failed);
+    };
+    let rule = Rule {
+        position: source.position.clone(),
+        source: from.place,
+        selection,
+        targets: good,
+    };
+    (Some(rule), failed)
+}
+
+fn read_source(source: &Written<'_>, warnings: &mut Vec<String>) -> Result<Side, RuleFault> {
+    if source.text.trim().is_empty() {
+        return Err(RuleFault::EmptySource);
+    }
+    Side::parse(source, warnings).map_err(RuleFault::Source)
+}
+
+fn read_target(
+    from: &Side,
+    target: &Written<'_>,
+    defaults: &Defaults<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<RuleTarget, RuleFault> {
+    let target = if target.text.trim().is_empty() {
+        let place = default_target(&from.place, defaults)?;
+        RuleTarget { place, tag: None }
+    } else {
+        let to = Side::parse(target, warnings).map_err(RuleFault::Target)?;
+        let tag = match (from.tags.as_slice(), to.tags.as_slice()) {
+            (_, []) => None,
+            ([], [tag]) if matches!(from.place, Place::Layout(_)) => Some(tag.clone()),
+            ([], _) => return Err(RuleFault::TagOnTargetOnly),
+            (wanted, named) if wanted == named => None,
+            ([_], [tag]) => Some(tag.clone()),
+            (wanted, named) if wanted.len() == named.len() => return Err(RuleFault::TagLists),
+            (wanted, named) => {
+                return Err(RuleFault::TagCounts {
+                    source: wanted.len(),
+                    target: named.len(),
+                });
+            }
+        };
+        let place = to.place;
+        RuleTarget { place, tag }
+    };
+    if target.tag.is_none() && target.place == from.place {
+        return Err(RuleFault::OwnTarget);
+    }
+    Ok(target)
+}
+
+/// The source's repository without its first component, which is the namespace, under the defaults (original.md 1.5).
+fn default_target(source: &Place, defaults: &Defaults<'_>) -> Result<Place, RuleFault> {
+    let Place::Registry(_, repository) = source else {
+        return Err(RuleFault::LayoutWithoutTarget);
+    };
+    let (Some(registry), Some(namespace)) = (defaults.registry, defaults.namespace) else {
+        return Err(RuleFault::NoDefaults);
+    };
+    let path = repository.as_str();
+    let path = path.split_once('/').map_or(path, |(_, rest)| rest);
+    let host = Host::parse(registry).map_err(RuleFault::DefaultRegistry)?;
+    let repository =
+        Repository::parse(&format!("{namespace}/{path}")).map_err(RuleFault::DefaultNamespace)?;
+    Ok(Place::Registry(host, repository))
+}
+
+/// `SOURCE: TARGET` for messages.
+fn show(source: &Written<'_>, targets: &[Written<'_>]) -> String {
+    let targets: Vec<_> = targets.iter().map(|target| mask(target.text)).collect();
+    let whole = format!("{}: {}", mask(source.text), targets.join(", "));
+    match whole.char_indices().nth(MAX_SHOWN) {
+        Some((at, _)) => format!("{}…", whole.get(..at).unwrap_or_default()),
+        None => whole,
+    }
+}
+
+/// Hides `user:password@`, which a layout's path does not have.
+fn mask(text: &str) -> Cow<'_, str> {
+    if text.trim_start().starts_with("oci:") || !holds_user(text) {
+        return text.into();
+    }
+    let (head, tail) = text.rsplit_once('/').unwrap_or(("", text));
+    let host = head.rsplit_once('@').map_or(head, |(_, host)| host);
+    format!("***@{host}/{tail}").into()
+}
+
+/// What is wrong with a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RuleFault {
+    /// No source.
+    EmptySource,
+    /// The source's text.
+    Source(SideError),
+    /// The target's text.
+    Target(SideError),
+    /// An empty target, and no default for both its registry and its namespace.
+    NoDefaults,
+    /// The default registry is none.
+    DefaultRegistry(NameError),
+    /// The default namespace makes no repository.
+    DefaultNamespace(NameError),
+    /// An empty target for a layout.
+    LayoutWithoutTarget,
+    /// All tags cannot become one.
+    TagOnTargetOnly,
+    /// More tags on one side than on the other.
+    TagCounts {
+        /// Those of the source.
+        source: usize,
+        /// Those of the target.
+        target: usize,
+    },
+    /// As many tags on both sides, but others.
+    TagLists,
+    /// A layout without tag is either all of its tags or its only image.
+    SomeTagged,
+    /// Nothing would be copied.
+    OwnTarget,
+}
+
+impl fmt::Display for RuleFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EmptySource => f.write_str("the source is empty; a rule is SOURCE: TARGET"),
+            Self::Source(error) => write!(f, "source: {error}"),
+            Self::Target(error) => write!(f, "target: {error}"),
+            Self::NoDefaults => f.write_str(
+                "an empty target needs a default registry and a default namespace; give both --registry and \
+                 --namespace, or write the target",
+            ),
+            Self::DefaultRegistry(error) => write!(f, "default registry: {error}"),
+            Self::DefaultNamespace(error) => write!(f, "default namespace: {error}"),
+            Self::LayoutWithoutTarget => {
+                f.write_str("a layout as source has no default target; write the target")
+            }
+            Self::TagOnTargetOnly => f.write_str(
+                "the target has a tag and the source has none; write :latest in the source or drop the target's tag",
+            ),
+            Self::TagCounts { source, target } => write!(
+                f,
+                "the source has {}, the target {target}; drop the target's, or write a rule for each tag",
+                if *source == 1 {
+                    "1 tag".into()
+                } else {
+                    format!("{source} tags")
+                }
+            ),
+            Self::TagLists => f.write_str(
+                "the target lists other tags than the source; drop the target's, or write a rule for each tag",
+            ),
+            Self::SomeTagged => f.write_str(
+                "some targets of this layout have a tag and others have none; write a rule for each kind",
+            ),
+            Self::OwnTarget => f.write_str("the source is its own target; name another target"),
+        }
+    }
+}
+
+impl std::error::Error for RuleFault {}
+
+/// As many characters of a rule as a message shows.
+const MAX_SHOWN: usize = 120;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEFAULTS: Defaults<'_> = Defaults {
+        registry: Some("reg.example"),
+        namespace: Some("ns"),
+    };
+
+    type Checked = (Option<Rule>, Vec<RuleError>, Vec<String>);
+
+    fn check_with(defaults: &Defaults<'_>, source: &str, targets: &[&str]) -> Checked {
+        let position = Position {
+            file: "f".into(),
+            line: 1,
+            column: 2,
+        };
+        let written = |text| Written {
+            text,
+            position: &position,
+        };
+        let targets: Vec<_> = targets.iter().map(|text| written(text)).collect();
+        let mut warnings = Vec::new();
+        let (rule, failed) = validate(&written(source), &targets, defaults, &mut warnings);
+        (rule, failed, warnings)
+    }
+
+    fn draw(rule: &Rule) -> String {
+        let selection = match &rule.selection {
+            Selection::All => "*".into(),
+            Selection::Sole => "sole".into(),
+            Selection::Tags(tags) => {
+                let tags: Vec<_> = tags.iter().map(Tag::as_str).collect();
+                tags.join(",")
+            }
+        };
+        let targets = rule.targets.iter().map(|target| match &target.tag {
+            Some(tag) => format!("{}:{tag}", target.place),
+            None => target.place.to_string(),
+        });
+        let targets: Vec<_> = targets.collect();
+        format!("{}:{selection} -> {}", rule.source, targets.join(" "))
+    }
+
+    #[track_caller]
+    fn good(source: &str, targets: &[&str], expected: &str) {
+        let (rule, failed, warnings) = check_with(&DEFAULTS, source, targets);
+        assert_eq!((failed, warnings), (Vec::new(), Vec::new()), "{source}");
+        assert_eq!(draw(&rule.unwrap()), expected, "{source}");
+    }
+
+    /// The one message about a rule of one target, without what all messages begin with.
+    #[track_caller]
+    fn bad(source: &str, target: &str, expected: &str) {
+        let (rule, failed, _) = check_with(&DEFAULTS, source, &[target]);
+        assert_eq!(rule, None, "{source}: {target}");
+        let failed: Vec<_> = failed.iter().map(|error| error.what.to_string()).collect();
+        assert_eq!(failed, [expected], "{source}: {target}");
+    }
+
+    #[test]
+    fn every_form_of_a_rule() {
+        good("quay.io/a/b", &["d.io/x"], "quay.io/a/b:* -> d.io/x");
+        good("quay.io/a/b:1", &["d.io/x"], "quay.io/a/b:1 -> d.io/x");
+        good("quay.io/a/b:1", &["d.io/x:1"], "quay.io/a/b:1 -> d.io/x");
+        good("quay.io/a/b:1", &["d.io/x:2"], "quay.io/a/b:1 -> d.io/x:2");
+        good("a.io/b:1,2,3", &["d.io/x"], "a.io/b:1,2,3 -> d.io/x");
+        good("a.io/b:1,2", &["d.io/x:1,2"], "a.io/b:1,2 -> d.io/x");
+        good("a.io/b:1 , 2,1", &["d.io/x:1, 2"], "a.io/b:1,2 -> d.io/x");
+        good("a.io/b:1,1", &["d.io/x:3"], "a.io/b:1 -> d.io/x:3");
+        good(
+            "a.io/b:1",
+            &["d.io/x", "e.io/y:2"],
+            "a.io/b:1 -> d.io/x e.io/y:2",
+        );
+        good("a.io/b:1", &["a.io/b:2"], "a.io/b:1 -> a.io/b:2");
+        good(
+            "a:5000/b/c:1",
+            &["[::1]:5000/x"],
+            "a:5000/b/c:1 -> [::1]:5000/x",
+        );
+        good(
+            "nginx:1",
+            &["user/app"],
+            "docker.io/library/nginx:1 -> docker.io/user/app",
+        );
+        good(
+            "docker.io/_/nginx",
+            &["d.io/x"],
+            "docker.io/library/nginx:* -> d.io/x",
+        );
+        good(
+            "hub.docker.com/_/nginx",
+            &["d.io/x"],
+            "docker.io/library/nginx:* -> d.io/x",
+        );
+        good(
+            "_/nginx:1",
+            &["d.io/x"],
+            "docker.io/library/nginx:1 -> d.io/x",
+        );
+        good(
+            "a.io/b_c/d:1",
+            &["MYHOST/foo"],
+            "a.io/b_c/d:1 -> myhost/foo",
+        );
+    }
+
+    #[test]
+    fn an_empty_target_is_the_default() {
+        for (source, target) in [
+            ("nginx:1", "nginx"),
+            ("coreos/etcd:1,2", "etcd"),
+            ("quay.io/a/b/c", "b/c"),
+            ("gcr.io/pause:3", "pause"),
+        ] {
+            let (rule, failed, warnings) = check_with(&DEFAULTS, source, &[""]);
+            assert_eq!((failed, warnings), (Vec::new(), Vec::new()), "{source}");
+            let rule = rule.unwrap();
+            assert_eq!(
+                rule.targets[0].place.to_string(),
+                format!("reg.example/ns/{target}")
+            );
+            assert_eq!(rule.targets[0].tag, None);
+        }
+        let nested = Defaults {
+            registry: Some("docker.io"),
+            namespace: Some("a/b"),
+        };
+        let (rule, ..) = check_with(&nested, "quay.io/x/y:1", &[" "]);
+        assert_eq!(draw(&rule.unwrap()), "quay.io/x/y:1 -> docker.io/a/b/y");
+    }
+
+    #[test]
+    fn an_empty_target_without_defaults_fails() {
+        let failed = |registry, namespace, source| {
+            let (rule, failed, _) = check_with(
+                &Defaults {
+                    registry,
+                    namespace,
+                },
+                source,
+                &[""],
+            );
+            assert_eq!(rule, None);
+            failed[0].what.to_string()
+        };
+        let both = "an empty target needs a default registry and a default namespace; give both --registry and \
+                    --namespace, or write the target";
+        assert_eq!(failed(None, None, "a"), both);
+        assert_eq!(failed(Some("r.io"), None, "a"), both);
+        assert_eq!(failed(None, Some("n"), "a"), both);
+        assert_eq!(
+            failed(Some("https://r.io"), Some("n"), "a"),
+            "default registry: a name has no scheme: drop the https:// or http:// in front"
+        );
+        assert_eq!(
+            failed(Some("r.io"), Some("N"), "a"),
+            "default namespace: repository name must be lowercase: \"N/a\""
+        );
+        assert_eq!(
+            failed(Some("r.io"), Some("n"), "oci:x"),
+            "a layout as source has no default target; write the target"
+        );
+    }
+
+    #[test]
+    fn wrong_rules_say_what_to_write() {
+        let target = "d.io/x";
+        // Sides that do not fit each other.
+        bad("", target, "the source is empty; a rule is SOURCE: TARGET");
+        bad(
+            " \t",
+            target,
+            "the source is empty; a rule is SOURCE: TARGET",
+        );
+        let tag_on_target = "the target has a tag and the source has none; write :latest in the source or drop the \
+                             target's tag";
+        bad("a.io/b", "d.io/x:1", tag_on_target);
+        bad("a.io/b", "d.io/x:1,2", tag_on_target);
+        bad(
+            "a.io/b:1,2",
+            "d.io/x:1",
+            "the source has 2 tags, the target 1; drop the target's, or write a rule for each tag",
+        );
+        bad(
+            "a.io/b:1",
+            "d.io/x:1,2,3",
+            "the source has 1 tag, the target 3; drop the target's, or write a rule for each tag",
+        );
+        let lists = "the target lists other tags than the source; drop the target's, or write a rule for each tag";
+        bad("a.io/b:1,2", "d.io/x:3,4", lists);
+        bad("a.io/b:1,2", "d.io/x:2,1", lists);
+        let own = "the source is its own target; name another target";
+        bad("a.io/b", "a.io/b", own);
+        bad("a.io/b:1,2", "A.IO:443/b", own);
+        bad("a.io/b:1", "a.io/b:1", own);
+        bad("nginx", "index.docker.io/library/nginx", own);
+        bad("oci:x/../y", "oci:y", own);
+        bad("reg.example/ns/a", "", own);
+    }
+
+    #[test]
+    fn wrong_names_say_what_to_write() {
+        for (name, message) in WRONG_NAMES {
+            bad(name, "d.io/x/y", &format!("source: {message}"));
+            // The same on the other side, whose tag never comes into question.
+            bad("s.io/a:1", name, &format!("target: {message}"));
+        }
+    }
+
+    const WRONG_NAMES: &[(&str, &str)] = &[
+        ("quay.io/a/b：v1", "U+FF1A where `:` is meant; write `:`"),
+        ("quay.io／a／b", "U+FF0F where `/` is meant; write `/`"),
+        ("a.io/b:1，2", "U+FF0C where `,` is meant; write `,`"),
+        (
+            "[a.io/b:1](https://a.io/b)",
+            "a Markdown link; write the text in [ ] alone",
+        ),
+        (
+            "https://quay.io/a/b:1",
+            "a name has no scheme: drop the https:// or http:// in front",
+        ),
+        (
+            "docker://a/b",
+            "a name has no scheme: drop the https:// or http:// in front",
+        ),
+        (
+            "a.io/b:1:2",
+            "two colons; a tag follows the only one, and several are written :a,b,c",
+        ),
+        (
+            "a:1:2",
+            "two colons; a tag follows the only one, and several are written :a,b,c",
+        ),
+        ("a.io/b:1/", "a name does not end with `/`; delete it"),
+        ("a.io/b/", "a name does not end with `/`; delete it"),
+        (
+            "a.io/b:/^v1$/",
+            "regular expressions are not supported yet; list the tags as :a,b,c",
+        ),
+        (
+            "a.io/b:/[a](1|2)/x",
+            "regular expressions are not supported yet; list the tags as :a,b,c",
+        ),
+        (
+            "a.io/b@sha256:00",
+            "digests are not supported yet; name a tag",
+        ),
+        ("a@sha512:00", "digests are not supported yet; name a tag"),
+        (
+            "a.io/b:1@sha256:00",
+            "digests are not supported yet; name a tag",
+        ),
+        (
+            "oci:p@sha256:00",
+            "digests are not supported yet; name a tag",
+        ),
+        (
+            "u:p@a.io/b",
+            "a name holds no user name and no password; write them into `auth`",
+        ),
+        (
+            "https://u:p@a.io/b",
+            "a name holds no user name and no password; write them into `auth`",
+        ),
+        (
+            "$REG/a/b",
+            "variables are not supported yet; write the name itself",
+        ),
+        (
+            "oci:$HOME/x",
+            "variables are not supported yet; write the name itself",
+        ),
+        (
+            "a.io/b:${{ x }}",
+            "GitHub does not expand `${{ }}` in files; let a step of the workflow write the value into the file",
+        ),
+        (
+            "DOCKERHUB_USERNAME/app:1",
+            "\"DOCKERHUB_USERNAME\" looks like a placeholder; fill it in",
+        ),
+        (
+            "a.io/NAMESPACE/app",
+            "\"NAMESPACE\" looks like a placeholder; fill it in",
+        ),
+        (
+            "YOUR-REGISTRY/a/b",
+            "\"YOUR-REGISTRY\" looks like a placeholder; fill it in",
+        ),
+        ("a.io/App", "repository name must be lowercase: \"App\""),
+        (
+            "a.io/b c",
+            "\"b c\" holds ' ' (U+0020), which no repository name has",
+        ),
+        (
+            "a.io/b,v2",
+            "\"b,v2\" holds ',' (U+002C), which no repository name has",
+        ),
+        (
+            "a.io/b.",
+            "\"b.\" is no repository: each part between slashes begins and ends with a letter or digit, with \
+                 single `.`, `_`, `__` or `-` between",
+        ),
+        (
+            "a.io/b:v 1",
+            "\"v 1\" is no tag: 1 to 128 letters, digits, `_`, `.` or `-`, not beginning with `.` or `-`",
+        ),
+        (
+            "a.io/b:1,-2",
+            "\"-2\" is no tag: 1 to 128 letters, digits, `_`, `.` or `-`, not beginning with `.` or `-`",
+        ),
+        (
+            "a.io/b:,",
+            "a list without any tag; name the tags or drop the `:`",
+        ),
+        (
+            "a..io/b",
+            "\"a..io\" is no registry: a host is made of letters, digits, `-` and dots",
+        ),
+        (
+            "a.io:0/b",
+            "\"a.io:0\" is no registry: a port is a number from 1 to 65535",
+        ),
+        (":1", "the repository is empty"),
+        (
+            "oci:",
+            "\"\" is no path of a layout; write oci:PATH or oci:PATH:TAG",
+        ),
+        (
+            "oci://ghcr.io/a/b",
+            "`oci://` names nothing here; drop it for a registry, write oci:PATH for a layout",
+        ),
+    ];
+
+    #[test]
+    fn what_is_dropped_is_said() {
+        for (source, target, drawn, warning) in [
+            (
+                " a.io/b:1\t",
+                "d.io/x",
+                "a.io/b:1 -> d.io/x",
+                "the blanks around the name are ignored; delete them",
+            ),
+            (
+                "a.io/b:1",
+                "d.io/x\n",
+                "a.io/b:1 -> d.io/x",
+                "the blanks around the name are ignored; delete them",
+            ),
+            (
+                "a.io/b:1,,2,",
+                "d.io/x",
+                "a.io/b:1,2 -> d.io/x",
+                "an empty tag in the list is ignored; delete the comma",
+            ),
+            (
+                "a.io/b:",
+                "d.io/x",
+                "a.io/b:* -> d.io/x",
+                "a `:` without a tag counts as no tag; delete it or write the tag",
+            ),
+        ] {
+            let (rule, failed, warnings) = check_with(&DEFAULTS, source, &[target]);
+            assert_eq!(failed, Vec::new());
+            assert_eq!(draw(&rule.unwrap()), drawn);
+            assert_eq!(warnings, [format!("f:1:2: {warning}")]);
+        }
+    }
+
+    #[test]
+    fn layouts() {
+        let here = std::env::current_dir().unwrap().canonicalize().unwrap();
+        let here = here.to_str().unwrap();
+        good(
+            "oci:src",
+            &["d.io/x"],
+            &format!("oci:{here}/src:* -> d.io/x"),
+        );
+        good(
+            "oci:src:1",
+            &["d.io/x"],
+            &format!("oci:{here}/src:1 -> d.io/x"),
+        );
+        good(
+            "oci:src:1,2",
+            &["d.io/x"],
+            &format!("oci:{here}/src:1,2 -> d.io/x"),
+        );
+        good(
+            "oci:src",
+            &["d.io/x:1"],
+            &format!("oci:{here}/src:sole -> d.io/x:1"),
+        );
+        good(
+            "oci:src",
+            &["oci:src:1"],
+            &format!("oci:{here}/src:sole -> oci:{here}/src:1"),
+        );
+        // What cannot be a tag belongs to the path, and so does what other names may not hold.
+        good(
+            "a:1",
+            &["oci:/no/x:y/z"],
+            "docker.io/library/a:1 -> oci:/no/x:y/z",
+        );
+        good(
+            "a:1",
+            &["oci:/no/u@h/,x y：z"],
+            "docker.io/library/a:1 -> oci:/no/u@h/,x y：z",
+        );
+        good(
+            "a:1",
+            &["oci:/no/./such/../../dir/:2"],
+            "docker.io/library/a:1 -> oci:/dir:2",
+        );
+        let (rule, failed, _) = check_with(&DEFAULTS, "oci:src", &["d.io/x:1", "d.io/y"]);
+        assert_eq!(rule, None);
+        assert_eq!(failed[0].what, RuleFault::SomeTagged);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_layout_behind_a_link_is_the_same_place() {
+        let folder = std::env::temp_dir().join(format!("image-syncer-rule-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("real")).unwrap();
+        std::os::unix::fs::symlink("real", folder.join("link")).unwrap();
+        let folder_text = folder.to_str().unwrap();
+        let (rule, failed, _) = check_with(
+            &DEFAULTS,
+            &format!("oci:{folder_text}/link/new"),
+            &[&format!("oci:{folder_text}/link/../real/new")],
+        );
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(rule, None);
+        assert_eq!(failed[0].what, RuleFault::OwnTarget);
+    }
+
+    #[test]
+    fn one_wrong_target_costs_only_itself() {
+        let (rule, failed, _) =
+            check_with(&DEFAULTS, "a.io/b:1", &["d.io/X", "d.io/x", "e.io/y:1,2"]);
+        assert_eq!(draw(&rule.unwrap()), "a.io/b:1 -> d.io/x");
+        let rules: Vec<_> = failed.iter().map(|error| error.rule.as_str()).collect();
+        assert_eq!(rules, ["a.io/b:1: d.io/X", "a.io/b:1: e.io/y:1,2"]);
+    }
+
+    #[test]
+    fn messages_show_the_rule_shortened_and_without_passwords() {
+        let (_, failed, _) = check_with(
+            &DEFAULTS,
+            "https://u:hunter2@a.io/b",
+            &["u:hunter2@d.io/x/y"],
+        );
+        assert_eq!(
+            failed[0].to_string(),
+            "f:1:2: rule \"***@a.io/b: ***@d.io/x/y\": source: a name holds no user name and no password; write them \
+             into `auth`"
+        );
+        let (_, failed, _) = check_with(&DEFAULTS, &"ä".repeat(500), &["d.io/x"]);
+        assert_eq!(failed[0].rule, format!("{}…", "ä".repeat(MAX_SHOWN)));
+    }
+}

@@ -1,0 +1,299 @@
+//! One side of a rule: the text of a source or a target becomes a place and its tags, or the mistake that users make
+//! there is named. Not here: how the two sides must fit each other (`rule.rs`), and the grammar of names (`oci`).
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+
+use super::syntax::{GITHUB_EXPRESSION, meant_by};
+use super::tree::Position;
+use crate::oci::{Host, NameError, Tag, reference};
+use crate::store::Place;
+
+/// A text of the user and where it stands.
+#[derive(Clone, Copy)]
+pub(crate) struct Written<'a> {
+    /// As written.
+    pub(crate) text: &'a str,
+    /// Its first character.
+    pub(crate) position: &'a Position,
+}
+
+/// What one side of a rule names.
+pub(crate) struct Side {
+    /// The repository or the layout.
+    pub(crate) place: Place,
+    /// The tags written, each once. None: all, or the other side's.
+    pub(crate) tags: Vec<Tag>,
+}
+
+impl Side {
+    /// Reads one side. What is dropped without being an error goes to `warnings`.
+    pub(crate) fn parse(
+        written: &Written<'_>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, SideError> {
+        let text = written.text.trim();
+        let mut warn = |what| warnings.push(format!("{}: {what}", written.position));
+        if text.len() != written.text.len() {
+            warn("the blanks around the name are ignored; delete them");
+        }
+        let (place, list) = match text.strip_prefix("oci:") {
+            Some(layout) => read_layout(layout)?,
+            None => read_repository(text)?,
+        };
+        let Some(list) = list else {
+            let tags = Vec::new();
+            return Ok(Self { place, tags });
+        };
+        if list.trim().is_empty() {
+            warn("a `:` without a tag counts as no tag; delete it or write the tag");
+        } else if has_empty_tag(list) {
+            warn("an empty tag in the list is ignored; delete the comma");
+        }
+        let tags = parse_tags(list)?;
+        Ok(Self { place, tags })
+    }
+}
+
+fn read_layout(text: &str) -> Result<(Place, Option<&str>), SideError> {
+    refuse_variables(text)?;
+    if text.starts_with("//") {
+        return Err(SideError::OciScheme);
+    }
+    if holds_digest(last_component(text)) {
+        return Err(SideError::Digest);
+    }
+    let (path, list) = cut_layout_tags(text);
+    Ok((Place::Layout(resolve(path)?), list))
+}
+
+/// Reads a name, after a look for the mistakes of usage.md section 5, which its grammar would explain badly.
+fn read_repository(text: &str) -> Result<(Place, Option<&str>), SideError> {
+    // The first, since a regular expression may hold anything that the others look for.
+    if text.contains(":/") && !text.contains("://") {
+        return Err(SideError::Regex);
+    }
+    refuse_variables(text)?;
+    if text.contains("](") {
+        return Err(SideError::MarkdownLink);
+    }
+    if let Some((c, meant)) = text.chars().find_map(|c| Some((c, meant_by(c)?))) {
+        return Err(SideError::Meant { c, meant });
+    }
+    if holds_user(text) {
+        return Err(SideError::User);
+    }
+    if holds_digest(text) {
+        return Err(SideError::Digest);
+    }
+    if text.contains("://") {
+        return Err(SideError::Name(NameError::Scheme));
+    }
+    if text.ends_with('/') {
+        return Err(SideError::TrailingSlash);
+    }
+    let (name, list) = cut_tags(text);
+    if last_component(name).contains(':') {
+        return Err(SideError::TwoColons);
+    }
+    if let Some(word) = name.split('/').find(|part| is_placeholder(part)) {
+        return Err(SideError::Placeholder(word.into()));
+    }
+    let (host, repository) = reference::split_name(&official(name)).map_err(SideError::Name)?;
+    Ok((Place::Registry(host, repository), list))
+}
+
+fn refuse_variables(text: &str) -> Result<(), SideError> {
+    if text.contains("${{") {
+        Err(SideError::GithubExpression)
+    } else if text.contains('$') {
+        Err(SideError::Variable)
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether a name has an `@` in front of its last slash: `user:password@host/name`. Such a text is not shown.
+pub(crate) fn holds_user(name: &str) -> bool {
+    name.rsplit_once('/')
+        .is_some_and(|(head, _)| head.contains('@'))
+}
+
+fn holds_digest(text: &str) -> bool {
+    text.split_once('@')
+        .is_some_and(|(_, digest)| digest.contains(':'))
+}
+
+fn last_component(name: &str) -> &str {
+    name.rsplit_once('/').map_or(name, |(_, last)| last)
+}
+
+/// Cuts off what follows the last `:` behind the last `/`.
+fn cut_tags(text: &str) -> (&str, Option<&str>) {
+    match text.rsplit_once(':') {
+        Some((name, list)) if !list.contains('/') => (name, Some(list)),
+        _ => (text, None),
+    }
+}
+
+/// The same for a layout, whose path may hold a `:` of its own: only what can be tags is cut off.
+fn cut_layout_tags(text: &str) -> (&str, Option<&str>) {
+    match cut_tags(text) {
+        (path, Some(list)) if list.trim().is_empty() || parse_tags(list).is_ok() => {
+            (path, Some(list))
+        }
+        _ => (text, None),
+    }
+}
+
+fn has_empty_tag(list: &str) -> bool {
+    list.split(',').any(|tag| tag.trim().is_empty())
+}
+
+fn parse_tags(list: &str) -> Result<Vec<Tag>, SideError> {
+    let mut tags = Vec::new();
+    let mut seen = HashSet::new();
+    for tag in list.split(',').map(str::trim).filter(|tag| !tag.is_empty()) {
+        let tag = Tag::parse(tag).map_err(SideError::Name)?;
+        if seen.insert(tag.clone()) {
+            tags.push(tag);
+        }
+    }
+    if tags.is_empty() && list.contains(',') {
+        return Err(SideError::OnlyCommas);
+    }
+    Ok(tags)
+}
+
+/// Docker Hub's web pages show official images under `_`; their repositories are under `library`.
+fn official(name: &str) -> Cow<'_, str> {
+    match name.split_once("_/") {
+        Some(("", rest)) => format!("library/{rest}").into(),
+        Some((head, rest)) => match head.strip_suffix('/').map(Host::parse) {
+            Some(Ok(host)) if host.is_docker_hub() => format!("{host}/library/{rest}").into(),
+            _ => name.into(),
+        },
+        None => name.into(),
+    }
+}
+
+/// Whether a part of a name is a template's word that was never filled in, such as `DOCKERHUB_USERNAME`. Capitals
+/// alone do not make one: `MYHOST/app` is a host by docker's rule (protocol.md G5).
+fn is_placeholder(part: &str) -> bool {
+    let capitals = part
+        .bytes()
+        .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_' || b == b'-');
+    let letters = part.bytes().any(|b| b.is_ascii_uppercase());
+    capitals
+        && letters
+        && (part.contains('_') || PLACEHOLDER_WORDS.iter().any(|word| part.contains(word)))
+}
+
+/// The absolute path with links resolved as far as it exists, so that one folder is one place however it is written.
+fn resolve(path: &str) -> Result<PathBuf, SideError> {
+    let unresolvable = || SideError::LayoutPath(path.into());
+    if path.is_empty() {
+        return Err(unresolvable());
+    }
+    let absolute = std::path::absolute(path).map_err(|_| unresolvable())?;
+    let (mut resolved, exists) = absolute
+        .ancestors()
+        .find_map(|ancestor| Some((ancestor.canonicalize().ok()?, ancestor)))
+        .ok_or_else(unresolvable)?;
+    let missing = absolute.strip_prefix(exists).unwrap_or(Path::new(""));
+    for component in missing.components() {
+        // What does not exist is no link, so `..` may be taken literally.
+        match component {
+            Component::ParentDir => {
+                resolved.pop();
+            }
+            component => resolved.push(component),
+        }
+    }
+    Ok(resolved)
+}
+
+/// What is wrong with one side of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SideError {
+    /// The grammar of names.
+    Name(NameError),
+    /// A character that looks like the one that is meant.
+    Meant {
+        /// The character written.
+        c: char,
+        /// The one that is meant.
+        meant: char,
+    },
+    /// `[name](name)`
+    MarkdownLink,
+    /// `${{ .. }}`
+    GithubExpression,
+    /// `$NAME`
+    Variable,
+    /// A user name or password in the name.
+    User,
+    /// `oci://`, helm's way to name a registry.
+    OciScheme,
+    /// `@sha256:..`
+    Digest,
+    /// `:/../`
+    Regex,
+    /// A `/` at the end.
+    TrailingSlash,
+    /// `name:one:two`
+    TwoColons,
+    /// Commas without a tag.
+    OnlyCommas,
+    /// A word of a template.
+    Placeholder(String),
+    /// A layout's path that is empty or cannot be made absolute.
+    LayoutPath(String),
+}
+
+impl fmt::Display for SideError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(error) => error.fmt(f),
+            Self::Meant { c, meant } => write!(
+                f,
+                "U+{:04X} where `{meant}` is meant; write `{meant}`",
+                u32::from(*c)
+            ),
+            Self::MarkdownLink => f.write_str("a Markdown link; write the text in [ ] alone"),
+            Self::GithubExpression => f.write_str(GITHUB_EXPRESSION),
+            Self::Variable => f.write_str("variables are not supported yet; write the name itself"),
+            Self::User => {
+                f.write_str("a name holds no user name and no password; write them into `auth`")
+            }
+            Self::OciScheme => f.write_str(
+                "`oci://` names nothing here; drop it for a registry, write oci:PATH for a layout",
+            ),
+            Self::Digest => f.write_str("digests are not supported yet; name a tag"),
+            Self::Regex => {
+                f.write_str("regular expressions are not supported yet; list the tags as :a,b,c")
+            }
+            Self::TrailingSlash => f.write_str("a name does not end with `/`; delete it"),
+            Self::TwoColons => f.write_str(
+                "two colons; a tag follows the only one, and several are written :a,b,c",
+            ),
+            Self::OnlyCommas => {
+                f.write_str("a list without any tag; name the tags or drop the `:`")
+            }
+            Self::Placeholder(word) => {
+                write!(f, "{word:?} looks like a placeholder; fill it in")
+            }
+            Self::LayoutPath(path) => write!(
+                f,
+                "{path:?} is no path of a layout; write oci:PATH or oci:PATH:TAG"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for SideError {}
+
+/// Words of which placeholders are made.
+const PLACEHOLDER_WORDS: [&str; 5] = ["USER", "NAME", "YOUR", "REGISTRY", "REPO"];

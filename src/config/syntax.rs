@@ -1,0 +1,168 @@
+//! The mistakes of form that a JSON text may have, in the user's words. Not here: how they are found (`tree.rs`).
+
+use std::fmt;
+
+use super::tree::MAX_DEPTH;
+
+/// Why a text is no JSON, even in the forgiving reading.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SyntaxError {
+    /// Nothing but blanks and comments.
+    Empty,
+    /// Two bytes a character.
+    Utf16,
+    /// Neither UTF-8 nor UTF-16.
+    NotUtf8,
+    /// It does not begin as JSON does.
+    NotJson,
+    /// What git leaves where a merge failed.
+    MergeMarker,
+    /// `/*` without `*/`.
+    UnclosedComment,
+    /// No quote before the end of the line.
+    UnclosedString,
+    /// An object or array without its end, which is this.
+    Unclosed(char),
+    /// The file ends before a value.
+    End,
+    /// Something behind the outermost value.
+    Trailing,
+    /// More nested than any configuration.
+    Depth,
+    /// Two items without a comma.
+    MissingComma,
+    /// A key and a value without a colon.
+    MissingColon,
+    /// A key without a value.
+    MissingValue,
+    /// A key without quotes.
+    BareKey,
+    /// `${{ .. }}` without quotes.
+    BareExpression,
+    /// A variable without quotes.
+    BareVariable(String),
+    /// A word without quotes, and the word of JSON that may be meant.
+    BareWord(Option<&'static str>),
+    /// A backslash before a character that needs none.
+    Escape(char),
+    /// `\u` without four hex digits, or half of a pair.
+    Unicode,
+    /// A control character in a text.
+    Control(char),
+    /// A character that has no business here.
+    Unexpected(char),
+}
+
+impl SyntaxError {
+    /// The error for a word without quotes.
+    pub(crate) fn bare(word: &str) -> Self {
+        if word.starts_with("${{") {
+            return Self::BareExpression;
+        }
+        if word.starts_with('$') {
+            return Self::BareVariable(word.into());
+        }
+        Self::BareWord(match word.to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" => Some("true"),
+            "false" | "no" | "off" => Some("false"),
+            "null" | "none" | "nil" => Some("null"),
+            _ => None,
+        })
+    }
+}
+
+impl fmt::Display for SyntaxError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str(
+                "the file is empty and holds no rules; write {\"images\": {\"SOURCE\": \"TARGET\"}}, or look why \
+                 nothing was written into it",
+            ),
+            Self::Utf16 => f.write_str("the file is in UTF-16; save it as UTF-8"),
+            Self::NotUtf8 => f.write_str("a byte that is no UTF-8; save the file as UTF-8"),
+            Self::NotJson => f.write_str(
+                "not JSON, which begins with a `{`; YAML files are not supported yet",
+            ),
+            Self::MergeMarker => {
+                f.write_str("a conflict marker of git; finish the merge and delete the line")
+            }
+            Self::UnclosedComment => f.write_str("the comment has no end; close it with `*/`"),
+            Self::UnclosedString => {
+                f.write_str("the text has no closing quote on its line; write a `\"` at its end")
+            }
+            Self::Unclosed(close) => write!(f, "no end of what begins here; close it with `{close}`"),
+            Self::End => f.write_str("the file ends in the middle; write the rest"),
+            Self::Trailing => {
+                f.write_str("text behind the end; a file is one JSON object, delete the rest")
+            }
+            Self::Depth => write!(f, "more than {MAX_DEPTH} levels; nest less deeply"),
+            Self::MissingComma => f.write_str("a comma is missing; write `,` here"),
+            Self::MissingColon => f.write_str("a colon is missing; write `:` here"),
+            Self::MissingValue => {
+                f.write_str("the value is missing; a rule is \"SOURCE\": \"TARGET\"")
+            }
+            Self::BareKey => f.write_str("the key has no quotes; write it between `\"` and `\"`"),
+            Self::BareExpression => f.write_str(GITHUB_EXPRESSION),
+            Self::BareVariable(name) => write!(
+                f,
+                "{name} is not quoted, and variables are not supported yet; quote it and let another program, such \
+                 as envsubst, fill it in"
+            ),
+            Self::BareWord(None) => {
+                f.write_str("a word without quotes; quote it: write it between `\"` and `\"`")
+            }
+            Self::BareWord(Some(meant)) => write!(
+                f,
+                "a word without quotes that is none of JSON's; write {meant}, or quote it if a text is meant"
+            ),
+            Self::Escape(c) => write!(
+                f,
+                "`\\{}` is no escape; for a backslash write `\\\\`",
+                c.escape_debug()
+            ),
+            Self::Unicode => f.write_str(
+                "`\\u` needs four hex digits, and two of it for characters beyond U+FFFF; write the character itself",
+            ),
+            Self::Control(c) => write!(
+                f,
+                "a control character in the text; delete it or write `\\u{:04x}`",
+                u32::from(*c)
+            ),
+            Self::Unexpected(c) => match (c, meant_by(*c)) {
+                (_, Some(meant)) => write!(
+                    f,
+                    "U+{:04X} where `{meant}` is meant; write `{meant}`",
+                    u32::from(*c)
+                ),
+                ('\'', _) => f.write_str("a single quote; JSON quotes with `\"`"),
+                ('#', _) => f.write_str("`#` begins no comment in JSON; write `//`"),
+                // A quote inside a password shows its next character here: that is not repeated.
+                (c, _) if c.is_alphanumeric() => f.write_str(
+                    "text where a `,` or the end is expected; a `\"` inside a text is written `\\\"`",
+                ),
+                (c, _) => write!(f, "`{}` is not expected here; delete it", c.escape_debug()),
+            },
+        }
+    }
+}
+
+impl std::error::Error for SyntaxError {}
+
+/// The ASCII character in whose place keyboards of Chinese and word processors put another one.
+pub(crate) fn meant_by(c: char) -> Option<char> {
+    Some(match c {
+        '：' => ':',
+        '，' | '、' => ',',
+        '／' => '/',
+        '“' | '”' | '„' | '＂' => '"',
+        '｛' => '{',
+        '｝' => '}',
+        '［' | '【' => '[',
+        '］' | '】' => ']',
+        _ => return None,
+    })
+}
+
+/// What users of GitHub Actions have to know, wherever such an expression is found.
+pub(crate) const GITHUB_EXPRESSION: &str = "GitHub does not expand `${{ }}` in files; let a step of the workflow \
+     write the value into the file";

@@ -1,0 +1,506 @@
+//! Blobs and who wants them (architecture.md 3.5): one entry a digest with the repositories that hold it, and one want
+//! for each place that lacks it. A copy serves every want that is ready, at most one a host: the other places of a host
+//! wait for that one without a worker and then mount. Not here: the transfer (`stream.rs`).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::arena::Id;
+use super::graph::{Failure, Graph, HostId, Key, Kind, PlaceId, Readiness, State, TaskId};
+use super::job::{Done, Job, Reply, Want};
+use crate::oci::{Descriptor, Digest, Repository};
+use crate::store::{Class, Found, Hint, Place, Prior, StoreError};
+
+pub(super) type BlobId = Id<Blob>;
+
+pub(super) struct Blob {
+    pub(super) descriptor: Descriptor,
+    /// Where it is read from; failed only if all others have, too.
+    source: BlobSource,
+    /// Other repositories that hold it by the word of a manifest.
+    others: Vec<BlobSource>,
+    /// One for each host where it is wanted.
+    queues: Vec<Queue>,
+    copy: TaskId,
+    hold: Hold,
+}
+
+struct BlobSource {
+    place: PlaceId,
+    failure: Option<Arc<Failure>>,
+}
+
+/// Why no copy of a blob may start.
+enum Hold {
+    No,
+    /// A source broke off, and what that means is not decided yet.
+    Verdict,
+    Timer,
+}
+
+/// The wants of one host, and its repositories that are known to have the blob.
+struct Queue {
+    host: HostId,
+    idle: VecDeque<TaskId>,
+    running: u32,
+    holders: Vec<Holder>,
+}
+
+struct Holder {
+    place: PlaceId,
+    /// Seen in this run, and not just recorded.
+    is_certain: bool,
+}
+
+/// How far a target's word about a blob is still trusted, after it refused a manifest for lack of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// Ask once more.
+    Ask,
+    /// Send it whatever the target says.
+    Send,
+}
+
+impl Blob {
+    pub(super) fn source(&self) -> PlaceId {
+        self.source.place
+    }
+
+    /// Has a source take the place of one that failed, as long as there is another.
+    fn choose_source(&mut self) {
+        if self.source.failure.is_some()
+            && let Some(other) = self.others.iter_mut().find(|other| other.failure.is_none())
+        {
+            std::mem::swap(&mut self.source, other);
+        }
+    }
+
+    fn queue(&mut self, host: HostId) -> Option<&mut Queue> {
+        self.queues.iter_mut().find(|queue| queue.host == host)
+    }
+}
+
+impl Queue {
+    /// Another repository of the host that has the blob.
+    fn holder(&self, except: PlaceId) -> Option<&Holder> {
+        self.holders.iter().find(|holder| holder.place != except)
+    }
+
+    fn add_holder(&mut self, place: PlaceId, is_certain: bool) {
+        match self.holders.iter_mut().find(|holder| holder.place == place) {
+            Some(holder) => holder.is_certain |= is_certain,
+            // What is certain comes first, since the first is offered.
+            None if is_certain => self.holders.insert(0, Holder { place, is_certain }),
+            None => self.holders.push(Holder { place, is_certain }),
+        }
+    }
+}
+
+impl Graph<'_> {
+    /// A new want of a blob at a place.
+    pub(super) fn want(
+        &mut self,
+        descriptor: &Descriptor,
+        place: PlaceId,
+        source: PlaceId,
+        order: u32,
+    ) -> TaskId {
+        let blob = match self.blob_ids.get(&descriptor.digest) {
+            Some(&blob) => blob,
+            None => self.add_blob(descriptor, source, order),
+        };
+        let task = self.add_task(Kind::Want(blob, place), order, State::Waiting);
+        self.add_source(&descriptor.digest, source);
+        if self.blobs[blob].descriptor.size != descriptor.size {
+            let failure = Failure {
+                operation: format!("copy blob {}", descriptor.digest),
+                cause: format!(
+                    "it is named with two sizes, {} and {}",
+                    self.blobs[blob].descriptor.size, descriptor.size
+                ),
+                is_final: true,
+                not_found: false,
+            };
+            self.tasks[task].state = State::Failed(Arc::new(failure));
+            return task;
+        }
+        if let Some(failure) = self.blobs[blob].source.failure.clone() {
+            self.tasks[task].state = State::Failed(failure);
+            return task;
+        }
+        let host = self.places[place].host;
+        if self.blobs[blob].queue(host).is_none() {
+            let queue = self.new_queue(blob, host);
+            self.blobs[blob].queues.push(queue);
+        }
+        if let Some(queue) = self.blobs[blob].queue(host) {
+            queue.idle.push_back(task);
+        }
+        self.changed.push(self.blobs[blob].copy);
+        task
+    }
+
+    fn add_blob(&mut self, descriptor: &Descriptor, source: PlaceId, order: u32) -> BlobId {
+        let copy = self.add_task(Kind::Copy(self.blobs.next_id()), order, State::Waiting);
+        let blob = self.blobs.push(Blob {
+            descriptor: descriptor.clone(),
+            source: BlobSource {
+                place: source,
+                failure: None,
+            },
+            others: Vec::new(),
+            queues: Vec::new(),
+            copy,
+            hold: Hold::No,
+        });
+        self.blob_ids.insert(descriptor.digest.clone(), blob);
+        blob
+    }
+
+    /// A host where the blob is wanted for the first time: who has it there by this run's and the records' word?
+    fn new_queue(&mut self, blob: BlobId, host: HostId) -> Queue {
+        let mut queue = Queue {
+            host,
+            idle: VecDeque::new(),
+            running: 0,
+            holders: Vec::new(),
+        };
+        for place in self.hints.holders(&self.blobs[blob].descriptor.digest) {
+            let place = self.place(&place);
+            if self.places[place].host == host {
+                queue.add_holder(place, false);
+            }
+        }
+        let row = &self.blobs[blob];
+        for source in std::iter::once(&row.source).chain(&row.others) {
+            if self.places[source.place].host == host {
+                queue.add_holder(source.place, true);
+            }
+        }
+        queue
+    }
+
+    /// One more repository that holds a blob.
+    pub(super) fn add_source(&mut self, digest: &Digest, place: PlaceId) {
+        let Some(&blob) = self.blob_ids.get(digest) else {
+            return;
+        };
+        let host = self.places[place].host;
+        let row = &mut self.blobs[blob];
+        if row.source.place != place && row.others.iter().all(|other| other.place != place) {
+            row.others.push(BlobSource {
+                place,
+                failure: None,
+            });
+            row.choose_source();
+            if let Some(queue) = row.queue(host) {
+                queue.add_holder(place, true);
+            }
+        }
+    }
+
+    /// How many of a queue's wants may go now: one that mounts, one that leads, or all where nothing can be mounted.
+    fn ready_wants(&self, queue: &Queue) -> usize {
+        let Some(&front) = queue.idle.front() else {
+            return 0;
+        };
+        let Kind::Want(_, place) = self.tasks[front].kind else {
+            return 0;
+        };
+        if self.hosts[queue.host].mounts {
+            usize::from(queue.holder(place).is_some() || queue.running == 0)
+        } else {
+            queue.idle.len()
+        }
+    }
+
+    pub(super) fn copy_readiness(&self, blob: BlobId) -> Option<Readiness> {
+        let row = &self.blobs[blob];
+        let source = self.places[row.source.place].host;
+        if !matches!(row.hold, Hold::No) {
+            return None;
+        }
+        let ready = || {
+            row.queues
+                .iter()
+                .filter(|queue| self.ready_wants(queue) > 0)
+        };
+        let order = ready()
+            .filter_map(|queue| queue.idle.front())
+            .map(|&want| self.tasks[want].order)
+            .min()?;
+        let mut targets: Vec<HostId> = ready().map(|queue| queue.host).collect();
+        targets.sort_unstable();
+        let key = Key {
+            order,
+            rank: 3,
+            smallness: u64::MAX - row.descriptor.size,
+        };
+        Some(Readiness {
+            key,
+            source: Some(source),
+            targets,
+        })
+    }
+
+    /// The next job of a copy: what is ready at the hosts that are open now.
+    pub(super) fn start_copy(
+        &mut self,
+        copy: TaskId,
+        blob: BlobId,
+        reply: &dyn Fn(TaskId, HostId) -> Reply,
+        is_open: &dyn Fn(HostId) -> bool,
+    ) -> Option<Job> {
+        let source = self.blobs[blob].source.place;
+        let counts: Vec<(HostId, usize)> = self.blobs[blob]
+            .queues
+            .iter()
+            .filter(|queue| is_open(queue.host))
+            .map(|queue| (queue.host, self.ready_wants(queue)))
+            .collect();
+        let mut taken = Vec::new();
+        for (host, count) in counts {
+            if let Some(queue) = self.blobs[blob].queue(host) {
+                taken.extend(queue.idle.drain(..count));
+                queue.running += u32::try_from(count).unwrap_or(u32::MAX);
+            }
+        }
+        let mut wants = Vec::new();
+        for task in taken {
+            let Kind::Want(_, place) = self.tasks[task].kind else {
+                continue;
+            };
+            self.tasks[task].state = State::Running;
+            let hint = self.hint(blob, place);
+            wants.push(Want {
+                reply: reply(task, self.places[place].host),
+                place: self.places[place].place.clone(),
+                hint,
+            });
+        }
+        self.changed.push(copy);
+        if wants.is_empty() {
+            return None;
+        }
+        Some(Job::Copy {
+            reply: reply(copy, self.places[source].host),
+            source: self.places[source].place.clone(),
+            descriptor: self.blobs[blob].descriptor.clone(),
+            wants,
+        })
+    }
+
+    fn hint(&self, blob: BlobId, place: PlaceId) -> Hint {
+        let digest = &self.blobs[blob].descriptor.digest;
+        match self.doubts.get(&(place, digest.clone())) {
+            Some(Doubt::Send) => {
+                return Hint {
+                    mount_from: None,
+                    prior: Prior::Distrusted,
+                };
+            }
+            Some(Doubt::Ask) => {
+                return Hint {
+                    mount_from: None,
+                    prior: Prior::Recorded,
+                };
+            }
+            None => {}
+        }
+        let row = &self.places[place];
+        let prior = if self.hints.has_blob(&row.place, digest) {
+            Prior::Recorded
+        } else if self.is_empty(place) {
+            Prior::Empty
+        } else {
+            Prior::Unknown
+        };
+        let holder = self.blobs[blob]
+            .queues
+            .iter()
+            .find(|queue| queue.host == row.host)
+            .and_then(|q| q.holder(place));
+        let mount_from = holder
+            .filter(|_| self.hosts[row.host].mounts)
+            .and_then(|holder| self.repository(holder.place));
+        Hint { mount_from, prior }
+    }
+
+    fn repository(&self, place: PlaceId) -> Option<Repository> {
+        match &self.places[place].place {
+            Place::Registry(_, repository) => Some(repository.clone()),
+            Place::Layout(_) => None,
+        }
+    }
+
+    pub(super) fn want_answered(
+        &mut self,
+        task: TaskId,
+        blob: BlobId,
+        place: PlaceId,
+        done: &Done,
+    ) {
+        let host = self.places[place].host;
+        let copy = self.blobs[blob].copy;
+        let Some(queue) = self.blobs[blob].queue(host) else {
+            return;
+        };
+        queue.running = queue.running.saturating_sub(1);
+        self.changed.push(copy);
+        let mount_denied = match done {
+            Done::BlobFound(Found::Existing) => {
+                self.totals.existing += 1;
+                false
+            }
+            Done::BlobFound(Found::Mounted) => {
+                self.totals.mounted += 1;
+                false
+            }
+            Done::BlobSent { mount_denied } => {
+                self.totals.sent += 1;
+                self.totals.pushed += self.blobs[blob].descriptor.size;
+                *mount_denied
+            }
+            _ => {
+                // The source broke off. Its own answer, which says what that means, is on its way.
+                self.tasks[task].state = State::Waiting;
+                queue.idle.push_front(task);
+                self.blobs[blob].hold = Hold::Verdict;
+                return;
+            }
+        };
+        let Some(queue) = self.blobs[blob].queue(host) else {
+            return;
+        };
+        if mount_denied
+            && let Some(at) = queue
+                .holders
+                .iter()
+                .position(|holder| holder.place != place)
+        {
+            let holder = queue.holders.remove(at);
+            if holder.is_certain {
+                // The blob was there in this very run: this host does not mount.
+                self.hosts[host].mounts = false;
+            }
+        }
+        if let Some(queue) = self.blobs[blob].queue(host) {
+            queue.add_holder(place, true);
+        }
+        let digest = self.blobs[blob].descriptor.digest.clone();
+        self.doubts.remove(&(place, digest.clone()));
+        self.part_done(task, place, &digest);
+    }
+
+    /// A want of a job is given up for this pass, or waits for a timer: the next place of its host leads.
+    pub(super) fn want_stopped(&mut self, task: TaskId, before: &State) {
+        let Kind::Want(blob, place) = self.tasks[task].kind else {
+            return;
+        };
+        let host = self.places[place].host;
+        self.changed.push(self.blobs[blob].copy);
+        if let Some(queue) = self.blobs[blob].queue(host) {
+            if matches!(before, State::Running) {
+                queue.running = queue.running.saturating_sub(1);
+            } else {
+                queue.idle.retain(|&idle| idle != task);
+            }
+        }
+    }
+
+    pub(super) fn want_again(&mut self, task: TaskId) {
+        let Kind::Want(blob, place) = self.tasks[task].kind else {
+            return;
+        };
+        self.tasks[task].state = State::Waiting;
+        let host = self.places[place].host;
+        self.changed.push(self.blobs[blob].copy);
+        if let Some(queue) = self.blobs[blob].queue(host) {
+            queue.idle.push_front(task);
+        }
+    }
+
+    pub(super) fn copy_delayed(&mut self, blob: BlobId) {
+        self.blobs[blob].hold = Hold::Timer;
+        self.changed.push(self.blobs[blob].copy);
+    }
+
+    pub(super) fn copy_again(&mut self, blob: BlobId) {
+        self.blobs[blob].hold = Hold::No;
+        self.changed.push(self.blobs[blob].copy);
+    }
+
+    /// The source in use is given up for this pass. The wants go on from another, or fail with it.
+    pub(super) fn source_failed(&mut self, blob: BlobId, error: &StoreError) {
+        let copy = self.blobs[blob].copy;
+        let failure = Arc::new(Failure {
+            operation: self.operation(&Kind::Copy(blob)),
+            cause: error.to_string(),
+            is_final: error.class.is_final(),
+            not_found: error.class == Class::NotFound,
+        });
+        let row = &mut self.blobs[blob];
+        row.hold = Hold::No;
+        row.source.failure = Some(failure.clone());
+        row.choose_source();
+        self.changed.push(copy);
+        if row.source.failure.is_none() {
+            return;
+        }
+        let idle: Vec<TaskId> = row
+            .queues
+            .iter()
+            .flat_map(|queue| queue.idle.iter().copied())
+            .collect();
+        for want in idle {
+            self.fail(want, &failure);
+        }
+    }
+
+    /// A copy cannot go on because a host that it needs is down: its source, or some of its targets.
+    pub(super) fn copy_unsent(
+        &mut self,
+        blob: BlobId,
+        is_down: &dyn Fn(HostId) -> bool,
+        error: &StoreError,
+    ) {
+        if is_down(self.places[self.blobs[blob].source.place].host) {
+            return self.source_failed(blob, error);
+        }
+        let queues = self.blobs[blob]
+            .queues
+            .iter()
+            .filter(|queue| is_down(queue.host));
+        let lost: Vec<TaskId> = queues
+            .flat_map(|queue| queue.idle.iter().copied())
+            .collect();
+        for want in lost {
+            self.fail_with(want, error);
+        }
+    }
+
+    /// A new pass: sources that failed are tried again, but for those that failed for good.
+    pub(super) fn forget_source_failures(&mut self) {
+        for blob in self.blobs.iter_mut() {
+            blob.hold = Hold::No;
+            for source in std::iter::once(&mut blob.source).chain(&mut blob.others) {
+                source.failure = source.failure.take().filter(|failure| failure.is_final);
+            }
+            blob.choose_source();
+        }
+    }
+
+    /// A target refused a manifest for lack of this blob: what was believed of the repository is dropped.
+    pub(super) fn doubt(&mut self, digest: &Digest, place: PlaceId, doubt: Doubt) {
+        self.doubts.insert((place, digest.clone()), doubt);
+        let host = self.places[place].host;
+        if let Some(&blob) = self.blob_ids.get(digest)
+            && let Some(queue) = self.blobs[blob].queue(host)
+        {
+            queue.holders.retain(|holder| holder.place != place);
+        }
+    }
+}
+
+/// Doubts by place and blob (or child).
+pub(super) type Doubts = HashMap<(PlaceId, Digest), Doubt>;

@@ -1,0 +1,154 @@
+//! Children of indexes: each is read once by digest, wherever it goes, and its bytes are held only while somebody
+//! will put them. Not here: asking targets for them and putting them (`graph.rs`).
+
+use std::sync::Arc;
+
+use super::arena::Id;
+use super::graph::{Graph, Kind, PlaceId, State, TaskId};
+use crate::oci::{Descriptor, Manifest};
+
+pub(super) type ChildId = Id<Child>;
+
+pub(super) struct Child {
+    pub(super) descriptor: Descriptor,
+    pub(super) source: PlaceId,
+    /// Other repositories whose indexes name it.
+    others: Vec<PlaceId>,
+    state: ChildState,
+    /// Tasks that need its bytes.
+    waiting: Vec<TaskId>,
+    /// Tasks that need its bytes or will put them.
+    users: u32,
+}
+
+pub(super) enum ChildState {
+    Unread,
+    Reading,
+    Held(Arc<Manifest>),
+    /// There is no such manifest, but its type may be a blob's: it is copied as one (protocol.md M12).
+    Blob,
+}
+
+/// The child of an index on its way to one place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ChildAt {
+    pub(super) child: ChildId,
+    pub(super) place: PlaceId,
+    pub(super) source: PlaceId,
+    pub(super) depth: u8,
+    /// The place was asked for it and lacks it.
+    pub(super) is_lacking: bool,
+}
+
+impl Child {
+    pub(super) fn manifest(&self) -> Option<Arc<Manifest>> {
+        if let ChildState::Held(manifest) = &self.state {
+            Some(manifest.clone())
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn is_blob(&self) -> bool {
+        matches!(self.state, ChildState::Blob)
+    }
+}
+
+impl Graph<'_> {
+    pub(super) fn child(&mut self, descriptor: &Descriptor, source: PlaceId) -> ChildId {
+        if let Some(&child) = self.child_ids.get(&descriptor.digest) {
+            let row = &mut self.children[child];
+            if row.source != source && !row.others.contains(&source) {
+                row.others.push(source);
+            }
+            return child;
+        }
+        let child = self.children.push(Child {
+            descriptor: descriptor.clone(),
+            source,
+            others: Vec::new(),
+            state: ChildState::Unread,
+            waiting: Vec::new(),
+            users: 0,
+        });
+        self.child_ids.insert(descriptor.digest.clone(), child);
+        child
+    }
+
+    /// The place lacks a child: its bytes are needed, and then its parts.
+    pub(super) fn need_child(&mut self, task: TaskId) {
+        let order = self.tasks[task].order;
+        let Kind::Child(at) = &mut self.tasks[task].kind else {
+            return;
+        };
+        at.is_lacking = true;
+        let at = *at;
+        self.tasks[task].state = State::Waiting;
+        self.changed.push(task);
+        let row = &mut self.children[at.child];
+        row.users += 1;
+        match &row.state {
+            ChildState::Held(manifest) => {
+                let manifest = manifest.clone();
+                self.require(task, at.place, at.source, &manifest, at.depth);
+            }
+            ChildState::Blob => self.bring_as_blob(task, at),
+            ChildState::Reading => row.waiting.push(task),
+            ChildState::Unread => {
+                row.waiting.push(task);
+                row.state = ChildState::Reading;
+                self.add_task(Kind::Fetch(at.child), order, State::Ready);
+            }
+        }
+    }
+
+    /// What a child is has become known, or could not be had.
+    pub(super) fn child_read(&mut self, child: ChildId, state: ChildState) {
+        self.children[child].state = state;
+        let manifest = self.children[child].manifest();
+        for task in std::mem::take(&mut self.children[child].waiting) {
+            let Kind::Child(at) = self.tasks[task].kind else {
+                continue;
+            };
+            match &manifest {
+                Some(manifest) => self.require(task, at.place, at.source, manifest, at.depth),
+                None => self.bring_as_blob(task, at),
+            }
+        }
+    }
+
+    /// The bytes of a child could not be had: gives the tasks that waited for them.
+    pub(super) fn child_unread(&mut self, child: ChildId) -> Vec<TaskId> {
+        self.children[child].state = ChildState::Unread;
+        std::mem::take(&mut self.children[child].waiting)
+    }
+
+    /// Has the next repository that names the child be asked for it; `false` where there is none.
+    pub(super) fn next_child_source(&mut self, child: ChildId) -> bool {
+        let row = &mut self.children[child];
+        match row.others.pop() {
+            Some(other) => {
+                row.source = other;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// One task less needs the bytes of a child.
+    pub(super) fn release_child(&mut self, child: ChildId) {
+        let row = &mut self.children[child];
+        row.users = row.users.saturating_sub(1);
+        if row.users == 0 && matches!(row.state, ChildState::Held(_)) {
+            row.state = ChildState::Unread;
+        }
+    }
+
+    fn bring_as_blob(&mut self, task: TaskId, at: ChildAt) {
+        // The part of this digest at this place is the child's own task: the want stands beside it.
+        let order = self.tasks[task].order;
+        let descriptor = self.children[at.child].descriptor.clone();
+        let want = self.want(&descriptor, at.place, at.source, order);
+        self.wait_for(task, want);
+    }
+}

@@ -1,0 +1,543 @@
+//! The way of an image, which is one source and ALL its targets (decisions D4): ask the targets, ask the source or
+//! read its manifest, bring the parts where they are lacking, put the tag last. Not here: the parts (`graph.rs`,
+//! `blobs.rs`, `children.rs`), and where images come from (`plan.rs`).
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::arena::Id;
+use super::graph::{Failure, Graph, HostId, Kind, News, PlaceId, State, Tags};
+use super::job::{Job, Reply};
+use crate::oci::{Digest, Kind as ManifestKind, Manifest, Reference, Tag};
+use crate::records::Record;
+use crate::store::Presence;
+
+pub(super) type ImageId = Id<Image>;
+
+pub(super) struct Image {
+    pub(super) source: PlaceId,
+    pub(super) reference: Reference,
+    pub(super) targets: Vec<Target>,
+    /// When it was admitted in this pass.
+    pub(super) order: u32,
+    content: Content,
+    /// A question to the source is under way.
+    is_asking: bool,
+    /// Its manifest was read once more because a blob of the first one was gone (R17).
+    is_reread: bool,
+}
+
+/// One target of an image.
+pub(super) struct Target {
+    pub(super) place: PlaceId,
+    pub(super) tag: Tag,
+    /// Whether the target's tag list answers for many tags at once and is worth its request.
+    pub(super) by_list: bool,
+    /// The number of the rule that asked for it.
+    pub(super) rule: usize,
+    pub(super) state: TargetState,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum TargetState {
+    /// Not looked at in this pass.
+    Waiting,
+    /// Being asked for the tag.
+    Asking,
+    /// It has no such tag, or does not tell.
+    Lacks,
+    /// The tag is this manifest there.
+    Has(Digest),
+    /// The manifest's parts and the manifest are on their way.
+    Copying,
+    /// In sync.
+    Done(Outcome),
+    /// Given up for this pass.
+    Failed {
+        failure: Arc<Failure>,
+        /// The source's manifest could not be had: counted once for the image and not for each target.
+        at_source: bool,
+    },
+}
+
+/// How a target came to be in sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It was.
+    Unchanged,
+    /// The manifest was put.
+    Copied,
+}
+
+/// What is known of the source's manifest.
+enum Content {
+    Unknown,
+    /// A HEAD told its digest.
+    Named(Digest),
+    /// A HEAD did not tell, or tells nothing more than a GET will.
+    Unnamed,
+    /// It was read.
+    Held {
+        manifest: Arc<Manifest>,
+        /// In this pass; else the source is asked whether it still is this one.
+        is_current: bool,
+    },
+    /// It was read, and its bytes dropped, since only targets wait for it that cannot be asked for long.
+    Dropped(Digest),
+}
+
+impl Image {
+    pub(super) fn new(source: PlaceId, reference: Reference) -> Self {
+        Self {
+            source,
+            reference,
+            targets: Vec::new(),
+            order: 0,
+            content: Content::Unknown,
+            is_asking: false,
+            is_reread: false,
+        }
+    }
+
+    /// Target number `index`.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "indices come from this image's own list, which never shrinks"
+    )]
+    pub(super) fn target(&self, index: usize) -> &Target {
+        &self.targets[index]
+    }
+
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "indices come from this image's own list, which never shrinks"
+    )]
+    fn target_mut(&mut self, index: usize) -> &mut Target {
+        &mut self.targets[index]
+    }
+
+    pub(super) fn manifest(&self) -> Option<Arc<Manifest>> {
+        if let Content::Held { manifest, .. } = &self.content {
+            Some(manifest.clone())
+        } else {
+            None
+        }
+    }
+
+    /// The digest of the source's manifest, as far as it is known in this pass.
+    pub(super) fn digest(&self) -> Option<&Digest> {
+        match &self.content {
+            Content::Named(digest) | Content::Dropped(digest) => Some(digest),
+            Content::Held {
+                manifest,
+                is_current: true,
+            } => Some(manifest.digest()),
+            Content::Held {
+                is_current: false, ..
+            }
+            | Content::Unknown
+            | Content::Unnamed => None,
+        }
+    }
+
+    /// What to ask the source for when its manifest is read.
+    pub(super) fn get_reference(&self) -> Reference {
+        match &self.content {
+            Content::Dropped(digest) => Reference::Digest(digest.clone()),
+            _ => self.reference.clone(),
+        }
+    }
+
+    /// Whether all targets have come to an end in this pass.
+    pub(super) fn is_settled(&self) -> bool {
+        self.targets.iter().all(|target| target.state.is_settled())
+    }
+
+    /// The next question to the source, if it is time for one. `is_late` tells of hosts that are not waited for.
+    fn question(&self, is_late: impl Fn(PlaceId) -> bool) -> Option<Question> {
+        if self.is_asking {
+            return None;
+        }
+        let mut lacks = false;
+        let mut waits = false;
+        let mut has: Vec<&Digest> = Vec::new();
+        for target in &self.targets {
+            match &target.state {
+                TargetState::Lacks => lacks = true,
+                TargetState::Has(digest) => has.push(digest),
+                TargetState::Waiting | TargetState::Asking => waits |= !is_late(target.place),
+                TargetState::Copying | TargetState::Done(_) | TargetState::Failed { .. } => {}
+            }
+        }
+        let differ = has.windows(2).any(|pair| pair.first() != pair.last());
+        let any = lacks || !has.is_empty();
+        match &self.content {
+            // One target lacks it or two differ: it must be read whatever the others say.
+            Content::Unknown if lacks || differ => Some(Question::Get),
+            Content::Unknown
+            | Content::Held {
+                is_current: false, ..
+            } if any && !waits => Some(Question::Head),
+            Content::Unnamed if any => Some(Question::Get),
+            Content::Named(digest) | Content::Dropped(digest)
+                if lacks || has.iter().any(|has| *has != digest) =>
+            {
+                Some(Question::Get)
+            }
+            _ => None,
+        }
+    }
+}
+
+enum Question {
+    Head,
+    Get,
+}
+
+impl TargetState {
+    pub(super) fn is_settled(&self) -> bool {
+        matches!(self, Self::Done(_) | Self::Failed { .. })
+    }
+}
+
+impl Graph<'_> {
+    /// Takes up an image: for the first time, or in a new pass.
+    pub(super) fn admit(&mut self, image: ImageId, order: u32) {
+        self.images[image].order = order;
+        self.open_images.insert(image);
+        self.consider(image);
+    }
+
+    /// Does what the state of an image asks for next. Called whenever something of it has changed.
+    pub(super) fn consider(&mut self, image: ImageId) {
+        if !self.open_images.contains(&image) {
+            return;
+        }
+        for index in 0..self.images[image].targets.len() {
+            if matches!(self.images[image].target(index).state, TargetState::Waiting) {
+                self.ask(image, index);
+            }
+        }
+        self.settle_equal(image);
+        self.start_roots(image);
+        let row = &self.images[image];
+        let question = row.question(|place| self.hosts[self.places[place].host].late);
+        if let Some(question) = question {
+            let order = row.order;
+            self.images[image].is_asking = true;
+            let kind = match question {
+                Question::Head => Kind::Resolve(image),
+                Question::Get => Kind::Get(image),
+            };
+            self.add_task(kind, order, State::Ready);
+        }
+        self.close_or_drop(image);
+    }
+
+    /// Learns whether a target has the tag: from its tag list where that is known or worth asking, else by a HEAD.
+    fn ask(&mut self, image: ImageId, index: usize) {
+        let order = self.images[image].order;
+        let target = self.images[image].target(index);
+        let place = target.place;
+        let state = match &self.places[place].tags {
+            Tags::Listed(tags, _) if !tags.contains(&target.tag) => TargetState::Lacks,
+            Tags::Missing => TargetState::Lacks,
+            Tags::Unknown | Tags::Asked if target.by_list => return self.list_for(place, image),
+            Tags::Unknown | Tags::Asked | Tags::Listed(..) | Tags::Failed(_) => TargetState::Asking,
+        };
+        if matches!(state, TargetState::Asking) {
+            self.add_task(Kind::Ask(image, index), order, State::Ready);
+        }
+        self.images[image].target_mut(index).state = state;
+    }
+
+    /// A target has answered for its tag.
+    pub(super) fn asked(&mut self, image: ImageId, index: usize, presence: Presence) {
+        self.images[image].target_mut(index).state = match presence {
+            Presence::Present(digest) => TargetState::Has(digest),
+            Presence::Absent | Presence::Unknown => TargetState::Lacks,
+        };
+        self.consider(image);
+    }
+
+    /// The source has answered which manifest the image is.
+    pub(super) fn resolved(&mut self, image: ImageId, presence: Presence) {
+        let row = &mut self.images[image];
+        row.is_asking = false;
+        let content = match (
+            presence,
+            std::mem::replace(&mut row.content, Content::Unnamed),
+        ) {
+            (Presence::Present(digest), Content::Held { manifest, .. })
+                if digest == *manifest.digest() =>
+            {
+                Content::Held {
+                    manifest,
+                    is_current: true,
+                }
+            }
+            (Presence::Present(digest), old) => {
+                if let Content::Held { manifest, .. } = old {
+                    self.held_bytes = self.held_bytes.saturating_sub(manifest.bytes().len());
+                    log::warn!(
+                        "{} moved from {} to {digest} meanwhile",
+                        self.image_source(image),
+                        manifest.digest()
+                    );
+                }
+                Content::Named(digest)
+            }
+            // Some registries answer a HEAD with 404 where a GET works (protocol.md E15).
+            (Presence::Absent | Presence::Unknown, _) => Content::Unnamed,
+        };
+        self.images[image].content = content;
+        self.consider(image);
+    }
+
+    /// The source's manifest was read.
+    pub(super) fn got(&mut self, image: ImageId, manifest: Arc<Manifest>) {
+        let row = &mut self.images[image];
+        row.is_asking = false;
+        if let Content::Named(digest) = &row.content
+            && digest != manifest.digest()
+        {
+            let digest = digest.clone();
+            log::warn!(
+                "{} moved from {digest} to {} meanwhile",
+                self.image_source(image),
+                manifest.digest()
+            );
+        }
+        self.held_bytes += manifest.bytes().len();
+        self.images[image].content = Content::Held {
+            manifest,
+            is_current: true,
+        };
+        self.consider(image);
+    }
+
+    /// Targets that have the source's manifest are done.
+    fn settle_equal(&mut self, image: ImageId) {
+        let Some(digest) = self.images[image].digest().cloned() else {
+            return;
+        };
+        for index in 0..self.images[image].targets.len() {
+            if matches!(&self.images[image].target(index).state, TargetState::Has(has) if *has == digest)
+            {
+                self.settle(image, index, TargetState::Done(Outcome::Unchanged));
+            }
+        }
+    }
+
+    /// Targets that lack the source's manifest get it, as soon as it is known whether their repository is new.
+    fn start_roots(&mut self, image: ImageId) {
+        let Content::Held {
+            manifest,
+            is_current: true,
+        } = &self.images[image].content
+        else {
+            return;
+        };
+        let manifest = manifest.clone();
+        let (order, source) = (self.images[image].order, self.images[image].source);
+        for index in 0..self.images[image].targets.len() {
+            let target = self.images[image].target(index);
+            let place = target.place;
+            match target.state {
+                TargetState::Lacks if self.places[place].tags.are_open() => {
+                    self.list_for(place, image);
+                }
+                TargetState::Lacks | TargetState::Has(_) => {
+                    self.images[image].target_mut(index).state = TargetState::Copying;
+                    let root = self.add_task(Kind::Root(image, index), order, State::Waiting);
+                    self.require(root, place, source, &manifest, 0);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn start_root(&self, image: ImageId, index: usize, reply: Reply) -> Option<Job> {
+        let row = &self.images[image];
+        let target = row.target(index);
+        let manifest = row.manifest()?;
+        let place = self.places[target.place].place.clone();
+        let record = Record::image(
+            &place,
+            &target.tag,
+            manifest.digest(),
+            &self.places[row.source].place,
+        );
+        let reference = Reference::Tag(target.tag.clone());
+        Some(Job::Put {
+            reply,
+            place,
+            reference,
+            manifest,
+            record: Some(record),
+        })
+    }
+
+    pub(super) fn root_put(&mut self, image: ImageId, index: usize) {
+        self.settle(image, index, TargetState::Done(Outcome::Copied));
+        self.consider(image);
+    }
+
+    /// A target has failed for this pass.
+    pub(super) fn target_failed(&mut self, image: ImageId, index: usize, failure: &Arc<Failure>) {
+        let row = &mut self.images[image];
+        if failure.not_found && !row.is_reread {
+            // The image was replaced and its blobs removed while it was copied: what the tag is now is copied instead,
+            // and the old manifest is never put.
+            row.is_reread = true;
+            let held = row.manifest().map_or(0, |manifest| manifest.bytes().len());
+            row.content = Content::Unnamed;
+            row.target_mut(index).state = TargetState::Lacks;
+            self.held_bytes = self.held_bytes.saturating_sub(held);
+            log::warn!("{} is read again: {failure}", self.image_source(image));
+        } else {
+            self.settle(
+                image,
+                index,
+                TargetState::Failed {
+                    failure: failure.clone(),
+                    at_source: false,
+                },
+            );
+        }
+        self.consider(image);
+    }
+
+    /// The source's manifest could not be had in this pass.
+    pub(super) fn source_of_image_failed(&mut self, image: ImageId, failure: &Arc<Failure>) {
+        self.images[image].is_asking = false;
+        self.fail_image(image, failure, true);
+    }
+
+    /// Fails all targets of an image that are not at an end yet.
+    pub(super) fn fail_image(&mut self, image: ImageId, failure: &Arc<Failure>, at_source: bool) {
+        for index in 0..self.images[image].targets.len() {
+            if !self.images[image].target(index).state.is_settled() {
+                self.settle(
+                    image,
+                    index,
+                    TargetState::Failed {
+                        failure: failure.clone(),
+                        at_source,
+                    },
+                );
+            }
+        }
+        self.close_or_drop(image);
+    }
+
+    /// Has the coordinator hear of a target that was settled from the beginning.
+    pub(super) fn announce(&mut self, image: ImageId, index: usize) {
+        self.news.push(News::Settled(image, index));
+    }
+
+    fn settle(&mut self, image: ImageId, index: usize, state: TargetState) {
+        self.images[image].target_mut(index).state = state;
+        self.announce(image, index);
+    }
+
+    /// Lets go of a settled image, and of the bytes of one that waits only for targets that are late.
+    fn close_or_drop(&mut self, image: ImageId) {
+        let row = &self.images[image];
+        if row.is_settled() {
+            self.open_images.remove(&image);
+        }
+        let Content::Held { manifest, .. } = &row.content else {
+            return;
+        };
+        let is_late = |target: &Target| {
+            matches!(target.state, TargetState::Asking | TargetState::Waiting)
+                && self.hosts[self.places[target.place].host].late
+        };
+        let is_done = |target: &Target| matches!(target.state, TargetState::Done(_));
+        // Schema 1 cannot be read by its digest.
+        let droppable = manifest.kind() != ManifestKind::Schema1;
+        if row
+            .targets
+            .iter()
+            .all(|target| is_done(target) || (droppable && is_late(target)))
+        {
+            let (digest, length) = (manifest.digest().clone(), manifest.bytes().len());
+            self.images[image].content = Content::Dropped(digest);
+            self.held_bytes = self.held_bytes.saturating_sub(length);
+        }
+    }
+
+    /// Readies an image for another pass: only its unfinished targets are taken up, and none that failed for good.
+    /// Gives false where there are none.
+    pub(super) fn take_up(&mut self, image: ImageId) -> bool {
+        let mut any = false;
+        let row = &mut self.images[image];
+        for target in &mut row.targets {
+            if matches!(&target.state, TargetState::Failed { failure, .. } if !failure.is_final) {
+                target.state = TargetState::Waiting;
+                any = true;
+            }
+        }
+        match &mut row.content {
+            Content::Held { is_current, .. } => *is_current = false,
+            content => *content = Content::Unknown,
+        }
+        any
+    }
+
+    /// Whether an image waits for nothing but targets that are late: it does not count as open (architecture.md 3.5).
+    pub(super) fn waits_for_late_targets_only(&self, image: ImageId) -> bool {
+        !self.images[image].is_asking
+            && self.images[image]
+                .targets
+                .iter()
+                .all(|target| match target.state {
+                    TargetState::Waiting | TargetState::Asking => {
+                        self.hosts[self.places[target.place].host].late
+                    }
+                    ref state => state.is_settled(),
+                })
+    }
+
+    /// Notes that a host is late, or no more, and has the images that wait for it looked at.
+    pub(super) fn set_late(&mut self, host: HostId, late: bool) {
+        if self.hosts[host].late == late {
+            return;
+        }
+        self.hosts[host].late = late;
+        let concerned: HashSet<ImageId> = self
+            .open_images
+            .iter()
+            .copied()
+            .filter(|&image| {
+                self.images[image]
+                    .targets
+                    .iter()
+                    .any(|target| self.places[target.place].host == host)
+            })
+            .collect();
+        for image in concerned {
+            self.consider(image);
+        }
+    }
+
+    /// The source of an image as messages show it.
+    pub(super) fn image_source(&self, image: ImageId) -> String {
+        let row = &self.images[image];
+        join(&self.places[row.source].place.to_string(), &row.reference)
+    }
+
+    /// A target of an image as messages show it.
+    pub(super) fn image_target(&self, image: ImageId, index: usize) -> String {
+        let target = self.images[image].target(index);
+        format!("{}:{}", self.places[target.place].place, target.tag)
+    }
+}
+
+fn join(place: &str, reference: &Reference) -> String {
+    match reference {
+        Reference::Tag(tag) => format!("{place}:{tag}"),
+        Reference::Digest(digest) => format!("{place}@{digest}"),
+    }
+}

@@ -1,0 +1,126 @@
+//! What the coordinator hands to a worker and what comes back: one job out, one answer for each task in it. Not here:
+//! how a job is done (`worker.rs`) and what its answer changes (`graph.rs`).
+
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+
+use super::graph::{HostId, TaskId};
+use crate::oci::{Descriptor, Manifest, Reference, Tag};
+use crate::records::Record;
+use crate::store::{Class, Found, Hint, Place, Presence, StoreError};
+
+/// Work for one worker, complete in itself.
+pub(super) enum Job {
+    /// List the tags of a repository.
+    Tags { reply: Reply, place: Place },
+    /// Ask whether a manifest is there.
+    Head {
+        reply: Reply,
+        place: Place,
+        reference: Reference,
+    },
+    /// Read a manifest; a child of an index must be what its index says.
+    Fetch {
+        reply: Reply,
+        place: Place,
+        reference: Reference,
+        expected: Option<Descriptor>,
+    },
+    /// Bring one blob to some targets, in one stream. `reply` tells how the source did.
+    Copy {
+        reply: Reply,
+        source: Place,
+        descriptor: Descriptor,
+        wants: Vec<Want>,
+    },
+    /// Store a manifest, and write a record of it.
+    Put {
+        reply: Reply,
+        place: Place,
+        reference: Reference,
+        manifest: Arc<Manifest>,
+        record: Option<Record>,
+    },
+}
+
+/// One target of a copy.
+pub(super) struct Want {
+    pub(super) reply: Reply,
+    pub(super) place: Place,
+    pub(super) hint: Hint,
+}
+
+/// What a worker found out or did.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// The tags; `None` where there is no such repository.
+    Tags(Option<Vec<Tag>>),
+    /// Whether the manifest is there.
+    Presence(Presence),
+    /// The manifest.
+    Manifest(Arc<Manifest>),
+    /// The blob was there or was mounted.
+    BlobFound(Found),
+    /// The blob was sent. A mount that was asked for first was not granted.
+    BlobSent { mount_denied: bool },
+    /// The source broke off; this target is as it was before.
+    NotSent,
+    /// The source did its part of a copy, whatever became of the targets.
+    Read { bytes: u64 },
+    /// The manifest is stored.
+    Put,
+}
+
+/// The answer for one task.
+pub(super) struct Answer {
+    pub(super) task: TaskId,
+    /// The host that the task's requests went to.
+    pub(super) host: HostId,
+    pub(super) result: Result<Done, StoreError>,
+}
+
+/// The obligation to answer for one task: a reply that is dropped unsent, as by a panic, answers with a failure. So a
+/// bug in a worker costs one image and never a hang.
+pub(super) struct Reply {
+    task: TaskId,
+    host: HostId,
+    answers: Option<Sender<Answer>>,
+}
+
+impl Reply {
+    pub(super) fn new(task: TaskId, host: HostId, answers: Sender<Answer>) -> Self {
+        Self {
+            task,
+            host,
+            answers: Some(answers),
+        }
+    }
+
+    pub(super) fn send(mut self, result: Result<Done, StoreError>) {
+        self.answer(result);
+    }
+
+    fn answer(&mut self, result: Result<Done, StoreError>) {
+        if let Some(answers) = self.answers.take()
+            && answers
+                .send(Answer {
+                    task: self.task,
+                    host: self.host,
+                    result,
+                })
+                .is_err()
+        {
+            log::debug!("an answer came after the end of the run");
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if self.answers.is_some() {
+            let bug = "a worker panicked: this is a bug, please report it with the lines above";
+            self.answer(Err(StoreError::new(Class::Permanent, bug)));
+        }
+    }
+}

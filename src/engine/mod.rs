@@ -1,0 +1,164 @@
+//! The run: from rules to a report. `plan.rs` makes images of the rules, `graph.rs` and `image.rs` know what must
+//! happen before what, `schedule.rs` when it may; `run.rs` puts them together, `coordinator.rs` drives it, and `worker.rs` does the work.
+//! Not here: HTTP, paths and printing; the engine knows only the ports of `store.rs`.
+
+mod arena;
+mod blobs;
+mod children;
+mod coordinator;
+mod graph;
+mod image;
+mod job;
+mod plan;
+mod run;
+mod schedule;
+mod stream;
+mod worker;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use crossbeam_channel::Receiver;
+
+pub use graph::Totals;
+pub use schedule::Policy;
+
+use crate::config::Rule;
+use crate::records::{Hints, Journal};
+use crate::report::Report;
+use crate::store::Stores;
+use coordinator::coordinate;
+use graph::Graph;
+use image::{Outcome, TargetState};
+use plan::Plan;
+use run::Run;
+use worker::Worker;
+
+/// What a run needs beside its rules.
+pub struct Options<'a> {
+    /// Workers, waits and jitter.
+    pub policy: Policy,
+    /// Passes after the first over what failed.
+    pub retries: u32,
+    /// What the records said at the start.
+    pub hints: &'a Hints,
+    /// Where records are written.
+    pub journal: &'a Journal,
+    /// Closed when the run is to end early.
+    pub cancel: Receiver<()>,
+}
+
+/// Copies what the rules ask for. Returns when every image has come to an end, or the run was cancelled or could not
+/// go on; the report tells which.
+pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report {
+    let (job_sender, jobs) = crossbeam_channel::bounded(options.policy.workers);
+    let worker = Worker {
+        stores,
+        journal: options.journal,
+    };
+    let started = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for number in 0..options.policy.workers {
+            let (worker, jobs) = (&worker, jobs.clone());
+            let name = format!("worker-{number:02}");
+            match thread::Builder::new()
+                .name(name)
+                .spawn_scoped(scope, move || worker.run(&jobs))
+            {
+                Ok(_) => {
+                    started.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    log::warn!(
+                        "only {} workers could be started: {error}",
+                        started.load(Ordering::Relaxed)
+                    );
+                    break;
+                }
+            }
+        }
+        // The workers alone hold the queue's end: they stop when the coordinator is done with its own.
+        drop(jobs);
+        let workers = started.load(Ordering::Relaxed);
+        if workers == 0 {
+            return Report {
+                fatal: Some("no worker thread could be started".to_owned()),
+                ..Report::default()
+            };
+        }
+        let run = AssertUnwindSafe(|| {
+            let policy = Policy {
+                workers,
+                ..options.policy
+            };
+            let (answer_sender, answers) = crossbeam_channel::unbounded();
+            let mut graph = Graph::new(options.hints);
+            let plan = Plan::new(rules, &mut graph, stores);
+            let mut run = Run::new(graph, plan, policy, options, stores, answer_sender);
+            coordinate(&mut run, &job_sender, &answers, &options.cancel);
+            // The workers stop when the queue is closed.
+            drop(job_sender);
+            let fatal = run.fatal();
+            report(&run.graph, &run.plan, fatal)
+        });
+        catch_unwind(run).unwrap_or_else(|_| Report {
+            fatal: Some("the coordinator panicked: this is a bug, please report it".to_owned()),
+            ..Report::default()
+        })
+    })
+}
+
+fn report(graph: &Graph<'_>, plan: &Plan<'_>, fatal: Option<String>) -> Report {
+    let mut report = Report {
+        totals: graph.totals.clone(),
+        fatal,
+        ..Report::default()
+    };
+    for (rule, failure) in plan.failures() {
+        report.failed_generations += 1;
+        let cause = failure.map_or_else(
+            || "cancelled before it was begun".to_owned(),
+            ToString::to_string,
+        );
+        report.failures.push(format!("{}: {cause}", rule.position));
+    }
+    for image in graph.images.ids() {
+        let mut source_failure = None;
+        for (index, target) in graph.images[image].targets.iter().enumerate() {
+            let pair = || {
+                format!(
+                    "{} -> {}",
+                    graph.image_source(image),
+                    graph.image_target(image, index)
+                )
+            };
+            match &target.state {
+                TargetState::Done(Outcome::Copied) => report.copied += 1,
+                TargetState::Done(Outcome::Unchanged) => report.unchanged += 1,
+                TargetState::Failed {
+                    failure,
+                    at_source: true,
+                } => source_failure = Some(failure),
+                TargetState::Failed {
+                    failure,
+                    at_source: false,
+                } => {
+                    report.failed_tasks += 1;
+                    report.failures.push(format!("{}: {failure}", pair()));
+                }
+                _ => {
+                    report.failed_tasks += 1;
+                    report.failures.push(format!("{}: cancelled", pair()));
+                }
+            }
+        }
+        if let Some(failure) = source_failure {
+            report.failed_generations += 1;
+            report
+                .failures
+                .push(format!("{}: {failure}", graph.image_source(image)));
+        }
+    }
+    report
+}

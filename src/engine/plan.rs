@@ -1,0 +1,693 @@
+//! From rules to images, and when each may begin: rules of one source repository make images with all their targets,
+//! two rules never write one tag, what one rule feeds to another waits for it, and images are admitted round robin
+//! over hosts. Not here: threads, and what happens to an admitted image (`image.rs`).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::graph::{Failure, Graph, HostId, PlaceId, Tags};
+use super::image::{Image, ImageId, Target, TargetState};
+use crate::config::{Rule, Selection};
+use crate::oci::{Reference, Tag};
+use crate::store::Stores;
+
+pub(super) struct Plan<'a> {
+    rules: &'a [Rule],
+    states: Vec<RuleState>,
+    groups: Vec<Group>,
+    group_of: HashMap<PlaceId, usize>,
+    /// The rules that write to a place, in the order of the file.
+    writers: HashMap<PlaceId, Vec<usize>>,
+    /// Which image a target tag belongs to.
+    claims: HashMap<(PlaceId, Tag), Claim>,
+    /// Images whose source is a target that is not in sync yet.
+    fed: HashMap<(ImageId, usize), Vec<ImageId>>,
+    queues: Vec<Queue>,
+    queue_of: HashMap<(HostId, Vec<HostId>), usize>,
+    /// Queues that are not empty, in turn.
+    turns: VecDeque<usize>,
+}
+
+#[derive(Default)]
+struct RuleState {
+    targets: Vec<PlaceId>,
+    /// Its images are known (or it has failed for this pass).
+    is_formed: bool,
+    /// Image-to-target pairs that are not settled.
+    open_pairs: usize,
+    /// Why it yields no images.
+    failure: Option<Failure>,
+    /// Groups that wait for this rule to be formed or settled.
+    blocks: Vec<usize>,
+}
+
+/// The rules of one source repository: its tags, manifests and blobs are read once for all of them.
+struct Group {
+    source: PlaceId,
+    rules: Vec<usize>,
+    images: HashMap<Reference, ImageId>,
+    listing: Listing,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Listing {
+    NotNeeded,
+    Wanted,
+    Queued,
+    Asked,
+    Known,
+}
+
+struct Claim {
+    image: ImageId,
+    index: usize,
+    rule: usize,
+}
+
+struct Queue {
+    source: HostId,
+    targets: Vec<HostId>,
+    entries: VecDeque<Entry>,
+}
+
+/// What waits for admission.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Entry {
+    /// The tags of a source repository have to be listed first.
+    List(PlaceId),
+    Image(ImageId),
+}
+
+impl<'a> Plan<'a> {
+    pub(super) fn new(rules: &'a [Rule], graph: &mut Graph<'_>, stores: &dyn Stores) -> Self {
+        let mut plan = Self {
+            rules,
+            states: Vec::new(),
+            groups: Vec::new(),
+            group_of: HashMap::new(),
+            writers: HashMap::new(),
+            claims: HashMap::new(),
+            fed: HashMap::new(),
+            queues: Vec::new(),
+            queue_of: HashMap::new(),
+            turns: VecDeque::new(),
+        };
+        for (number, rule) in rules.iter().enumerate() {
+            let source = graph.place(&rule.source);
+            let targets: Vec<PlaceId> = rule
+                .targets
+                .iter()
+                .map(|target| graph.place(&target.place))
+                .collect();
+            for &target in &targets {
+                let writers = plan.writers.entry(target).or_default();
+                if writers.last() != Some(&number) {
+                    writers.push(number);
+                }
+            }
+            plan.states.push(RuleState {
+                targets,
+                ..RuleState::default()
+            });
+            let groups = &mut plan.groups;
+            let group = *plan.group_of.entry(source).or_insert_with(|| {
+                groups.push(Group {
+                    source,
+                    rules: Vec::new(),
+                    images: HashMap::new(),
+                    listing: Listing::NotNeeded,
+                });
+                groups.len() - 1
+            });
+            if let Some(group) = groups.get_mut(group) {
+                group.rules.push(number);
+                if rule.selection == Selection::All {
+                    group.listing = Listing::Wanted;
+                }
+            }
+        }
+        for group in 0..plan.groups.len() {
+            plan.examine(group, graph, stores);
+        }
+        plan
+    }
+
+    /// Moves a group on as far as it can go now: to its listing, or to its images.
+    fn examine(&mut self, number: usize, graph: &mut Graph<'_>, stores: &dyn Stores) {
+        let Some(group) = self.groups.get(number) else {
+            return;
+        };
+        match group.listing {
+            Listing::Wanted => {
+                if !self.wait_for_writers(number, RuleState::is_settled) {
+                    self.queue_listing(number, graph);
+                }
+            }
+            Listing::NotNeeded | Listing::Known => {
+                if !self.wait_for_earlier_rules(number)
+                    && !self.wait_for_writers(number, |state| state.is_formed)
+                {
+                    self.form(number, graph, stores);
+                }
+            }
+            Listing::Queued | Listing::Asked => {}
+        }
+    }
+
+    /// Whether a group must wait for another rule that writes to its source.
+    fn wait_for_writers(&mut self, number: usize, is_over: impl Fn(&RuleState) -> bool) -> bool {
+        let Some(group) = self.groups.get(number) else {
+            return false;
+        };
+        let writers = self
+            .writers
+            .get(&group.source)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let blocker = writers.iter().copied().find(|writer| {
+            !group.rules.contains(writer)
+                && self
+                    .states
+                    .get(*writer)
+                    .is_some_and(|state| !is_over(state))
+        });
+        self.block(blocker, number)
+    }
+
+    /// Whether a group must wait for an earlier rule with the same target repository, so that of two rules for one tag
+    /// the later in the file fails.
+    fn wait_for_earlier_rules(&mut self, number: usize) -> bool {
+        let Some(group) = self.groups.get(number) else {
+            return false;
+        };
+        let mut blocker = None;
+        for &rule in &group.rules {
+            let targets = self
+                .states
+                .get(rule)
+                .map(|state| state.targets.as_slice())
+                .unwrap_or_default();
+            for writers in targets.iter().filter_map(|target| self.writers.get(target)) {
+                let mut earlier = writers.iter().copied().take_while(|&writer| writer < rule);
+                blocker = blocker.or_else(|| {
+                    earlier.find(|writer| {
+                        !group.rules.contains(writer)
+                            && self
+                                .states
+                                .get(*writer)
+                                .is_some_and(|state| !state.is_formed)
+                    })
+                });
+            }
+        }
+        self.block(blocker, number)
+    }
+
+    fn block(&mut self, blocker: Option<usize>, group: usize) -> bool {
+        if let Some(state) = blocker.and_then(|blocker| self.states.get_mut(blocker)) {
+            state.blocks.push(group);
+        }
+        blocker.is_some()
+    }
+
+    fn unblock(&mut self, rule: usize, graph: &mut Graph<'_>, stores: &dyn Stores) {
+        let blocked = self
+            .states
+            .get_mut(rule)
+            .map(|state| std::mem::take(&mut state.blocks))
+            .unwrap_or_default();
+        for group in blocked {
+            self.examine(group, graph, stores);
+        }
+    }
+
+    fn queue_listing(&mut self, number: usize, graph: &Graph<'_>) {
+        let Some(group) = self.groups.get_mut(number) else {
+            return;
+        };
+        group.listing = Listing::Queued;
+        let source = group.source;
+        let states = &self.states;
+        let mut targets: Vec<HostId> = group
+            .rules
+            .iter()
+            .filter_map(|&rule| states.get(rule))
+            .flat_map(|state| {
+                state
+                    .targets
+                    .iter()
+                    .map(|&target| graph.places[target].host)
+            })
+            .collect();
+        targets.sort_unstable();
+        targets.dedup();
+        self.enqueue(graph.places[source].host, targets, Entry::List(source));
+    }
+
+    /// The tags of a repository have become known.
+    pub(super) fn listed(&mut self, place: PlaceId, graph: &mut Graph<'_>, stores: &dyn Stores) {
+        if let Some(&number) = self.group_of.get(&place)
+            && let Some(group) = self.groups.get_mut(number)
+            && group.listing == Listing::Asked
+        {
+            group.listing = Listing::Known;
+            self.examine(number, graph, stores);
+        }
+    }
+
+    /// Makes the images of a group's rules, or adds targets to those that exist.
+    fn form(&mut self, number: usize, graph: &mut Graph<'_>, stores: &dyn Stores) {
+        let Some(group) = self.groups.get(number) else {
+            return;
+        };
+        let (source, rules) = (group.source, group.rules.clone());
+        let mut touched = Vec::new();
+        for &rule in &rules {
+            if self.states.get(rule).is_none_or(|state| state.is_formed) {
+                continue;
+            }
+            let references = self.references(rule, source, graph, stores);
+            let outcome = match references {
+                Ok(references) => {
+                    self.form_rule(number, rule, &references, graph, &mut touched);
+                    None
+                }
+                Err(failure) => Some(failure),
+            };
+            if let Some(state) = self.states.get_mut(rule) {
+                state.is_formed = true;
+                state.failure = outcome;
+            }
+        }
+        touched.dedup();
+        for image in touched {
+            self.offer(image, graph);
+        }
+        for rule in rules {
+            self.unblock(rule, graph, stores);
+        }
+    }
+
+    /// The images that a rule means, or why there are none.
+    fn references(
+        &self,
+        rule: usize,
+        source: PlaceId,
+        graph: &Graph<'_>,
+        stores: &dyn Stores,
+    ) -> Result<Vec<Reference>, Failure> {
+        let Some(rule) = self.rules.get(rule) else {
+            return Ok(Vec::new());
+        };
+        let failure = |cause: &str, not_found| Failure {
+            operation: format!("find the images of {}", rule.source),
+            cause: cause.to_owned(),
+            is_final: true,
+            not_found,
+        };
+        match &rule.selection {
+            Selection::Tags(tags) => Ok(tags.iter().cloned().map(Reference::Tag).collect()),
+            Selection::Sole => match stores.sole(&rule.source) {
+                Ok(Some(digest)) => Ok(vec![Reference::Digest(digest)]),
+                Ok(None) => Err(failure(
+                    "the layout does not hold exactly one image: name a tag",
+                    true,
+                )),
+                Err(error) => Err(failure(&error.to_string(), false)),
+            },
+            Selection::All => match &graph.places[source].tags {
+                Tags::Listed(_, tags) if tags.is_empty() => {
+                    Err(failure("the repository has no tags", true))
+                }
+                Tags::Listed(_, tags) => Ok(tags.iter().cloned().map(Reference::Tag).collect()),
+                Tags::Missing => Err(failure(
+                    "there is no such repository, or no permission to see it",
+                    true,
+                )),
+                Tags::Failed(failure) => Err(Failure::clone(failure)),
+                Tags::Unknown | Tags::Asked => {
+                    Err(failure("its tags were never listed: this is a bug", false))
+                }
+            },
+        }
+    }
+
+    fn form_rule(
+        &mut self,
+        group: usize,
+        number: usize,
+        references: &[Reference],
+        graph: &mut Graph<'_>,
+        touched: &mut Vec<ImageId>,
+    ) {
+        let (Some(rule), Some(source)) = (
+            self.rules.get(number),
+            self.groups.get(group).map(|group| group.source),
+        ) else {
+            return;
+        };
+        for target in &rule.targets {
+            let place = graph.place(&target.place);
+            // One request for the list spares a HEAD for each tag that is lacking; where the records name all tags
+            // but one, there is nothing to spare (decisions D4).
+            let tags = references.iter().filter_map(as_tag);
+            let unrecorded = tags
+                .filter(|tag| graph.hints.tag(&target.place, tag).is_none())
+                .count();
+            let by_list = rule.selection == Selection::All && unrecorded > 1;
+            for reference in references {
+                let Some(tag) = target.tag.clone().or_else(|| as_tag(reference).cloned()) else {
+                    continue;
+                };
+                let image = self.image(group, source, reference, graph);
+                let index = graph.images[image].targets.len();
+                let mut state = TargetState::Waiting;
+                match self.claims.get(&(place, tag.clone())) {
+                    Some(claim) if claim.image == image => continue,
+                    Some(claim) => state = self.conflict(claim, number, graph),
+                    None if place == source && as_tag(reference) == Some(&tag) => {
+                        let cause = "the source is its own target".to_owned();
+                        state = failed(format!("copy {}:{tag}", target.place), cause);
+                    }
+                    None => {
+                        self.claims.insert(
+                            (place, tag.clone()),
+                            Claim {
+                                image,
+                                index,
+                                rule: number,
+                            },
+                        );
+                    }
+                }
+                if let Some(state) = self.states.get_mut(number) {
+                    state.open_pairs += 1;
+                }
+                match state {
+                    TargetState::Waiting => touched.push(image),
+                    _ => graph.announce(image, index),
+                }
+                graph.images[image].targets.push(Target {
+                    place,
+                    tag,
+                    by_list,
+                    rule: number,
+                    state,
+                });
+            }
+        }
+    }
+
+    fn image(
+        &mut self,
+        group: usize,
+        source: PlaceId,
+        reference: &Reference,
+        graph: &mut Graph<'_>,
+    ) -> ImageId {
+        let known = self
+            .groups
+            .get(group)
+            .and_then(|group| group.images.get(reference).copied());
+        known.unwrap_or_else(|| {
+            let image = graph.images.push(Image::new(source, reference.clone()));
+            if let Some(group) = self.groups.get_mut(group) {
+                group.images.insert(reference.clone(), image);
+            }
+            image
+        })
+    }
+
+    /// Two rules write one tag from different sources: the later in the file fails, and is told where both stand (D2).
+    fn conflict(&self, claim: &Claim, number: usize, graph: &Graph<'_>) -> TargetState {
+        let place = |rule: usize| {
+            self.rules
+                .get(rule)
+                .map(|rule| rule.position.to_string())
+                .unwrap_or_default()
+        };
+        failed(
+            format!("copy to {}", graph.image_target(claim.image, claim.index)),
+            format!(
+                "the rule at {} writes the same tag from {} ({} writes it again)",
+                place(claim.rule),
+                graph.image_source(claim.image),
+                place(number)
+            ),
+        )
+    }
+
+    /// Puts an image in its queue, unless another image feeds it and is not in sync yet.
+    fn offer(&mut self, image: ImageId, graph: &mut Graph<'_>) {
+        if let Some((feeder, index)) = self.feeder(image, graph) {
+            match &graph.images[feeder].target(index).state {
+                TargetState::Done(_) => {}
+                TargetState::Failed { .. } => return fail_fed(image, feeder, index, graph),
+                _ => return self.fed.entry((feeder, index)).or_default().push(image),
+            }
+        }
+        let row = &graph.images[image];
+        let unsettled = row
+            .targets
+            .iter()
+            .filter(|target| !target.state.is_settled());
+        let mut targets: Vec<HostId> = unsettled
+            .map(|target| graph.places[target.place].host)
+            .collect();
+        targets.sort_unstable();
+        targets.dedup();
+        self.enqueue(graph.places[row.source].host, targets, Entry::Image(image));
+    }
+
+    /// The image and target that this image's source is.
+    fn feeder(&self, image: ImageId, graph: &Graph<'_>) -> Option<(ImageId, usize)> {
+        let row = &graph.images[image];
+        let tag = as_tag(&row.reference)?;
+        let claim = self.claims.get(&(row.source, tag.clone()))?;
+        (claim.image != image).then_some((claim.image, claim.index))
+    }
+
+    fn enqueue(&mut self, source: HostId, targets: Vec<HostId>, entry: Entry) {
+        let queues = &mut self.queues;
+        let number = *self
+            .queue_of
+            .entry((source, targets.clone()))
+            .or_insert_with(|| {
+                queues.push(Queue {
+                    source,
+                    targets,
+                    entries: VecDeque::new(),
+                });
+                queues.len() - 1
+            });
+        if let Some(queue) = queues.get_mut(number) {
+            if queue.entries.is_empty() {
+                self.turns.push_back(number);
+            }
+            queue.entries.push_back(entry);
+        }
+    }
+
+    /// The next entry to admit: round robin over the queues whose hosts do not pause.
+    pub(super) fn next(&mut self, is_open: impl Fn(HostId) -> bool) -> Option<Entry> {
+        for _ in 0..self.turns.len() {
+            let number = self.turns.pop_front()?;
+            let queue = self.queues.get_mut(number)?;
+            let may_go = is_open(queue.source) && queue.targets.iter().any(|&host| is_open(host));
+            let entry = if may_go {
+                queue.entries.pop_front()
+            } else {
+                None
+            };
+            if !queue.entries.is_empty() {
+                self.turns.push_back(number);
+            }
+            if let Some(entry) = entry {
+                if let Entry::List(place) = entry
+                    && let Some(group) = self
+                        .group_of
+                        .get(&place)
+                        .and_then(|&group| self.groups.get_mut(group))
+                {
+                    group.listing = Listing::Asked;
+                }
+                return Some(entry);
+            }
+        }
+        None
+    }
+
+    /// Whether anything waits for admission.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.turns.is_empty()
+    }
+
+    /// A pair has come to its end: what waited for it can go on.
+    pub(super) fn settled(
+        &mut self,
+        image: ImageId,
+        index: usize,
+        graph: &mut Graph<'_>,
+        stores: &dyn Stores,
+    ) {
+        let target = graph.images[image].target(index);
+        let (rule, is_done) = (target.rule, matches!(target.state, TargetState::Done(_)));
+        for fed in self.fed.remove(&(image, index)).unwrap_or_default() {
+            if is_done {
+                self.offer(fed, graph);
+            } else {
+                fail_fed(fed, image, index, graph);
+            }
+        }
+        if let Some(state) = self.states.get_mut(rule) {
+            state.open_pairs = state.open_pairs.saturating_sub(1);
+            if state.is_settled() {
+                self.unblock(rule, graph, stores);
+            }
+        }
+    }
+
+    /// Nothing can go on, and yet not all is done: rules wait for one another. Lets the order of the file go where that
+    /// is all that they wait for; else they feed each other in a circle, and fail. Gives false if nothing was waiting.
+    pub(super) fn break_circle(&mut self, graph: &mut Graph<'_>, stores: &dyn Stores) -> bool {
+        let formable = |group: &Group| {
+            matches!(group.listing, Listing::NotNeeded | Listing::Known)
+                && group
+                    .rules
+                    .iter()
+                    .any(|&rule| self.states.get(rule).is_some_and(|state| !state.is_formed))
+        };
+        if let Some(number) = self.groups.iter().position(formable) {
+            self.form(number, graph, stores);
+            return true;
+        }
+        let circle = || Failure {
+            operation: "order the rules".to_owned(),
+            cause:
+                "rules feed each other in a circle: the target of each is the source of the next"
+                    .to_owned(),
+            is_final: true,
+            not_found: false,
+        };
+        if let Some(group) = self
+            .groups
+            .iter_mut()
+            .find(|group| group.listing == Listing::Wanted)
+        {
+            group.listing = Listing::Known;
+            for rule in group.rules.clone() {
+                if let (Some(state), Some(rule)) = (self.states.get_mut(rule), self.rules.get(rule))
+                    && !state.is_formed
+                    && rule.selection == Selection::All
+                {
+                    state.is_formed = true;
+                    state.failure = Some(circle());
+                }
+            }
+            return true;
+        }
+        let waiting: Vec<ImageId> = self.fed.drain().flat_map(|(_, images)| images).collect();
+        let failure = Arc::new(circle());
+        for &image in &waiting {
+            graph.fail_image(image, &failure, false);
+        }
+        !waiting.is_empty()
+    }
+
+    /// Readies what failed, but not for good, for another pass. Gives false where there is nothing to do.
+    pub(super) fn new_pass(&mut self, graph: &mut Graph<'_>, stores: &dyn Stores) -> bool {
+        let mut any = false;
+        for number in 0..self.groups.len() {
+            let Some(group) = self.groups.get_mut(number) else {
+                continue;
+            };
+            let mut is_wanted = false;
+            for &rule in &group.rules {
+                if let Some(state) = self.states.get_mut(rule)
+                    && state
+                        .failure
+                        .as_ref()
+                        .is_some_and(|failure| !failure.is_final)
+                {
+                    state.is_formed = false;
+                    state.failure = None;
+                    is_wanted = true;
+                }
+            }
+            if is_wanted {
+                group.listing = Listing::Wanted;
+                self.examine(number, graph, stores);
+                any = true;
+            }
+        }
+        let taken: Vec<ImageId> = graph
+            .images
+            .ids()
+            .filter(|&image| graph.take_up(image))
+            .collect();
+        for &image in &taken {
+            for target in graph.images[image]
+                .targets
+                .iter()
+                .filter(|target| !target.state.is_settled())
+            {
+                if let Some(state) = self.states.get_mut(target.rule) {
+                    state.open_pairs += 1;
+                }
+            }
+        }
+        any |= !taken.is_empty();
+        for image in taken {
+            self.offer(image, graph);
+        }
+        any
+    }
+
+    /// The rules that yielded no images, with the reason; none where the run ended before they were looked at.
+    pub(super) fn failures(&self) -> impl Iterator<Item = (&Rule, Option<&Failure>)> {
+        let pairs = self.rules.iter().zip(&self.states);
+        let failed = pairs.filter(|(_, state)| state.failure.is_some() || !state.is_formed);
+        failed.map(|(rule, state)| (rule, state.failure.as_ref()))
+    }
+}
+
+impl RuleState {
+    fn is_settled(&self) -> bool {
+        self.is_formed && self.open_pairs == 0
+    }
+}
+
+fn as_tag(reference: &Reference) -> Option<&Tag> {
+    match reference {
+        Reference::Tag(tag) => Some(tag),
+        Reference::Digest(_) => None,
+    }
+}
+
+fn failed(operation: String, cause: String) -> TargetState {
+    let failure = Arc::new(Failure {
+        operation,
+        cause,
+        is_final: true,
+        not_found: false,
+    });
+    TargetState::Failed {
+        failure,
+        at_source: false,
+    }
+}
+
+/// The image that another one was to bring is not there: it is skipped, and taken up in the next pass.
+fn fail_fed(image: ImageId, feeder: ImageId, index: usize, graph: &mut Graph<'_>) {
+    let failure = Failure {
+        operation: format!("copy {}", graph.image_source(image)),
+        cause: format!(
+            "{} was not brought up to date from {}, which another rule asks for",
+            graph.image_target(feeder, index),
+            graph.image_source(feeder)
+        ),
+        is_final: false,
+        not_found: false,
+    };
+    graph.fail_image(image, &Arc::new(failure), false);
+}

@@ -1,0 +1,466 @@
+//! When ready work may go: its order, slots, limits and pauses of hosts, attempts and their timers (decisions D7,
+//! architecture.md 3.5). PURE: the time is passed in, as the time since the run began. The only file that knows
+//! numbers of attempts. Not here: what the work is (`graph.rs`).
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::time::Duration;
+
+use super::graph::{HostId, Key, Readiness, TaskId};
+use crate::store::Class;
+
+/// Time since the run began.
+pub(super) type Time = Duration;
+
+/// The numbers of decisions D7.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// How many slots there are.
+    pub workers: usize,
+    /// Every wait is multiplied by this: 1 but in tests.
+    pub time_scale: f64,
+    /// Seeds the jitter.
+    pub seed: u64,
+}
+
+pub(super) struct Schedule {
+    policy: Policy,
+    /// Ready tasks by the hosts that they need, so that a paused host hides all of its own at once.
+    groups: HashMap<Group, BTreeSet<(Key, TaskId)>>,
+    group_of: HashMap<TaskId, (Group, Key)>,
+    /// Slots in use: one for each target of a copy, one for anything else.
+    running: usize,
+    hosts: HashMap<HostId, Host>,
+    timers: BinaryHeap<Reverse<(Time, u64, Timer)>>,
+    timer_number: u64,
+    attempts: HashMap<TaskId, Attempts>,
+    random: u64,
+}
+
+/// The hosts that a task needs: a source, and targets of which some may be left out.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Group {
+    source: Option<HostId>,
+    targets: Box<[HostId]>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Task(TaskId),
+    Host(HostId),
+}
+
+#[derive(Clone, Copy, Default)]
+struct Attempts {
+    failed: u32,
+    /// When the host first asked for a pause in place of an answer.
+    throttled_since: Option<Time>,
+}
+
+struct Host {
+    running: usize,
+    /// How many requests may be at the host at once.
+    window: usize,
+    /// Successes since the window last grew.
+    successes: usize,
+    paused_until: Option<Time>,
+    pauses_in_row: u32,
+    unreachable_in_row: u32,
+    /// Why nothing is sent to it any more in this pass.
+    down: Option<String>,
+    /// After a pass in which it was down: one request goes alone.
+    is_probed: bool,
+}
+
+/// What becomes of a task whose attempt failed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// A timer was armed: `fired` will name the task.
+    Later,
+    /// It is ready again, and waits for its host's pause.
+    AfterPause,
+    /// It has failed for this pass.
+    GiveUp {
+        /// How often it was tried.
+        attempts: u32,
+    },
+}
+
+/// Work that may go now.
+pub(super) enum Next {
+    Start(TaskId),
+    /// A host that it needs is down: it fails without being sent, for this reason.
+    Fail(TaskId, String),
+}
+
+/// What a timer has brought.
+pub(super) enum Fired {
+    /// A task is ready again.
+    Task(TaskId),
+    /// A host's pause is over.
+    Host(HostId),
+}
+
+impl Schedule {
+    pub(super) fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            groups: HashMap::new(),
+            group_of: HashMap::new(),
+            running: 0,
+            hosts: HashMap::new(),
+            timers: BinaryHeap::new(),
+            timer_number: 0,
+            attempts: HashMap::new(),
+            random: policy.seed | 1,
+        }
+    }
+
+    /// Enters a task as ready, moves it, or (`None`) takes it out.
+    pub(super) fn set(&mut self, task: TaskId, readiness: Option<Readiness>) {
+        if let Some((group, key)) = self.group_of.remove(&task)
+            && let Some(tasks) = self.groups.get_mut(&group)
+        {
+            tasks.remove(&(key, task));
+            if tasks.is_empty() {
+                self.groups.remove(&group);
+            }
+        }
+        if let Some(Readiness {
+            key,
+            source,
+            targets,
+        }) = readiness
+        {
+            let group = Group {
+                source,
+                targets: targets.into(),
+            };
+            self.groups
+                .entry(group.clone())
+                .or_default()
+                .insert((key, task));
+            self.group_of.insert(task, (group, key));
+        }
+    }
+
+    /// The next task that may go. It stays entered until `set` takes it out.
+    pub(super) fn next(&self) -> Option<Next> {
+        if let Some(doomed) = self.doomed() {
+            return Some(doomed);
+        }
+        if self.running >= self.policy.workers {
+            return None;
+        }
+        // While other hosts have work ready, no target host holds more than its share of the slots (D5).
+        self.first(Some(self.share()))
+            .or_else(|| self.first(None))
+            .map(Next::Start)
+    }
+
+    fn first(&self, share: Option<usize>) -> Option<TaskId> {
+        let may_go = |group: &Group| {
+            let has_room = |host: &HostId, share: Option<usize>| {
+                let Some(host) = self.hosts.get(host) else {
+                    return true;
+                };
+                let window = if host.is_probed { 1 } else { host.window };
+                host.running < window.min(share.unwrap_or(usize::MAX))
+            };
+            let mut open = group
+                .targets
+                .iter()
+                .filter(|host| !self.is_paused(**host))
+                .peekable();
+            let targets_go = group.targets.is_empty() || open.peek().is_some();
+            targets_go
+                && open.all(|host| has_room(host, share))
+                && group
+                    .source
+                    .as_ref()
+                    .is_none_or(|host| !self.is_paused(*host) && has_room(host, None))
+        };
+        let groups = self.groups.iter().filter(|(group, _)| may_go(group));
+        groups
+            .filter_map(|(_, tasks)| tasks.first())
+            .min()
+            .map(|(_, task)| *task)
+    }
+
+    fn share(&self) -> usize {
+        let mut hosts: Vec<HostId> = self
+            .groups
+            .keys()
+            .flat_map(|group| group.targets.iter().copied())
+            .collect();
+        hosts.sort_unstable();
+        hosts.dedup();
+        self.policy.workers.div_ceil(hosts.len().max(1))
+    }
+
+    fn doomed(&self) -> Option<Next> {
+        let down = |host: HostId| self.hosts.get(&host).and_then(|host| host.down.clone());
+        self.hosts
+            .values()
+            .any(|host| host.down.is_some())
+            .then_some(())?;
+        self.groups.iter().find_map(|(group, tasks)| {
+            let reason = group
+                .source
+                .and_then(down)
+                .or_else(|| group.targets.iter().find_map(|&host| down(host)))?;
+            tasks.first().map(|&(_, task)| Next::Fail(task, reason))
+        })
+    }
+
+    /// Whether a copy may go to a target host now; a paused one is served later.
+    pub(super) fn is_open(&self, host: HostId) -> bool {
+        !self.is_paused(host) && self.down(host).is_none()
+    }
+
+    /// Why nothing is sent to a host in this pass, if so.
+    pub(super) fn down(&self, host: HostId) -> Option<&str> {
+        self.hosts.get(&host)?.down.as_deref()
+    }
+
+    pub(super) fn is_paused(&self, host: HostId) -> bool {
+        self.hosts
+            .get(&host)
+            .is_some_and(|host| host.paused_until.is_some())
+    }
+
+    /// How many ready tasks could go if slots were free.
+    pub(super) fn dispatchable(&self) -> usize {
+        let open = |group: &Group| {
+            group.source.is_none_or(|host| !self.is_paused(host))
+                && (group.targets.is_empty()
+                    || group.targets.iter().any(|&host| !self.is_paused(host)))
+        };
+        self.groups
+            .iter()
+            .filter(|(group, _)| open(group))
+            .map(|(_, tasks)| tasks.len())
+            .sum()
+    }
+
+    /// Whether anything is ready, running or timed.
+    pub(super) fn is_idle(&self) -> bool {
+        self.groups.is_empty() && self.timers.is_empty()
+    }
+
+    /// A request to `host` has begun, in a slot of its own or (a copy's source) beside its targets' slots.
+    pub(super) fn started(&mut self, host: HostId, takes_slot: TakesSlot) {
+        self.host(host).running += 1;
+        self.running += usize::from(takes_slot == TakesSlot::Yes);
+    }
+
+    /// It has ended.
+    pub(super) fn ended(&mut self, host: HostId, takes_slot: TakesSlot) {
+        let row = self.host(host);
+        row.running = row.running.saturating_sub(1);
+        self.running = self
+            .running
+            .saturating_sub(usize::from(takes_slot == TakesSlot::Yes));
+    }
+
+    /// The host has answered as it should.
+    pub(super) fn answered(&mut self, task: TaskId, host: HostId) {
+        let workers = self.policy.workers;
+        let row = self.host(host);
+        row.unreachable_in_row = 0;
+        row.pauses_in_row = 0;
+        row.is_probed = false;
+        row.successes += 1;
+        if row.successes >= row.window && row.window < workers {
+            row.window += 1;
+            row.successes = 0;
+        }
+        self.attempts.remove(&task);
+    }
+
+    /// Judges a failed attempt.
+    pub(super) fn failed(
+        &mut self,
+        task: TaskId,
+        host: HostId,
+        class: Class,
+        retry_after: Option<Duration>,
+        now: Time,
+    ) -> Verdict {
+        match class {
+            Class::Throttled => return self.throttled(task, host, retry_after, now),
+            Class::Unreachable => self.unreachable(host),
+            // Whatever it was, the host has spoken.
+            _ => {
+                let row = self.host(host);
+                row.unreachable_in_row = 0;
+                row.is_probed = false;
+            }
+        }
+        let limit = match class {
+            Class::Transient | Class::Unreachable => MAX_ATTEMPTS,
+            Class::Corrupt => 2,
+            _ => 1,
+        };
+        let attempts = self.attempts.entry(task).or_default();
+        attempts.failed += 1;
+        let failed = attempts.failed;
+        if failed >= limit || self.down(host).is_some() {
+            self.attempts.remove(&task);
+            return Verdict::GiveUp { attempts: failed };
+        }
+        let wait = self.backoff(failed).max(retry_after.unwrap_or_default());
+        self.arm(now + wait, Timer::Task(task));
+        Verdict::Later
+    }
+
+    fn throttled(
+        &mut self,
+        task: TaskId,
+        host: HostId,
+        retry_after: Option<Duration>,
+        now: Time,
+    ) -> Verdict {
+        let longest = self.scaled(LONGEST_WAIT);
+        let since = *self
+            .attempts
+            .entry(task)
+            .or_default()
+            .throttled_since
+            .get_or_insert(now);
+        if retry_after.is_some_and(|wait| wait > longest) {
+            let seconds = retry_after.unwrap_or_default().as_secs();
+            self.host(host).down = Some(format!(
+                "it asks for a pause of {seconds} s, which is too long to wait for"
+            ));
+        }
+        if now.saturating_sub(since) >= longest || self.down(host).is_some() {
+            self.attempts.remove(&task);
+            return Verdict::GiveUp { attempts: 1 };
+        }
+        let row = self.host(host);
+        if row.paused_until.is_none() {
+            row.pauses_in_row += 1;
+            row.window = (row.window / 2).max(1);
+            row.successes = 0;
+        }
+        let pauses = row.pauses_in_row;
+        let wait = retry_after.unwrap_or_else(|| self.backoff(pauses));
+        let until = now + wait;
+        let row = self.host(host);
+        if row.paused_until.is_none_or(|end| end < until) {
+            row.paused_until = Some(until);
+            self.arm(until, Timer::Host(host));
+        }
+        Verdict::AfterPause
+    }
+
+    fn unreachable(&mut self, host: HostId) {
+        let row = self.host(host);
+        row.unreachable_in_row += 1;
+        if row.unreachable_in_row >= MAX_UNREACHABLE || row.is_probed {
+            row.down = Some(format!(
+                "{} attempts to connect failed one after another",
+                row.unreachable_in_row
+            ));
+        }
+    }
+
+    /// How long a host still pauses.
+    pub(super) fn pause(&self, host: HostId, now: Time) -> Duration {
+        self.hosts
+            .get(&host)
+            .and_then(|host| host.paused_until)
+            .map_or(Duration::ZERO, |end| end.saturating_sub(now))
+    }
+
+    /// A pause of this length makes a host late: images do not wait for it.
+    pub(super) fn late_after(&self) -> Duration {
+        self.scaled(LATE)
+    }
+
+    /// When the next timer fires.
+    pub(super) fn next_timer(&self) -> Option<Time> {
+        self.timers.peek().map(|Reverse((time, ..))| *time)
+    }
+
+    /// Takes the next timer that is due.
+    pub(super) fn fired(&mut self, now: Time) -> Option<Fired> {
+        loop {
+            let Reverse((time, _, timer)) = *self.timers.peek()?;
+            if time > now {
+                return None;
+            }
+            self.timers.pop();
+            match timer {
+                Timer::Task(task) => return Some(Fired::Task(task)),
+                Timer::Host(host) => {
+                    let row = self.host(host);
+                    // A pause that was prolonged has a later timer.
+                    if row.paused_until.is_some_and(|end| end <= now) {
+                        row.paused_until = None;
+                        return Some(Fired::Host(host));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A new pass: attempts begin anew, and a host that was down gets one probe first.
+    pub(super) fn new_pass(&mut self) {
+        self.attempts.clear();
+        for host in self.hosts.values_mut() {
+            host.is_probed = host.down.take().is_some();
+            host.unreachable_in_row = 0;
+        }
+    }
+
+    fn host(&mut self, host: HostId) -> &mut Host {
+        let window = self.policy.workers;
+        self.hosts.entry(host).or_insert_with(|| Host {
+            running: 0,
+            window,
+            successes: 0,
+            paused_until: None,
+            pauses_in_row: 0,
+            unreachable_in_row: 0,
+            down: None,
+            is_probed: false,
+        })
+    }
+
+    fn arm(&mut self, at: Time, timer: Timer) {
+        self.timer_number += 1;
+        self.timers.push(Reverse((at, self.timer_number, timer)));
+    }
+
+    /// 1, 2, 4, 8 … s, at most 60, each times 0.5 to 1.5, so that a herd does not come back at once.
+    fn backoff(&mut self, failed: u32) -> Duration {
+        let seconds = (1u64 << failed.saturating_sub(1).min(6)).min(60);
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let thousandths = 500 + self.random % 1000;
+        self.scaled(Duration::from_millis(seconds * thousandths))
+    }
+
+    fn scaled(&self, wait: Duration) -> Duration {
+        wait.mul_f64(self.policy.time_scale)
+    }
+}
+
+/// Whether a request fills one of the `--proc` slots.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum TakesSlot {
+    Yes,
+    No,
+}
+
+/// Attempts of a task in a pass.
+const MAX_ATTEMPTS: u32 = 5;
+/// Failures to connect, one after another, that make a host be down for the pass.
+const MAX_UNREACHABLE: u32 = 10;
+/// The longest wait that a host can ask for.
+const LONGEST_WAIT: Duration = Duration::from_mins(10);
+/// Images do not wait for a host that pauses longer.
+const LATE: Duration = Duration::from_secs(30);

@@ -1,0 +1,204 @@
+//! The workers: each takes a job, does it with blocking calls, answers, and takes the next. Not here: state between
+//! jobs, waiting for other workers' jobs, and trying again.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use crossbeam_channel::Receiver;
+
+use super::job::{Done, Job, Reply, Want};
+use super::stream::{Reader, Stream};
+use crate::oci::{Descriptor, Manifest, Reference};
+use crate::records::{Journal, Record};
+use crate::store::{Begin, Class, Place, SendError, Source, StoreError, Stores};
+
+/// What all workers share.
+pub(super) struct Worker<'a> {
+    pub(super) stores: &'a dyn Stores,
+    pub(super) journal: &'a Journal,
+}
+
+impl Worker<'_> {
+    /// Works until the queue is closed.
+    pub(super) fn run(&self, jobs: &Receiver<Job>) {
+        for job in jobs {
+            // The job's replies are dropped by the unwinding and answer for it; the thread stays.
+            if catch_unwind(AssertUnwindSafe(|| self.execute(job))).is_err() {
+                log::error!("a worker panicked");
+            }
+        }
+    }
+
+    fn execute(&self, job: Job) {
+        match job {
+            Job::Tags { reply, place } => {
+                reply.send(self.stores.open(&place).tags().map(Done::Tags));
+            }
+            Job::Head {
+                reply,
+                place,
+                reference,
+            } => {
+                reply.send(
+                    self.stores
+                        .open(&place)
+                        .head(&reference)
+                        .map(Done::Presence),
+                );
+            }
+            Job::Fetch {
+                reply,
+                place,
+                reference,
+                expected,
+            } => {
+                reply.send(self.fetch(&place, &reference, expected.as_ref()));
+            }
+            Job::Copy {
+                reply,
+                source,
+                descriptor,
+                wants,
+            } => self.copy(reply, &source, &descriptor, wants),
+            Job::Put {
+                reply,
+                place,
+                reference,
+                manifest,
+                record,
+            } => {
+                reply.send(self.put(&place, &reference, &manifest, record));
+            }
+        }
+    }
+
+    fn fetch(
+        &self,
+        place: &Place,
+        reference: &Reference,
+        expected: Option<&Descriptor>,
+    ) -> Result<Done, StoreError> {
+        let manifest = self.stores.open(place).manifest(reference)?;
+        if let Some(expected) = expected {
+            check_child(&manifest, expected)?;
+        }
+        Ok(Done::Manifest(Arc::new(manifest)))
+    }
+
+    fn put(
+        &self,
+        place: &Place,
+        reference: &Reference,
+        manifest: &Manifest,
+        record: Option<Record>,
+    ) -> Result<Done, StoreError> {
+        self.stores.open(place).put_manifest(reference, manifest)?;
+        if let Some(record) = record {
+            self.journal.append(&record);
+        }
+        Ok(Done::Put)
+    }
+
+    /// Copies to the first target on this thread and to each other on one of its own, for the time of the copy.
+    fn copy(&self, reply: Reply, source: &Place, descriptor: &Descriptor, wants: Vec<Want>) {
+        let source = self.stores.open(source);
+        let stream = Stream::new(&*source as &dyn Source, descriptor, wants.len());
+        let slots = wants
+            .into_iter()
+            .enumerate()
+            .map(|(number, want)| Mutex::new(Some((stream.reader(number), want))));
+        let slots: Vec<_> = slots.collect();
+        let serve = |slot: &Mutex<Option<(Reader<'_, '_>, Want)>>| {
+            if let Some((reader, want)) = slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+            {
+                self.send(descriptor, reader, want);
+            }
+        };
+        thread::scope(|scope| {
+            let Some((first, others)) = slots.split_first() else {
+                return;
+            };
+            for slot in others {
+                let spawned =
+                    thread::Builder::new()
+                        .name("copy".into())
+                        .spawn_scoped(scope, move || {
+                            // A panic drops the reply, which answers, and the reader, which leaves the ring.
+                            if catch_unwind(AssertUnwindSafe(|| serve(slot))).is_err() {
+                                log::error!("a copy panicked");
+                            }
+                        });
+                if let Err(error) = spawned
+                    && let Some((reader, want)) =
+                        slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+                {
+                    drop(reader);
+                    want.reply
+                        .send(Err(StoreError::new(Class::Transient, error)));
+                }
+            }
+            serve(first);
+        });
+        drop(slots);
+        let (bytes, result) = stream.finish();
+        reply.send(result.map(|()| Done::Read { bytes }));
+    }
+
+    fn send(&self, descriptor: &Descriptor, reader: Reader<'_, '_>, want: Want) {
+        let Want { reply, place, hint } = want;
+        let begin = self.stores.open(&place).begin(descriptor, &hint);
+        let result = begin.and_then(|begin| upload(begin, reader));
+        if let Ok(Done::BlobFound(_) | Done::BlobSent { .. }) = result {
+            self.journal.append(&Record::blob(&place, descriptor));
+        }
+        reply.send(result);
+    }
+}
+
+fn upload(begin: Begin, mut reader: Reader<'_, '_>) -> Result<Done, StoreError> {
+    let (mut upload, mount_denied) = match begin {
+        Begin::Present(found) => return Ok(Done::BlobFound(found)),
+        Begin::Upload {
+            upload,
+            mount_denied,
+        } => (upload, mount_denied),
+    };
+    match upload.send(&mut reader) {
+        Ok(()) if reader.is_finished() => {}
+        // The store sent less than the blob, or said so before the digest was known to be right.
+        Ok(()) => {
+            return Err(StoreError::new(
+                Class::Transient,
+                "the target took less than the whole blob",
+            ));
+        }
+        Err(SendError::Body) => return Ok(Done::NotSent),
+        Err(SendError::Target(error)) => return Err(error),
+    }
+    // The ring is free for the others while this target finishes.
+    drop(reader);
+    upload.commit()?;
+    Ok(Done::BlobSent { mount_denied })
+}
+
+/// A child must have the size and, where both say what they are, the type that its index gives (protocol.md M11).
+fn check_child(manifest: &Manifest, expected: &Descriptor) -> Result<(), StoreError> {
+    if manifest.bytes().len() as u64 != expected.size {
+        let text = format!(
+            "has {} bytes, its index says {}",
+            manifest.bytes().len(),
+            expected.size
+        );
+        return Err(StoreError::new(Class::Permanent, text));
+    }
+    if expected.is_manifest() && *expected.media_type != *manifest.media_type() {
+        let text = format!(
+            "is of type {:?}, its index says {:?}",
+            manifest.media_type(),
+            expected.media_type
+        );
+        return Err(StoreError::new(Class::Permanent, text));
+    }
+    Ok(())
+}

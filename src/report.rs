@@ -1,0 +1,166 @@
+//! The end of a run: what became of each rule and image, as text and as exit status. Not here: the log of the run.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use crate::engine::Totals;
+
+/// The exit status of the program. Scripts depend on these numbers (README, "Exit status").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// All images are in sync.
+    InSync,
+    /// Some image or rule failed.
+    Failed,
+    /// The command line or the configuration cannot be used; nothing was touched.
+    Usage,
+    /// The run could not go on: a local target cannot be written, no threads, a bug.
+    Broken,
+    /// Interrupted by the signal of this number.
+    Interrupted(u8),
+}
+
+impl ExitStatus {
+    /// The number that the system gets.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::InSync => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Broken => 3,
+            Self::Interrupted(signal) => 128 + signal,
+        }
+    }
+}
+
+impl From<ExitStatus> for ExitCode {
+    fn from(status: ExitStatus) -> Self {
+        status.code().into()
+    }
+}
+
+/// What became of a run.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Image-to-target pairs that were brought up to date.
+    pub copied: usize,
+    /// Pairs that were up to date.
+    pub unchanged: usize,
+    /// Pairs that failed, cancelled ones included (the original's N).
+    pub failed_tasks: usize,
+    /// Rules without images, and images whose source manifest could not be had (the original's M).
+    pub failed_generations: usize,
+    /// One text for each failure: what, why, and what to do.
+    pub failures: Vec<String>,
+    /// What was moved.
+    pub totals: Totals,
+    /// Why the run could not go on, if so.
+    pub fatal: Option<String>,
+    /// Records could not be written.
+    pub records_lost: bool,
+}
+
+impl Report {
+    /// The exit status that the run deserves, interruptions apart.
+    pub fn status(&self) -> ExitStatus {
+        if self.fatal.is_some() {
+            ExitStatus::Broken
+        } else if self.failed_tasks + self.failed_generations > 0 {
+            ExitStatus::Failed
+        } else {
+            ExitStatus::InSync
+        }
+    }
+
+    /// The original's last words, which scripts search for.
+    pub fn closing_lines(&self) -> String {
+        let (n, m) = (self.failed_tasks, self.failed_generations);
+        let mark = if n + m > 0 {
+            "failed tasks exist\n"
+        } else {
+            ""
+        };
+        format!("{mark}Finished, {n} sync tasks failed, {m} tasks generate failed\n")
+    }
+}
+
+/// The summary in the log.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Totals {
+            pulled,
+            pushed,
+            sent,
+            mounted,
+            existing,
+        } = &self.totals;
+        write!(
+            f,
+            "{} copied, {} unchanged, {} failed; blobs: {sent} sent, {mounted} mounted, {existing} already there; \
+             {} pulled, {} pushed",
+            self.copied,
+            self.unchanged,
+            self.failed_tasks + self.failed_generations,
+            Bytes(*pulled),
+            Bytes(*pushed),
+        )?;
+        if self.records_lost {
+            write!(f, "; records could not be written")?;
+        }
+        Ok(())
+    }
+}
+
+/// A number of bytes for people.
+struct Bytes(u64);
+
+impl fmt::Display for Bytes {
+    #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut value = self.0 as f64;
+        for unit in ["B", "KiB", "MiB", "GiB"] {
+            if value < 1024.0 {
+                return if unit == "B" {
+                    write!(f, "{} B", self.0)
+                } else {
+                    write!(f, "{value:.1} {unit}")
+                };
+            }
+            value /= 1024.0;
+        }
+        write!(f, "{value:.1} TiB")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_lines_are_the_originals() {
+        let mut report = Report::default();
+        assert_eq!(
+            report.closing_lines(),
+            "Finished, 0 sync tasks failed, 0 tasks generate failed\n"
+        );
+        assert_eq!(report.status(), ExitStatus::InSync);
+        report.failed_generations = 2;
+        assert_eq!(
+            report.closing_lines(),
+            "failed tasks exist\nFinished, 0 sync tasks failed, 2 tasks generate failed\n"
+        );
+        assert_eq!(report.status().code(), 1);
+    }
+
+    #[test]
+    fn bytes_are_readable() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (5 << 40, "5.0 TiB"),
+        ] {
+            assert_eq!(Bytes(bytes).to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+#!/bin/bash
+# run.sh BINARY: copies images between real registries (docker-registry of Debian, on free ports of 127.0.0.1) and lets
+# skopeo judge the copies. Prints a line for each check and `N passed, M failed` at the end.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+binary=$(realpath "${1:?usage: run.sh BINARY}")
+
+for tool in docker-registry skopeo python3; do
+    if ! command -v $tool >/dev/null; then
+        echo "SKIPPED: no $tool here, nothing was tried against real registries" >&2
+        echo "0 passed, 0 failed, 1 skipped"
+        exit 0
+    fi
+done
+
+work=$(mktemp -d)
+registries=()
+passed=0
+failed=0
+
+cleanup() {
+    for pid in "${registries[@]}"; do
+        kill "$pid" 2>/dev/null || true
+    done
+    wait
+    rm -rf "$work"
+}
+trap cleanup EXIT
+
+# check WHAT COMMAND...: runs a command and counts how it ends.
+check() {
+    local what=$1
+    shift
+    if "$@" >"$work/check" 2>&1; then
+        passed=$((passed + 1))
+        echo "ok    $what"
+    else
+        failed=$((failed + 1))
+        echo "FAIL  $what"
+        tail -n 20 "$work/check" | sed 's/^/      | /'
+    fi
+}
+
+# start NAME PORT [LINES OF CONFIG]: a registry with its access log in $work/NAME.log.
+start() {
+    cat >"$work/$1.yml" <<CONFIG
+version: 0.1
+log: {level: warn, accesslog: {disabled: false}}
+storage:
+  filesystem: {rootdirectory: $work/$1}
+  delete: {enabled: true}
+  maintenance: {uploadpurging: {enabled: false}}
+http: {addr: "127.0.0.1:$2", secret: test}
+compatibility: {schema1: {enabled: true}}
+validation: {manifests: {urls: {allow: ['^https://']}}}
+${3:-}
+CONFIG
+    docker-registry serve "$work/$1.yml" >"$work/$1.log" 2>&1 &
+    registries+=($!)
+    for _ in $(seq 100); do
+        kill -0 $! 2>/dev/null || break
+        (exec 3<>"/dev/tcp/127.0.0.1/$2") 2>/dev/null && return
+        sleep 0.1
+    done
+    echo "registry $1 did not start:" >&2
+    cat "$work/$1.log" >&2
+    return 1
+}
+
+# sync NAME ARGUMENT...: runs the program; its output and status go to $work/NAME.{out,err,status}.
+sync() {
+    local name=$1 status=0
+    shift
+    (cd "$root" && timeout 300 "$binary" "$@") >"$work/$name.out" 2>"$work/$name.err" || status=$?
+    echo "$status" >"$work/$name.status"
+}
+
+# ended NAME STATUS FAILED-TASKS FAILED-GENERATIONS: how a run must have ended, in words that scripts search for.
+ended() {
+    cat "$work/$1.err" "$work/$1.out"
+    echo "status $(cat "$work/$1.status")"
+    [ "$(cat "$work/$1.status")" = "$2" ] || return 1
+    [ "$(tail -n 1 "$work/$1.out")" = "Finished, $3 sync tasks failed, $4 tasks generate failed" ] || return 1
+    [ "$2" = 0 ] || grep -qx "failed tasks exist" "$work/$1.out"
+}
+
+# same_bytes FROM TO [SKOPEO OPTION...]: equal manifests by skopeo's reading of both.
+same_bytes() {
+    local from=$1 to=$2
+    shift 2
+    skopeo inspect --raw --tls-verify=false "$@" "$from" >"$work/from" &&
+        skopeo inspect --raw --tls-verify=false "$@" "$to" >"$work/to" &&
+        cmp "$work/from" "$work/to"
+}
+
+# whole IMAGE [SKOPEO OPTION...]: an image of which skopeo finds, reads and verifies every part.
+whole() {
+    local image=$1
+    shift
+    rm -rf "$work/whole"
+    skopeo copy -q --all --src-tls-verify=false "$@" "$image" "dir:$work/whole"
+}
+
+# since NAME LINE: the requests that registry NAME has answered after a line of its log.
+since() {
+    tail -n "+$(($2 + 1))" "$work/$1.log" | grep -o '"[A-Z]* /v2/[^ ]* HTTP/1.1" [0-9]*' || true
+}
+
+lines() {
+    wc -l <"$work/$1.log"
+}
+
+# quiet SOURCE-LINE TARGET-LINE: since then nothing was written at the target and no content read at the source.
+quiet() {
+    since source "$1" | grep -E '^"GET /v2/.*/(manifests|blobs)/' && return 1
+    since target "$2" | grep -E '^"(POST|PUT|PATCH|DELETE) ' && return 1
+    [ "$(since target "$2" | wc -l)" -ge 300 ]
+}
+
+mapfile -t ports < <(python3 - <<'PYTHON'
+import socket
+sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
+for listener in sockets:
+    print(listener.getsockname()[1])
+PYTHON
+)
+source=127.0.0.1:${ports[0]}
+target=127.0.0.1:${ports[1]}
+start source "${ports[0]}"
+start target "${ports[1]}"
+python3 "$here/registry.py" push "$source" >"$work/images"
+
+# 1. Every kind of image from one registry to the other: to one target, to two, and all tags of a repository.
+rules=""
+while read -r kind name tag; do
+    [ "$kind" = many ] || rules+="    \"$source/$name:$tag\": [\"$target/$name:$tag\", \"$target/again/$name\"],"$'\n'
+done <"$work/images"
+cat >"$work/sync.json" <<CONFIG
+{
+  // No entry for the target: plain http is tried on this machine as docker does.
+  "auth": {"$source": {"insecure": true}},
+  "images": {
+$rules    "$source/many/app": "$target/many/app"
+  }
+}
+CONFIG
+sync first --config "$work/sync.json" --records "$work/records"
+check "a first run copies everything" ended first 0 0 0
+check "310 images are the same on both sides" python3 "$here/registry.py" compare "$source" "$target" <"$work/images"
+while read -r kind name tag; do
+    [ "$kind" != many ] || continue
+    if [ "$kind" != schema1 ]; then
+        check "$name has the same bytes" same_bytes "docker://$source/$name:$tag" "docker://$target/$name:$tag"
+        check "$name has them in its second target" same_bytes "docker://$source/$name:$tag" "docker://$target/again/$name:$tag"
+    fi
+    case $kind in
+    image | schema1) check "$name is whole" whole "docker://$target/again/$name:$tag" ;;
+    esac
+done <"$work/images"
+check "one of many is whole" whole "docker://$target/many/app:v299"
+for digest in $(skopeo inspect --raw --tls-verify=false "docker://$source/lib/nested:1" | grep -o 'sha256:[0-9a-f]*'); do
+    check "a child of the nested index is there" skopeo inspect --raw --tls-verify=false "docker://$target/lib/nested@$digest"
+done
+
+# 2. Nothing has changed: nothing is read or written, with records and without.
+for records in records none; do
+    marks=("$(lines source)" "$(lines target)")
+    sync again --config "$work/sync.json" --records "$work/$records"
+    check "a second run finds everything in sync ($records)" ended again 0 0 0
+    check "it moves nothing ($records)" quiet "${marks[@]}"
+done
+
+# 3. A moved tag is followed.
+skopeo copy -q --src-tls-verify=false --dest-tls-verify=false \
+    "docker://$source/lib/docker:1" "docker://$source/many/app:v0"
+sync moved --config "$work/sync.json" --records "$work/records"
+check "a run after a tag moved" ended moved 0 0 0
+check "the moved tag is followed" same_bytes "docker://$source/many/app:v0" "docker://$target/many/app:v0"
+
+# 4. Layouts: what is copied out is read by skopeo, and what README.md shows works.
+sync out --records "$work/records" "$source/lib/index:1" "oci:$work/layout:index"
+check "a copy into a layout" ended out 0 0 0
+check "the layout has the same bytes" same_bytes "docker://$source/lib/index:1" "oci:$work/layout:index"
+check "the layout is whole" whole "oci:$work/layout:index"
+example=$(bash "$root/.ci/readme" registry)
+example=${example/localhost:5000/localhost:${ports[1]}}
+read -ra arguments <<<"${example#*-- }"
+sync example "${arguments[@]}"
+check "README's example with a registry" ended example 0 0 0
+for tag in 1.0 2.0; do
+    check "tag $tag arrived" same_bytes "oci:$root/fixtures/layout:$tag" "docker://$target/demo/app:$tag"
+done
+
+# 5. Passwords on both sides, right and wrong.
+if ! command -v htpasswd >/dev/null; then
+    echo "SKIPPED: no htpasswd here, nothing was tried with passwords" >&2
+else
+    password='pa:ss "word" 1'
+    for side in locked-source locked-target; do
+        htpasswd -Bbn "$side" "$password" >"$work/$side.htpasswd"
+    done
+    access() { echo "auth: {htpasswd: {realm: test, path: $work/$1.htpasswd}}"; }
+    from=127.0.0.1:${ports[2]}
+    to=127.0.0.1:${ports[3]}
+    start locked-source "${ports[2]}" "$(access locked-source)"
+    start locked-target "${ports[3]}" "$(access locked-target)"
+    skopeo copy -q --all --dest-tls-verify=false --dest-creds "locked-source:$password" \
+        "oci:$root/fixtures/layout:2.0" "docker://$from/app:2.0"
+    # login NAME SOURCE-PASSWORD TARGET-PASSWORD: a run with these.
+    login() {
+        cat >"$work/login.json" <<CONFIG
+{
+  "auth": {
+    "$from": {"username": "locked-source", "password": "${2//\"/\\\"}", "insecure": true},
+    "$to": {"username": "locked-target", "password": "${3//\"/\\\"}", "insecure": true}
+  },
+  "images": {"$from/app:2.0": "$to/team/app"}
+}
+CONFIG
+        sync "$1" --config "$work/login.json" --records "$work/login-records" --retries 1
+    }
+    # silent NAME: neither the right password nor the wrong one was printed.
+    silent() { ! grep -e "pa:ss" -e "hunter2" "$work/$1.out" "$work/$1.err"; }
+    login wrong-source hunter2 "$password"
+    check "a wrong password at the source" ended wrong-source 1 0 1
+    login wrong-target "$password" hunter2
+    check "a wrong password at the target" ended wrong-target 1 1 0
+    login right "$password" "$password"
+    check "the right passwords" ended right 0 0 0
+    check "the copy is whole" whole "docker://$to/team/app:2.0" --src-creds "locked-target:$password"
+    for name in wrong-source wrong-target right; do
+        check "no password is printed ($name)" silent $name
+    done
+fi
+
+echo "$passed passed, $failed failed"
+[ $failed = 0 ]
