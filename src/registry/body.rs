@@ -56,7 +56,10 @@ impl Read for Outgoing<'_> {
         if let Some(last) = self.last_read
             && self.floor.is_missed(now - last, self.last_length)
         {
-            return Err(io::ErrorKind::TimedOut.into());
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "less than 1 KiB/s for a minute",
+            ));
         }
         let wanted = usize::try_from(self.left).unwrap_or(usize::MAX);
         let wanted = buffer.len().min(wanted);

@@ -45,14 +45,7 @@ impl Client {
             head = head.header(*name, value);
         }
         if let Some(authorization) = authorization {
-            let value = HeaderValue::from_str(authorization.header().expose()).map(|mut value| {
-                value.set_sensitive(true);
-                value
-            });
-            head = match value {
-                Ok(value) => head.header(header::AUTHORIZATION, value),
-                Err(_) => head,
-            };
+            head = head.header(header::AUTHORIZATION, authorization.header().expose());
         }
         let length = request.body.length();
         if let Some(length) = length {
@@ -290,7 +283,7 @@ impl Read for Incoming {
     }
 }
 
-/// Hands a request to ureq, which would wait no longer for the registry than for anybody.
+/// Hands a request to ureq.
 fn run(
     agent: &Agent,
     head: http::request::Builder,
