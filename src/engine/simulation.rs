@@ -533,12 +533,12 @@ impl Scene {
             reads: BTreeMap::new(),
             requests: 0,
         };
-        let sources: Vec<Place> = (0..1 + random.below(4))
+        let sources: Vec<Place> = (0..=random.below(4))
             .map(|n| place(&format!("s{}.io/a/r{n}", n % 2)))
             .collect();
         for source in &sources {
             let repo = registries.repos.entry(source.clone()).or_default();
-            for tag in 0..1 + random.below(5) {
+            for tag in 0..=random.below(5) {
                 let mut random_image =
                     || image(&(0..random.below(5)).map(|_| random.below(12)).collect());
                 let children: Vec<_> = (0..3).map(|_| random_image()).collect();
@@ -561,9 +561,9 @@ impl Scene {
             }
         }
         let mut rules = Vec::new();
-        for number in 0..1 + random.below(6) {
+        for number in 0..=random.below(6) {
             let source = sources[random.below(sources.len())].clone();
-            let targets = (0..1 + random.below(3))
+            let targets = (0..=random.below(3))
                 .map(|_| {
                     let name = format!("d{}.io/b/q{}", random.below(3), random.below(4));
                     RuleTarget {
@@ -576,7 +576,7 @@ impl Scene {
                 Selection::All
             } else {
                 Selection::Tags(
-                    (0..1 + random.below(3))
+                    (0..=random.below(3))
                         .map(|n| Tag::parse(&format!("t{n}")).unwrap())
                         .collect(),
                 )

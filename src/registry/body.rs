@@ -4,6 +4,8 @@
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
+use crate::pace::scaled;
+
 /// The body of an upload as ureq reads it.
 ///
 /// ureq 3.5 asks a reader that ends before the announced length again and again, for ever and at full speed. So here
@@ -95,10 +97,11 @@ impl Floor {
     pub(super) fn is_missed(&mut self, took: Duration, bytes: usize) -> bool {
         self.time += took;
         self.bytes += bytes as u64;
-        if self.time < FLOOR_TIME {
+        if self.time < scaled(FLOOR_TIME) {
             return false;
         }
-        let missed = self.bytes < FLOOR_RATE * FLOOR_TIME.as_secs();
+        let missed =
+            u128::from(self.bytes) * 1000 < u128::from(FLOOR_RATE) * scaled(FLOOR_TIME).as_millis();
         *self = Self::default();
         missed
     }
