@@ -2,6 +2,7 @@
 //! happen before what, `schedule.rs` when it may; `run.rs` puts them together, `coordinator.rs` drives it, and `worker.rs` does the work.
 //! Not here: HTTP, paths and printing; the engine knows only the ports of `store.rs`.
 
+mod admission;
 mod arena;
 mod blobs;
 mod children;
