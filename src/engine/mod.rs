@@ -2,6 +2,7 @@
 //! happen before what, `schedule.rs` when it may; `run.rs` puts them together, `coordinator.rs` drives it, and `worker.rs` does the work.
 //! Not here: HTTP, paths and printing; the engine knows only the ports of `store.rs`.
 
+mod admission;
 mod arena;
 mod blobs;
 mod children;
@@ -9,10 +10,15 @@ mod coordinator;
 mod graph;
 mod image;
 mod job;
+mod parts;
+mod places;
 mod plan;
 mod run;
 mod schedule;
+#[cfg(test)]
+mod simulation;
 mod stream;
+mod task;
 mod worker;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,12 +1,15 @@
 //! From rules to images, and when each may begin: rules of one source repository make images with all their targets,
-//! two rules never write one tag, what one rule feeds to another waits for it, and images are admitted round robin
-//! over hosts. Not here: threads, and what happens to an admitted image (`image.rs`).
+//! two rules never write one tag, and what one rule feeds to another waits for it. Not here: the queues in which images
+//! wait (`admission.rs`), and what happens to an admitted image (`image.rs`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::graph::{Failure, Graph, HostId, PlaceId, Tags};
+use super::admission::{Admission, Entry};
+use super::graph::Graph;
 use super::image::{Image, ImageId, Target, TargetState};
+use super::places::{HostId, PlaceId, Tags};
+use super::task::Failure;
 use crate::config::{Rule, Selection};
 use crate::oci::{Reference, Tag};
 use crate::store::Stores;
@@ -22,10 +25,7 @@ pub(super) struct Plan<'a> {
     claims: HashMap<(PlaceId, Tag), Claim>,
     /// Images whose source is a target that is not in sync yet.
     fed: HashMap<(ImageId, usize), Vec<ImageId>>,
-    queues: Vec<Queue>,
-    queue_of: HashMap<(HostId, Vec<HostId>), usize>,
-    /// Queues that are not empty, in turn.
-    turns: VecDeque<usize>,
+    admission: Admission,
 }
 
 #[derive(Default)]
@@ -64,20 +64,6 @@ struct Claim {
     rule: usize,
 }
 
-struct Queue {
-    source: HostId,
-    targets: Vec<HostId>,
-    entries: VecDeque<Entry>,
-}
-
-/// What waits for admission.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Entry {
-    /// The tags of a source repository have to be listed first.
-    List(PlaceId),
-    Image(ImageId),
-}
-
 impl<'a> Plan<'a> {
     pub(super) fn new(rules: &'a [Rule], graph: &mut Graph<'_>, stores: &dyn Stores) -> Self {
         let mut plan = Self {
@@ -88,9 +74,7 @@ impl<'a> Plan<'a> {
             writers: HashMap::new(),
             claims: HashMap::new(),
             fed: HashMap::new(),
-            queues: Vec::new(),
-            queue_of: HashMap::new(),
-            turns: VecDeque::new(),
+            admission: Admission::default(),
         };
         for (number, rule) in rules.iter().enumerate() {
             let source = graph.place(&rule.source);
@@ -241,7 +225,8 @@ impl<'a> Plan<'a> {
             .collect();
         targets.sort_unstable();
         targets.dedup();
-        self.enqueue(graph.places[source].host, targets, Entry::List(source));
+        self.admission
+            .push(graph.places[source].host, targets, Entry::List(source));
     }
 
     /// The tags of a repository have become known.
@@ -456,7 +441,8 @@ impl<'a> Plan<'a> {
             .collect();
         targets.sort_unstable();
         targets.dedup();
-        self.enqueue(graph.places[row.source].host, targets, Entry::Image(image));
+        self.admission
+            .push(graph.places[row.source].host, targets, Entry::Image(image));
     }
 
     /// The image and target that this image's source is.
@@ -467,59 +453,23 @@ impl<'a> Plan<'a> {
         (claim.image != image).then_some((claim.image, claim.index))
     }
 
-    fn enqueue(&mut self, source: HostId, targets: Vec<HostId>, entry: Entry) {
-        let queues = &mut self.queues;
-        let number = *self
-            .queue_of
-            .entry((source, targets.clone()))
-            .or_insert_with(|| {
-                queues.push(Queue {
-                    source,
-                    targets,
-                    entries: VecDeque::new(),
-                });
-                queues.len() - 1
-            });
-        if let Some(queue) = queues.get_mut(number) {
-            if queue.entries.is_empty() {
-                self.turns.push_back(number);
-            }
-            queue.entries.push_back(entry);
-        }
-    }
-
-    /// The next entry to admit: round robin over the queues whose hosts do not pause.
+    /// The next entry to admit.
     pub(super) fn next(&mut self, is_open: impl Fn(HostId) -> bool) -> Option<Entry> {
-        for _ in 0..self.turns.len() {
-            let number = self.turns.pop_front()?;
-            let queue = self.queues.get_mut(number)?;
-            let may_go = is_open(queue.source) && queue.targets.iter().any(|&host| is_open(host));
-            let entry = if may_go {
-                queue.entries.pop_front()
-            } else {
-                None
-            };
-            if !queue.entries.is_empty() {
-                self.turns.push_back(number);
-            }
-            if let Some(entry) = entry {
-                if let Entry::List(place) = entry
-                    && let Some(group) = self
-                        .group_of
-                        .get(&place)
-                        .and_then(|&group| self.groups.get_mut(group))
-                {
-                    group.listing = Listing::Asked;
-                }
-                return Some(entry);
-            }
+        let entry = self.admission.next(is_open)?;
+        if let Entry::List(place) = entry
+            && let Some(group) = self
+                .group_of
+                .get(&place)
+                .and_then(|&group| self.groups.get_mut(group))
+        {
+            group.listing = Listing::Asked;
         }
-        None
+        Some(entry)
     }
 
     /// Whether anything waits for admission.
     pub(super) fn has_waiting(&self) -> bool {
-        !self.turns.is_empty()
+        !self.admission.is_empty()
     }
 
     /// A pair has come to its end: what waited for it can go on.

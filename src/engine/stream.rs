@@ -374,3 +374,235 @@ const CHUNK: usize = 64 * 1024;
 const RING_CHUNKS: usize = 16;
 /// A broken source is opened again in place once for this much progress.
 const REOPEN_AFTER: u64 = 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    use super::*;
+    use crate::oci::{Algorithm, Digest, Manifest, Reference, Tag};
+    use crate::store::Presence;
+
+    /// A source of one blob, which breaks off at given offsets, once each.
+    #[derive(Default)]
+    struct Blob {
+        content: Vec<u8>,
+        breaks: Mutex<Vec<usize>>,
+        opened: AtomicUsize,
+        panics: bool,
+    }
+
+    struct Body {
+        content: io::Cursor<Vec<u8>>,
+        end: usize,
+        breaks: bool,
+        panics: bool,
+    }
+
+    impl Read for Body {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            assert!(!self.panics, "as the test wants it");
+            let position = usize::try_from(self.content.position()).unwrap();
+            let room = buffer.len().min(self.end - position);
+            if room == 0 && self.breaks {
+                return Err(io::Error::other(StoreError::new(Class::Transient, "cut")));
+            }
+            self.content.read(&mut buffer[..room])
+        }
+    }
+
+    impl Source for Blob {
+        fn tags(&self) -> Result<Option<Vec<Tag>>, StoreError> {
+            unreachable!("a stream reads blobs only")
+        }
+
+        fn head(&self, _: &Reference) -> Result<Presence, StoreError> {
+            unreachable!("a stream reads blobs only")
+        }
+
+        fn manifest(&self, _: &Reference) -> Result<Manifest, StoreError> {
+            unreachable!("a stream reads blobs only")
+        }
+
+        fn blob(&self, _: &Descriptor, from: u64) -> Result<Box<dyn Read + Send>, StoreError> {
+            self.opened.fetch_add(1, Ordering::SeqCst);
+            let mut content = io::Cursor::new(self.content.clone());
+            content.set_position(from);
+            let cut = self.breaks.lock().unwrap().pop();
+            let end = cut.unwrap_or(self.content.len());
+            Ok(Box::new(Body {
+                content,
+                end,
+                breaks: cut.is_some(),
+                panics: self.panics,
+            }))
+        }
+    }
+
+    fn blob(length: usize) -> (Blob, Descriptor) {
+        let content: Vec<u8> = (0..length)
+            .map(|n| u8::try_from(n % 251).unwrap())
+            .collect();
+        let digest = Digest::of(Algorithm::Sha256, &content);
+        let descriptor = Descriptor {
+            media_type: "x".into(),
+            digest,
+            size: length as u64,
+        };
+        (
+            Blob {
+                content,
+                ..Blob::default()
+            },
+            descriptor,
+        )
+    }
+
+    /// Reads with each of `targets` targets on a thread of its own; gives what each got.
+    fn read_by(targets: usize, stream: &Stream<'_>) -> Vec<(Vec<u8>, bool)> {
+        let read = |number: usize| {
+            let mut got = Vec::new();
+            let mut reader = stream.reader(number);
+            let whole = reader.read_to_end(&mut got).is_ok() && reader.is_finished();
+            (got, whole)
+        };
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..targets)
+                .map(|number| {
+                    thread::Builder::new()
+                        .spawn_scoped(scope, move || read(number))
+                        .unwrap()
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        })
+    }
+
+    #[test]
+    fn every_target_gets_the_whole_of_one_read() {
+        for length in [
+            0,
+            1,
+            CHUNK - 1,
+            CHUNK,
+            CHUNK + 1,
+            40 * CHUNK,
+            40 * CHUNK + 7,
+        ] {
+            for targets in [1, 2, 7] {
+                let (source, descriptor) = blob(length);
+                let stream = Stream::new(&source, &descriptor, targets);
+                for (got, whole) in read_by(targets, &stream) {
+                    assert!(
+                        whole && got == source.content,
+                        "{length} bytes for {targets}"
+                    );
+                }
+                let (read, result) = stream.finish();
+                assert!(read == length as u64 && result.is_ok());
+                assert_eq!(source.opened.load(Ordering::SeqCst), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_source_that_nobody_reads_is_not_opened() {
+        let (source, descriptor) = blob(5);
+        let stream = Stream::new(&source, &descriptor, 2);
+        drop((stream.reader(0), stream.reader(1)));
+        assert!(stream.finish().1.is_ok());
+        assert_eq!(source.opened.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn a_wrong_blob_is_never_whole_at_a_target() {
+        for length in [1, CHUNK, 3 * CHUNK + 5] {
+            for spoil in [
+                |content: &mut Vec<u8>| content[0] ^= 1,
+                |content: &mut Vec<u8>| content.push(0),
+                |content: &mut Vec<u8>| content.truncate(content.len() - 1),
+            ] {
+                let (mut source, descriptor) = blob(length);
+                spoil(&mut source.content);
+                let stream = Stream::new(&source, &descriptor, 3);
+                for (got, whole) in read_by(3, &stream) {
+                    // The last chunk is held back until all is known to be right.
+                    assert!(!whole && got.len() < length, "{} of {length}", got.len());
+                }
+                let (_, result) = stream.finish();
+                assert_eq!(result.unwrap_err().class, Class::Corrupt);
+            }
+        }
+    }
+
+    #[test]
+    fn a_source_that_breaks_off_is_opened_again_where_it_stopped() {
+        let length = 60 * CHUNK;
+        let (source, descriptor) = blob(length);
+        *source.breaks.lock().unwrap() = vec![50 * CHUNK, 20 * CHUNK + 3];
+        let stream = Stream::new(&source, &descriptor, 2);
+        assert!(
+            read_by(2, &stream)
+                .iter()
+                .all(|(got, whole)| *whole && *got == source.content)
+        );
+        assert_eq!(source.opened.load(Ordering::SeqCst), 3);
+        // Without a mebibyte of progress in between it goes back to the coordinator.
+        *source.breaks.lock().unwrap() = vec![20 * CHUNK + 9, 20 * CHUNK + 3];
+        let stream = Stream::new(&source, &descriptor, 1);
+        assert!(!read_by(1, &stream)[0].1);
+        assert_eq!(stream.finish().1.unwrap_err().class, Class::Transient);
+    }
+
+    #[test]
+    fn a_target_that_leaves_holds_up_nobody() {
+        let (source, descriptor) = blob(60 * CHUNK);
+        let stream = Stream::new(&source, &descriptor, 3);
+        let mut early = stream.reader(2);
+        assert_eq!(early.read(&mut [0; 10]).unwrap(), 10);
+        let waiting = Mutex::new(Some(early));
+        thread::scope(|scope| {
+            let read = |number| {
+                let mut got = vec![0; RING_CHUNKS * CHUNK];
+                let mut reader = stream.reader(number);
+                reader.read_exact(&mut got).unwrap();
+                // The ring is full now: only when the third has left, there is more.
+                waiting.lock().unwrap().take();
+                reader.read_to_end(&mut got).unwrap();
+                assert!(reader.is_finished() && got == source.content);
+            };
+            for number in 0..2 {
+                thread::Builder::new()
+                    .spawn_scoped(scope, move || read(number))
+                    .unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn a_panic_of_the_reading_thread_ends_the_stream_for_all() {
+        let (mut source, descriptor) = blob(3 * CHUNK);
+        source.panics = true;
+        let stream = Stream::new(&source, &descriptor, 2);
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..2)
+                .map(|number| {
+                    let stream = &stream;
+                    let read = move || stream.reader(number).read_to_end(&mut Vec::new()).is_err();
+                    thread::Builder::new().spawn_scoped(scope, read).unwrap()
+                })
+                .collect();
+            let ends: Vec<_> = threads
+                .into_iter()
+                .map(thread::ScopedJoinHandle::join)
+                .collect();
+            assert_eq!(ends.iter().filter(|end| end.is_err()).count(), 1);
+            assert!(ends.iter().flatten().all(|failed| *failed));
+        });
+        assert!(stream.finish().1.is_err());
+    }
+}
