@@ -27,7 +27,6 @@ use std::thread;
 
 use crossbeam_channel::Receiver;
 
-pub use graph::Totals;
 pub use schedule::Policy;
 
 use crate::config::Rule;
