@@ -18,6 +18,7 @@ mod interrupt;
     reason = "the tests that need the rest of it come with the program"
 )]
 mod invariants;
+mod layers;
 mod records;
 #[expect(
     dead_code,
