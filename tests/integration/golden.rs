@@ -20,7 +20,7 @@ use image_syncer::oci::manifest::media_type;
 use crate::harness::{Output, Run, assert_in_sync, assert_same};
 use crate::image::{Blob, Image, Maker};
 use crate::invariants::check_invariants;
-use crate::registry::{Act, Bearer, FakeRegistry, Fault, Kind, Nth, Options};
+use crate::registry::{Act, Bearer, Entry, FakeRegistry, Fault, Kind, Nth, Options};
 
 /// The source `H`, with `ns/app:v1` (three layers), `v2`, and `ns/other:v1` of the same layers; and an empty `D`.
 struct World {
@@ -343,10 +343,10 @@ fn g21_a_run_that_is_ended_by_term_keeps_what_is_done() {
     let world = World::new();
     let last = &world.app.blobs[3].digest;
     world.h.fault(Fault::on(Kind::BlobGet, Act::Stall).of(last));
-    let run = world.rule("H/ns/app:v1", "D/x/app");
+    // Its time is not shortened: the grace period would be too.
+    let run = Run::new().rule(&world.fill("H/ns/app:v1"), world.fill("D/x/app"));
     let running = run.spawn();
-    let is_stored =
-        |entry: &crate::registry::Entry| entry.kind == Kind::UploadPut && entry.status == 201;
+    let is_stored = |entry: &Entry| entry.kind == Kind::UploadPut && entry.status == 201;
     world
         .d
         .wait_until(|all| all.iter().filter(|entry| is_stored(entry)).count() == 3);
