@@ -10,6 +10,7 @@ mod coordinator;
 mod graph;
 mod image;
 mod job;
+mod origin;
 mod parts;
 mod places;
 mod plan;
