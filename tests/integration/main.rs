@@ -1,6 +1,7 @@
 //! Integration tests: the binary against registries that run in this process.
 #![cfg(test)]
 
+mod economy;
 #[expect(
     dead_code,
     reason = "the tests that need the rest of it come with the program"
