@@ -172,6 +172,49 @@ fn an_unchanged_image_costs_two_questions() {
 }
 
 #[test]
+fn one_new_tag_of_many_costs_its_own_copy_and_two_questions_for_each_other() {
+    // The new tag may be the first or the last that is looked at.
+    for (new, has_records) in [("v9", true), ("v9", false), ("a", true), ("a", false)] {
+        let case = format!("{new}, records: {has_records}");
+        let (source, target) = (FakeRegistry::new(), FakeRegistry::new());
+        let mut maker = Maker::new(5);
+        let tags = fill(&source, &mut maker, 9);
+        let rule = |run: Run| run.rule(&source.name("a"), target.name("b"));
+        let first = rule(one_worker());
+        sync(&first, &[&source], &[&target]);
+        source.push("a", new, &maker.oci(&[100, 200]));
+        let second = if has_records {
+            first
+        } else {
+            rule(one_worker())
+        };
+        sync(&second, &[&source], &[&target]);
+        let read = [
+            (TagsList, 1),
+            (ManifestHead, 9),
+            (ManifestGet, 1),
+            (BlobGet, 3),
+        ];
+        assert_counts(&source, &read, &case);
+        // Either the list says that the tag is absent, or a HEAD does.
+        let question = if has_records {
+            [(ManifestHead, 10), (TagsList, 0)]
+        } else {
+            [(ManifestHead, 9), (TagsList, 1)]
+        };
+        let mut written = vec![
+            (BlobHead, 1),
+            (UploadPost, 3 + 1),
+            (UploadPut, 3),
+            (ManifestPut, 1),
+        ];
+        written.extend(question.into_iter().filter(|(_, count)| *count > 0));
+        assert_counts(&target, &written, &case);
+        all_in_sync(&source, &target, &[tags, vec![new.to_string()]].concat());
+    }
+}
+
+#[test]
 fn a_tag_that_moved_costs_its_manifest_and_its_new_blobs() {
     let (source, target) = (FakeRegistry::new(), FakeRegistry::new());
     let mut maker = Maker::new(6);
