@@ -126,12 +126,15 @@ impl Client {
     pub(super) fn next_round(
         &self,
         last: Round,
+        request: &Request<'_>,
         response: &Response,
     ) -> Result<Option<Round>, RequestError> {
         // Some say only at /v2/ what they want (E10). Those that never do are taken to want a password (A2).
-        let challenge = challenge_of(response)
-            .or_else(|| self.ping())
-            .unwrap_or(Challenge::Basic);
+        let challenge = match challenge_of(response) {
+            Some(challenge) => challenge,
+            None if request.is_optional => return Ok(None),
+            None => self.ping().unwrap_or(Challenge::Basic),
+        };
         let (demand, wanted) = match challenge {
             Challenge::Basic => (Demand::Basic, Vec::new()),
             Challenge::Bearer {

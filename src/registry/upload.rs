@@ -96,7 +96,11 @@ fn post(client: &Client, mount: Option<(&Digest, &Repository)>) -> Result<Respon
             scope = Scope::push_and_mount(&client.repository, from);
         }
     }
-    client.send(&mut Request::new(Method::Post, path, scope))
+    let request = Request::new(Method::Post, path, scope);
+    client.send(&mut match mount {
+        Some(_) => request.optional(),
+        None => request,
+    })
 }
 
 fn session(

@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod economy;
+mod fanout;
 #[expect(
     dead_code,
     reason = "the tests that need the rest of it come with the program"
