@@ -18,6 +18,7 @@ mod layout;
 mod logging;
 mod nearest;
 pub mod oci;
+mod pace;
 pub mod records;
 mod registry;
 pub mod report;
@@ -110,7 +111,7 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     };
     let policy = Policy {
         workers: options.workers,
-        time_scale: time_scale(),
+        time_scale: pace::scale(),
         seed: RandomState::new().hash_one(std::process::id()),
     };
     let run = engine::Options {
@@ -134,16 +135,6 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     Ok(status.map_or(report.status(), |status| {
         ExitStatus::Interrupted(status - 128)
     }))
-}
-
-/// What waits and time limits are multiplied by, for tests that cannot wait minutes (CONTRIBUTING.md).
-fn time_scale() -> f64 {
-    let scale = std::env::var("IMAGE_SYNCER_TIME_SCALE")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    scale
-        .filter(|scale| (0.0..=1.0).contains(scale))
-        .unwrap_or(1.0)
 }
 
 /// The end of the run: failures last, then the summary, then the words that scripts search for.

@@ -438,7 +438,10 @@ mod tests {
         ));
         let (_, hints, warnings) = Journal::open(&path);
         assert!(warnings.is_empty(), "{warnings:?}");
-        assert_eq!(hints.holders(&descriptor().digest), [at.clone()]);
+        assert_eq!(
+            hints.holders(&descriptor().digest),
+            std::slice::from_ref(&at)
+        );
         assert!(hints.has_blob(&at, &descriptor().digest));
         assert!(!hints.has_blob(&place("a.b/d"), &descriptor().digest));
         assert_eq!(hints.tag(&at, &tag), Some(&descriptor().digest));

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{flag, low_level::pipe};
 
+use crate::pace::scaled;
+
 /// Whether a signal came, readable from any thread.
 #[derive(Clone, Debug)]
 pub(crate) struct Interrupt(Arc<AtomicUsize>);
@@ -55,7 +57,12 @@ pub(crate) fn watch(
     thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            if !see_through(&mut wake, [GRACE, LAST_GRACE], on_first, on_deadline) {
+            if !see_through(
+                &mut wake,
+                [scaled(GRACE), scaled(LAST_GRACE)],
+                on_first,
+                on_deadline,
+            ) {
                 return;
             }
             #[expect(

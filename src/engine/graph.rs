@@ -402,7 +402,7 @@ impl<'a> Graph<'a> {
             }
             (Kind::Root(image, target), Done::Put) => {
                 self.finish(task);
-                self.root_put(image, target);
+                self.root_put(task, image, target);
             }
             (Kind::Child(at), Done::Presence(presence)) => match presence {
                 Presence::Present(_) => self.child_done(task, at),
@@ -482,9 +482,8 @@ impl<'a> Graph<'a> {
             failing.append(&mut self.tasks[task].dependents);
             match self.tasks[task].kind.clone() {
                 Kind::Tags(place) => self.tags_known(place, Tags::Failed(failure.clone())),
-                Kind::Ask(image, target) | Kind::Root(image, target) => {
-                    self.target_failed(image, target, failure);
-                }
+                Kind::Ask(image, target) => self.ask_failed(image, target, failure),
+                Kind::Root(image, target) => self.root_failed(task, image, target, failure),
                 Kind::Resolve(image) | Kind::Get(image) => {
                     self.source_of_image_failed(image, failure);
                 }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::arena::Id;
-use super::graph::{Failure, Graph, HostId, Kind, News, PlaceId, State, Tags};
+use super::graph::{Failure, Graph, HostId, Kind, News, PlaceId, State, Tags, TaskId};
 use super::job::{Job, Reply};
 use crate::oci::{Digest, Kind as ManifestKind, Manifest, Reference, Tag};
 use crate::records::Record;
@@ -58,8 +58,8 @@ pub(super) enum TargetState {
     Lacks,
     /// The tag is this manifest there.
     Has(Digest),
-    /// The manifest's parts and the manifest are on their way.
-    Copying,
+    /// The manifest's parts and the manifest are on their way: the task that puts it.
+    Copying(TaskId),
     /// In sync.
     Done(Outcome),
     /// Given up for this pass.
@@ -176,7 +176,7 @@ impl Image {
                 TargetState::Lacks => lacks = true,
                 TargetState::Has(digest) => has.push(digest),
                 TargetState::Waiting | TargetState::Asking => waits |= !is_late(target.place),
-                TargetState::Copying | TargetState::Done(_) | TargetState::Failed { .. } => {}
+                TargetState::Copying(_) | TargetState::Done(_) | TargetState::Failed { .. } => {}
             }
         }
         let differ = has.windows(2).any(|pair| pair.first() != pair.last());
@@ -265,6 +265,10 @@ impl Graph<'_> {
 
     /// A target has answered for its tag.
     pub(super) fn asked(&mut self, image: ImageId, index: usize, presence: Presence) {
+        // The image may have failed at its source meanwhile.
+        if !matches!(self.images[image].target(index).state, TargetState::Asking) {
+            return;
+        }
         self.images[image].target_mut(index).state = match presence {
             Presence::Present(digest) => TargetState::Has(digest),
             Presence::Absent | Presence::Unknown => TargetState::Lacks,
@@ -362,8 +366,8 @@ impl Graph<'_> {
                     self.list_for(place, image);
                 }
                 TargetState::Lacks | TargetState::Has(_) => {
-                    self.images[image].target_mut(index).state = TargetState::Copying;
                     let root = self.add_task(Kind::Root(image, index), order, State::Waiting);
+                    self.images[image].target_mut(index).state = TargetState::Copying(root);
                     self.require(root, place, source, &manifest, 0);
                 }
                 _ => {}
@@ -392,34 +396,76 @@ impl Graph<'_> {
         })
     }
 
-    pub(super) fn root_put(&mut self, image: ImageId, index: usize) {
-        self.settle(image, index, TargetState::Done(Outcome::Copied));
+    pub(super) fn root_put(&mut self, root: TaskId, image: ImageId, index: usize) {
+        if self.is_copying(root, image, index) {
+            self.settle(image, index, TargetState::Done(Outcome::Copied));
+            self.consider(image);
+        }
+    }
+
+    /// A target could not be asked for its tag.
+    pub(super) fn ask_failed(&mut self, image: ImageId, index: usize, failure: &Arc<Failure>) {
+        if matches!(self.images[image].target(index).state, TargetState::Asking) {
+            self.fail_target(image, index, failure);
+            self.consider(image);
+        }
+    }
+
+    /// The manifest of an image, or a part of it, could not be brought to a target in this pass.
+    pub(super) fn root_failed(
+        &mut self,
+        root: TaskId,
+        image: ImageId,
+        index: usize,
+        failure: &Arc<Failure>,
+    ) {
+        if !self.is_copying(root, image, index) {
+            return;
+        }
+        if failure.not_found && !self.images[image].is_reread {
+            self.read_again(image, failure);
+        } else {
+            self.fail_target(image, index, failure);
+        }
         self.consider(image);
     }
 
-    /// A target has failed for this pass.
-    pub(super) fn target_failed(&mut self, image: ImageId, index: usize, failure: &Arc<Failure>) {
+    /// The image was replaced and its blobs removed while it was copied: what the tag is now is copied instead, and the
+    /// old manifest is put nowhere any more.
+    fn read_again(&mut self, image: ImageId, failure: &Arc<Failure>) {
+        log::warn!("{} is read again: {failure}", self.image_source(image));
         let row = &mut self.images[image];
-        if failure.not_found && !row.is_reread {
-            // The image was replaced and its blobs removed while it was copied: what the tag is now is copied instead,
-            // and the old manifest is never put.
-            row.is_reread = true;
-            let held = row.manifest().map_or(0, |manifest| manifest.bytes().len());
-            row.content = Content::Unnamed;
-            row.target_mut(index).state = TargetState::Lacks;
-            self.held_bytes = self.held_bytes.saturating_sub(held);
-            log::warn!("{} is read again: {failure}", self.image_source(image));
-        } else {
-            self.settle(
-                image,
-                index,
-                TargetState::Failed {
-                    failure: failure.clone(),
-                    at_source: false,
-                },
-            );
+        row.is_reread = true;
+        self.held_bytes = self
+            .held_bytes
+            .saturating_sub(row.manifest().map_or(0, |manifest| manifest.bytes().len()));
+        row.content = Content::Unnamed;
+        let mut roots = Vec::new();
+        for target in &mut row.targets {
+            if let TargetState::Copying(root) = target.state {
+                target.state = TargetState::Lacks;
+                roots.push(root);
+            }
         }
-        self.consider(image);
+        for root in roots {
+            self.fail(root, failure);
+        }
+    }
+
+    /// Whether `root` is still what a target waits for.
+    fn is_copying(&self, root: TaskId, image: ImageId, index: usize) -> bool {
+        matches!(self.images[image].target(index).state, TargetState::Copying(current) if current == root)
+    }
+
+    fn fail_target(&mut self, image: ImageId, index: usize, failure: &Arc<Failure>) {
+        self.settle(
+            image,
+            index,
+            TargetState::Failed {
+                failure: failure.clone(),
+                at_source: false,
+            },
+        );
     }
 
     /// The source's manifest could not be had in this pass.

@@ -1,5 +1,5 @@
 //! The run: from rules to a report. `plan.rs` makes images of the rules, `graph.rs` and `image.rs` know what must
-//! happen before what, `schedule.rs` when it may, `coordinator.rs` owns them all, and `worker.rs` does the work.
+//! happen before what, `schedule.rs` when it may; `run.rs` puts them together, `coordinator.rs` drives it, and `worker.rs` does the work.
 //! Not here: HTTP, paths and printing; the engine knows only the ports of `store.rs`.
 
 mod arena;
@@ -10,7 +10,10 @@ mod graph;
 mod image;
 mod job;
 mod plan;
+mod run;
 mod schedule;
+#[cfg(test)]
+mod simulation;
 mod stream;
 mod worker;
 
@@ -27,11 +30,11 @@ use crate::config::Rule;
 use crate::records::{Hints, Journal};
 use crate::report::Report;
 use crate::store::Stores;
-use coordinator::Coordinator;
+use coordinator::coordinate;
 use graph::Graph;
 use image::{Outcome, TargetState};
 use plan::Plan;
-use schedule::Schedule;
+use run::Run;
 use worker::Worker;
 
 /// What a run needs beside its rules.
@@ -87,24 +90,19 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
             };
         }
         let run = AssertUnwindSafe(|| {
-            let mut graph = Graph::new(options.hints);
-            let plan = Plan::new(rules, &mut graph, stores);
-            let schedule = Schedule::new(Policy {
+            let policy = Policy {
                 workers,
                 ..options.policy
-            });
-            let mut coordinator = Coordinator::new(
-                graph,
-                plan,
-                schedule,
-                stores,
-                options.journal,
-                job_sender,
-                options.cancel.clone(),
-                workers,
-            );
-            let fatal = coordinator.run(options.retries);
-            report(&coordinator.graph, &coordinator.plan, fatal)
+            };
+            let (answer_sender, answers) = crossbeam_channel::unbounded();
+            let mut graph = Graph::new(options.hints);
+            let plan = Plan::new(rules, &mut graph, stores);
+            let mut run = Run::new(graph, plan, policy, options, stores, answer_sender);
+            coordinate(&mut run, &job_sender, &answers, &options.cancel);
+            // The workers stop when the queue is closed.
+            drop(job_sender);
+            let fatal = run.fatal();
+            report(&run.graph, &run.plan, fatal)
         });
         catch_unwind(run).unwrap_or_else(|_| Report {
             fatal: Some("the coordinator panicked: this is a bug, please report it".to_owned()),

@@ -328,29 +328,28 @@ impl Schedule {
             .or_default()
             .throttled_since
             .get_or_insert(now);
-        if retry_after.is_some_and(|wait| wait > longest) {
-            let seconds = retry_after.unwrap_or_default().as_secs();
-            self.host(host).down = Some(format!(
-                "it asks for a pause of {seconds} s, which is too long to wait for"
-            ));
-        }
-        if now.saturating_sub(since) >= longest || self.down(host).is_some() {
-            self.attempts.remove(&task);
-            return Verdict::GiveUp { attempts: 1 };
-        }
         let row = self.host(host);
         if row.paused_until.is_none() {
             row.pauses_in_row += 1;
             row.window = (row.window / 2).max(1);
             row.successes = 0;
         }
+        if let Some(wait) = retry_after.filter(|&wait| wait > longest) {
+            row.down = Some(format!(
+                "it asks for a pause of {} s, which is too long to wait for",
+                wait.as_secs()
+            ));
+        }
         let pauses = row.pauses_in_row;
-        let wait = retry_after.unwrap_or_else(|| self.backoff(pauses));
-        let until = now + wait;
+        let until = now + retry_after.unwrap_or_else(|| self.backoff(pauses));
         let row = self.host(host);
         if row.paused_until.is_none_or(|end| end < until) {
             row.paused_until = Some(until);
             self.arm(until, Timer::Host(host));
+        }
+        if now.saturating_sub(since) >= longest || self.down(host).is_some() {
+            self.attempts.remove(&task);
+            return Verdict::GiveUp { attempts: 1 };
         }
         Verdict::AfterPause
     }

@@ -450,3 +450,478 @@ const MIN_LIFE: Duration = Duration::from_mins(1);
 const MAX_LIFE: Duration = Duration::from_hours(24);
 /// How long before its end a token is renewed.
 const MAX_MARGIN: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn parse(headers: &[&str]) -> Vec<Challenge> {
+        parse_challenges(headers.iter().map(|header| header.as_bytes()))
+    }
+
+    fn bearer(realm: &str, service: &str, scopes: &[&str], error: &str) -> Challenge {
+        let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        Challenge::Bearer {
+            realm: realm.into(),
+            service: given(service),
+            scopes: scopes.iter().map(|&scope| scope.to_owned()).collect(),
+            error: given(error),
+        }
+    }
+
+    #[test]
+    fn challenges_of_real_registries_and_of_the_standard() {
+        let hub = bearer(
+            "https://auth.docker.io/token",
+            "registry.docker.io",
+            &["repository:a/b:pull,push"],
+            "",
+        );
+        let plain = || bearer("R", "", &[], "");
+        let cases: Vec<(&[&str], Vec<Challenge>)> = vec![
+            (&[], vec![]),
+            (&[""], vec![]),
+            (&["Basic realm=\"x\""], vec![Challenge::Basic]),
+            (&["basic"], vec![Challenge::Basic]),
+            (
+                &["BASIC realm=x, charset=\"UTF-8\""],
+                vec![Challenge::Basic],
+            ),
+            (
+                &[
+                    "Bearer realm=\"https://auth.docker.io/token\",service=\"registry.docker.io\",scope=\"repository:a/b:pull,push\"",
+                ],
+                vec![hub.clone()],
+            ),
+            // Names in any case, blanks around the sign and the commas, values without quotes.
+            (
+                &[
+                    "bEARER\tREALM = https://auth.docker.io/token , Service= registry.docker.io ,,\tSCOPE =\"repository:a/b:pull,push\" ,",
+                ],
+                vec![hub.clone()],
+            ),
+            (
+                &["Bearer realm=https://a.io/t?x=1&y=2,service=s"],
+                vec![bearer("https://a.io/t?x=1&y=2", "s", &[], "")],
+            ),
+            // Several scopes, in one parameter and in two.
+            (
+                &[
+                    "Bearer realm=\"R\",scope=\"repository:s:pull  repository:t:pull,push\",scope=\"x\"",
+                ],
+                vec![bearer(
+                    "R",
+                    "",
+                    &["repository:s:pull", "repository:t:pull,push", "x"],
+                    "",
+                )],
+            ),
+            (
+                &["Bearer realm=\"R\",service=\"\",error=\"insufficient_scope\""],
+                vec![bearer("R", "", &[], "insufficient_scope")],
+            ),
+            // Escapes, and what looks like another challenge inside quotes.
+            (
+                &[r#"Bearer realm="a\"b\\c, Basic realm=\"x\"",service="s""#],
+                vec![bearer(r#"a"b\c, Basic realm="x""#, "s", &[], "")],
+            ),
+            // Several challenges in a header, several headers, several schemes that are not ours.
+            (
+                &["Bearer realm=\"R\", Basic realm=\"x\""],
+                vec![plain(), Challenge::Basic],
+            ),
+            (
+                &["Basic realm=\"x\", Bearer realm=\"R\""],
+                vec![Challenge::Basic, plain()],
+            ),
+            (&["Negotiate, NTLM, Basic"], vec![Challenge::Basic]),
+            (
+                &["Negotiate YIIJvwYGKwYBBQUCoIIJszCC==, Bearer realm=\"R\""],
+                vec![plain()],
+            ),
+            (
+                &["Digest realm=\"d\", nonce=\"n\", qop=\"auth,auth-int\", Bearer realm=\"R\""],
+                vec![plain()],
+            ),
+            (
+                &["Bearer realm=\"R\"", "Bearer realm=\"S\"", "Basic"],
+                vec![plain(), bearer("S", "", &[], ""), Challenge::Basic],
+            ),
+            (
+                &[
+                    "AWS4-HMAC-SHA256",
+                    "Basic realm=\"https://x.dkr.ecr.eu-west-1.amazonaws.com/\",service=\"ecr.amazonaws.com\"",
+                ],
+                vec![Challenge::Basic],
+            ),
+        ];
+        for (headers, expected) in cases {
+            assert_eq!(parse(headers), expected, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_broken_is_left_out() {
+        let plain = || bearer("R", "", &[], "");
+        let cases: Vec<(&[&str], Vec<Challenge>)> = vec![
+            // Parameters belong to the challenge before them in their own header.
+            (&["Bearer", "realm=\"R\""], vec![]),
+            (&["realm=\"R\""], vec![]),
+            // The first realm counts, an empty one is none, one that was cut off is not guessed.
+            (
+                &["Bearer realm=\"\",realm=\"R\",realm=\"S\""],
+                vec![plain()],
+            ),
+            (&["Bearer service=\"s\""], vec![]),
+            (&["Bearer realm=\"https://a.io/tok"], vec![]),
+            (&["Bearer realm=\"https://a.io\\"], vec![]),
+            (&["Bearer realm=\"R\",scope=\"repository:a"], vec![plain()]),
+            (
+                &["\"quoted\", Bearer realm=\"R\"", "=, Basic"],
+                vec![plain(), Challenge::Basic],
+            ),
+        ];
+        for (headers, expected) in cases {
+            assert_eq!(parse(headers), expected, "{headers:?}");
+        }
+        let latin = parse_challenges(std::iter::once(
+            b"Bearer realm=\"R\",service=\"\xe9\"".as_slice(),
+        ));
+        assert_eq!(latin, [bearer("R", "\u{fffd}", &[], "")]);
+    }
+
+    #[test]
+    fn challenges_are_bounded() {
+        let long = format!("Bearer realm=\"{}\"", "a".repeat(MAX_HEADER));
+        assert_eq!(parse(&[&long, "Basic"]), [Challenge::Basic]);
+        let many = "Basic,".repeat(100);
+        assert_eq!(parse(&[&many, &many]).len(), MAX_CHALLENGES);
+    }
+
+    #[test]
+    fn no_header_makes_the_parser_panic_or_stand_still() {
+        let pieces: [&[u8]; 14] = [
+            b"Bearer", b"basic", b"realm", b"scope", b"=", b"\"", b"\\", b",", b" ", b"\t", b"x",
+            b"\xff", b"\0", b"==",
+        ];
+        let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut found = HashSet::new();
+        for _ in 0..20_000 {
+            let mut header = Vec::new();
+            for _ in 0..16 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                header.extend_from_slice(pieces[usize::try_from(state % 14).unwrap()]);
+            }
+            found.insert(parse_challenges(std::iter::once(header.as_slice())).len());
+        }
+        assert!(found.len() > 3, "the headers are too tame: {found:?}");
+    }
+
+    #[test]
+    fn a_token_is_preferred_to_a_password() {
+        assert_eq!(choose(vec![]), None);
+        assert_eq!(choose(parse(&["Basic"])), Some(Challenge::Basic));
+        assert_eq!(
+            choose(parse(&["Bearer service=s, Basic"])),
+            Some(Challenge::Basic)
+        );
+        for headers in [
+            "Basic, Bearer realm=R, Bearer realm=S",
+            "Bearer realm=R, Bearer realm=S, Basic",
+        ] {
+            assert_eq!(
+                choose(parse(&[headers])),
+                Some(bearer("R", "", &[], "")),
+                "{headers}"
+            );
+        }
+    }
+
+    fn repository(path: &str) -> Repository {
+        Repository::parse(path).unwrap()
+    }
+
+    fn union(scope: &Scope, scopes: &[&str]) -> Scope {
+        scope.union(
+            &scopes
+                .iter()
+                .map(|&text| text.to_owned())
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    #[test]
+    fn scopes_are_canonical_with_the_target_first() {
+        let push = Scope::push(&repository("t"));
+        let mount = Scope::push_and_mount(&repository("t"), &repository("a"));
+        let cases = [
+            (Scope::pull(&repository("a/b")), vec!["repository:a/b:pull"]),
+            (push.clone(), vec!["repository:t:pull,push"]),
+            (
+                mount.clone(),
+                vec!["repository:t:pull,push", "repository:a:pull"],
+            ),
+            (
+                Scope::push_and_mount(&repository("t"), &repository("t")),
+                vec!["repository:t:pull,push"],
+            ),
+            // A challenge that says less, or the same in another order, changes nothing.
+            (
+                union(&push, &["repository:t:push", "repository:t:push,pull"]),
+                vec!["repository:t:pull,push"],
+            ),
+            (
+                union(&mount, &["repository:a:pull", "repository:t:push,pull"]),
+                vec!["repository:t:pull,push", "repository:a:pull"],
+            ),
+            (
+                union(&push, &["repository:t:*"]),
+                vec!["repository:t:*,pull,push"],
+            ),
+            (
+                union(
+                    &push,
+                    &[
+                        "repository:b:pull",
+                        "repository:a:pull",
+                        "registry:catalog:*",
+                        "repository:a:push",
+                    ],
+                ),
+                vec![
+                    "repository:t:pull,push",
+                    "registry:catalog:*",
+                    "repository:a:pull,push",
+                    "repository:b:pull",
+                ],
+            ),
+            // A port in the name; what says nothing.
+            (
+                union(&push, &["repository:h:5000/a:pull"]),
+                vec!["repository:t:pull,push", "repository:h:5000/a:pull"],
+            ),
+            (
+                union(&push, &["*", "", "pull", "a:b"]),
+                vec!["repository:t:pull,push"],
+            ),
+        ];
+        for (scope, expected) in &cases {
+            assert_eq!(&scope.parameters().collect::<Vec<_>>(), expected);
+        }
+        let distinct: HashSet<&Scope> = cases.iter().map(|(scope, _)| scope).collect();
+        assert_eq!(distinct.len(), 6);
+
+        let many: Vec<String> = (0..100).map(|n| format!("repository:r{n}:pull")).collect();
+        assert_eq!(push.union(&many).parameters().count(), 1 + MAX_ACCESSES);
+    }
+
+    #[test]
+    fn token_urls() {
+        let scope = Scope::push_and_mount(&repository("t"), &repository("a"));
+        let scopes = "scope=repository%3At%3Apull%2Cpush&scope=repository%3Aa%3Apull";
+        for (realm, service, expected) in [
+            (
+                "https://a.io/token",
+                Some("a.io:5000"),
+                format!("https://a.io/token?service=a.io%3A5000&{scopes}"),
+            ),
+            (
+                "https://a.io/token",
+                None,
+                format!("https://a.io/token?{scopes}"),
+            ),
+            ("https://a.io", Some(""), format!("https://a.io/?{scopes}")),
+            (
+                "https://a.io/t?x=%2f+",
+                Some("a b"),
+                format!("https://a.io/t?x=%2f+&service=a%20b&{scopes}"),
+            ),
+        ] {
+            let url = token_url(&Url::parse(realm).unwrap(), service, &scope);
+            assert_eq!(url.to_request_string(), expected);
+        }
+    }
+
+    #[test]
+    fn token_answers() {
+        let now = Instant::now();
+        // What the token is, and for how many seconds it is sent.
+        let cases = [
+            (r#"{"token":"t"}"#, Ok(("t", 54))),
+            (r#"{"access_token":"a"}"#, Ok(("a", 54))),
+            (r#"{"token":"t","access_token":"a"}"#, Ok(("t", 54))),
+            (r#"{"token":"","access_token":"a"}"#, Ok(("a", 54))),
+            (r#"{"token":null,"access_token":"a"}"#, Ok(("a", 54))),
+            (r#"{"token":7,"access_token":"a"}"#, Ok(("a", 54))),
+            (
+                r#"{"token":"t","expires_in":300,"issued_at":"2999-01-01T00:00:00Z","refresh_token":"r"}"#,
+                Ok(("t", 290)),
+            ),
+            (r#"{"token":"t","expires_in":"300"}"#, Ok(("t", 290))),
+            (r#"{"token":"t","expires_in":100}"#, Ok(("t", 90))),
+            (r#"{"token":"t","expires_in":80.0}"#, Ok(("t", 72))),
+            (r#"{"token":"t","expires_in":59}"#, Ok(("t", 54))),
+            (r#"{"token":"t","expires_in":0}"#, Ok(("t", 54))),
+            (r#"{"token":"t","expires_in":-1}"#, Ok(("t", 54))),
+            (r#"{"token":"t","expires_in":null}"#, Ok(("t", 54))),
+            (r#"{"token":"t","expires_in":"soon"}"#, Ok(("t", 54))),
+            (r#"{"token":"t","expires_in":"NaN"}"#, Ok(("t", 54))),
+            (r#"{"token":"t","expires_in":"1e999"}"#, Ok(("t", 54))),
+            (r#"{"token":"t","expires_in":[]}"#, Ok(("t", 54))),
+            (r#"{"token":"t","expires_in":100000}"#, Ok(("t", 86_390))),
+            (r#"{"token":"t","expires_in":1e18}"#, Ok(("t", 86_390))),
+            ("", Err(TokenError::Malformed)),
+            ("<html>", Err(TokenError::Malformed)),
+            ("\"t\"", Err(TokenError::Malformed)),
+            ("{\"token\":\"t\"", Err(TokenError::Malformed)),
+            ("{}", Err(TokenError::Missing)),
+            (r#"{"token":""}"#, Err(TokenError::Missing)),
+            (r#"{"errors":[]}"#, Err(TokenError::Missing)),
+            (r#"{"token":"a\r\nX: y"}"#, Err(TokenError::Unsendable)),
+            (r#"{"token":"a b"}"#, Err(TokenError::Unsendable)),
+            (r#"{"token":"a\u0000"}"#, Err(TokenError::Unsendable)),
+            (r#"{"token":"ä"}"#, Err(TokenError::Unsendable)),
+        ];
+        for (body, expected) in cases {
+            let token = parse_token(body.as_bytes(), now);
+            let got = token
+                .as_ref()
+                .map(|token| (token.secret.expose(), (token.stale_at - now).as_secs()));
+            assert_eq!(got.map_err(|&error| error), expected, "{body}");
+        }
+        assert!(format!("{:?}", token("hunter2", 60)).contains("***"));
+    }
+
+    fn key(credential: Option<u64>, path: &str) -> TokenKey {
+        TokenKey {
+            realm: Url::parse("https://a.io/token").unwrap(),
+            service: None,
+            credential,
+            scope: Scope::pull(&repository(path)),
+        }
+    }
+
+    fn token(text: &str, life: u64) -> Token {
+        Token {
+            secret: Secret::new(text.into()),
+            stale_at: Instant::now() + Duration::from_secs(life),
+        }
+    }
+
+    /// What the cache gives where a request would bring `fetched`.
+    fn get(
+        cache: &TokenCache,
+        key: TokenKey,
+        refused: Option<&str>,
+        fetched: Result<Token, &'static str>,
+    ) -> Result<String, &'static str> {
+        let refused = refused.map(|text| Secret::new(text.into()));
+        cache
+            .get_or_fetch(key, refused.as_ref(), || fetched)
+            .map(|secret| secret.expose().to_owned())
+    }
+
+    #[test]
+    fn tokens_are_kept_until_they_are_stale_or_refused() {
+        let cache = TokenCache::default();
+        let key = || key(Some(1), "a");
+        assert_eq!(get(&cache, key(), None, Err("down")), Err("down"));
+        assert_eq!(get(&cache, key(), None, Ok(token("1", 60))), Ok("1".into()));
+        assert_eq!(get(&cache, key(), None, Ok(token("2", 60))), Ok("1".into()));
+        // A token that was refused before the one that we have is no reason to get another.
+        assert_eq!(
+            get(&cache, key(), Some("0"), Ok(token("2", 60))),
+            Ok("1".into())
+        );
+        assert_eq!(
+            get(&cache, key(), Some("1"), Ok(token("2", 0))),
+            Ok("2".into())
+        );
+        assert_eq!(get(&cache, key(), None, Ok(token("3", 60))), Ok("3".into()));
+        // A refused token does not come back when the next one cannot be had.
+        assert_eq!(get(&cache, key(), Some("3"), Err("down")), Err("down"));
+        assert_eq!(get(&cache, key(), None, Ok(token("4", 60))), Ok("4".into()));
+    }
+
+    #[test]
+    fn tokens_are_for_one_user_service_and_scope() {
+        let cache = TokenCache::default();
+        let mut other_service = key(None, "a");
+        other_service.service = Some("s".into());
+        let mut other_realm = key(None, "a");
+        other_realm.realm = Url::parse("https://a.io/token?x").unwrap();
+        let keys = [
+            key(None, "a"),
+            key(Some(1), "a"),
+            key(Some(2), "a"),
+            key(None, "b"),
+            other_service,
+            other_realm,
+        ];
+        for round in 0..2 {
+            for (n, key) in keys.iter().enumerate() {
+                let fetched = if round == 0 {
+                    Ok(token(&n.to_string(), 60))
+                } else {
+                    Err("asked again")
+                };
+                assert_eq!(get(&cache, key.clone(), None, fetched), Ok(n.to_string()));
+            }
+        }
+    }
+
+    #[test]
+    fn threads_that_meet_a_refusal_make_one_request() {
+        let cache = TokenCache::default();
+        get(&cache, key(None, "a"), None, Ok(token("old", 60))).unwrap();
+        let requests = AtomicUsize::new(0);
+        let start = Barrier::new(64);
+        std::thread::scope(|scope| {
+            for _ in 0..64 {
+                scope.spawn(|| {
+                    start.wait();
+                    let refused = Secret::new("old".into());
+                    let got = cache.get_or_fetch(key(None, "a"), Some(&refused), || {
+                        requests.fetch_add(1, Ordering::SeqCst);
+                        Ok::<_, ()>(token("new", 60))
+                    });
+                    assert_eq!(got.unwrap().expose(), "new");
+                });
+            }
+        });
+        assert_eq!(requests.into_inner(), 1);
+    }
+
+    #[test]
+    fn a_request_holds_up_its_own_key_only() {
+        let cache = TokenCache::default();
+        let outer = cache.get_or_fetch(key(None, "a"), None, || {
+            get(&cache, key(None, "b"), None, Ok(token("b", 60)))?;
+            Ok::<_, &str>(token("a", 60))
+        });
+        assert_eq!(outer.unwrap().expose(), "a");
+    }
+
+    #[test]
+    fn a_thread_that_died_while_asking_blocks_nobody() {
+        let cache = TokenCache::default();
+        std::thread::scope(|scope| {
+            let dies = || {
+                cache.get_or_fetch(key(None, "a"), None, || -> Result<Token, ()> {
+                    panic!("a bug")
+                })
+            };
+            assert!(scope.spawn(dies).join().is_err());
+        });
+        assert_eq!(
+            get(&cache, key(None, "a"), None, Ok(token("1", 60))),
+            Ok("1".into())
+        );
+    }
+}

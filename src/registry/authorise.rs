@@ -131,9 +131,12 @@ impl Client {
     ) -> Result<Option<Round>, RequestError> {
         // Some say only at /v2/ what they want (E10). Those that never do are taken to want a password (A2).
         let challenge = match challenge_of(response) {
-            Some(challenge) => challenge,
             None if request.is_optional => return Ok(None),
-            None => self.ping().unwrap_or(Challenge::Basic),
+            challenge => match challenge.or_else(|| self.ping()) {
+                Some(challenge) => challenge,
+                None if last.demand.is_some() => return Ok(None),
+                None => Challenge::Basic,
+            },
         };
         let (demand, wanted) = match challenge {
             Challenge::Basic => (Demand::Basic, Vec::new()),
@@ -320,3 +323,234 @@ fn challenge_of(response: &Response) -> Option<Challenge> {
 }
 
 const MAX_REFUSALS: u8 = 3;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    use super::super::testing::{Reply, Seen, Server};
+    use super::*;
+    use crate::oci::{Digest, Reference, Repository, Tag};
+    use crate::store::{Class, Presence, StoreError, Target};
+
+    const BASIC: &str = "Basic dTpw"; // u:p
+
+    fn ask(store: &dyn Target) -> Result<bool, StoreError> {
+        let found = store.head(&Reference::Tag(Tag::parse("v1").unwrap()))?;
+        Ok(matches!(found, Presence::Present(_)))
+    }
+
+    fn found() -> Reply {
+        Reply::new(200).header(
+            "docker-content-digest",
+            Digest::of(crate::oci::Algorithm::Sha256, b""),
+        )
+    }
+
+    fn bearer(seen: &Seen, rest: &str) -> Reply {
+        let host = seen.header("host").unwrap();
+        let challenge = format!("Bearer realm=\"http://{host}/token\",service=\"s\"{rest}");
+        Reply::new(401).header("www-authenticate", challenge)
+    }
+
+    fn repositories(server: &Server, password: Option<&str>) -> [Arc<dyn Target>; 2] {
+        let registries = server.registries(password);
+        ["a/b", "c"].map(|name| registries.store(&server.host, &Repository::parse(name).unwrap()))
+    }
+
+    #[test]
+    fn basic_is_learned_once_a_host_and_never_sent_unasked() {
+        let server = Server::start(|seen| {
+            Some(match seen.header("authorization") {
+                Some(BASIC) => found(),
+                _ => Reply::new(401).header("www-authenticate", "basic"),
+            })
+        });
+        for store in repositories(&server, Some("p")) {
+            assert!(ask(&*store).unwrap());
+        }
+        let logins: Vec<bool> = server
+            .seen()
+            .iter()
+            .map(|seen| seen.header("authorization").is_some())
+            .collect();
+        assert_eq!(logins, [false, true, true]);
+    }
+
+    #[test]
+    fn tokens_are_got_for_what_is_done_and_without_a_401_the_second_time() {
+        let server = Server::start(|seen| {
+            Some(
+                match (
+                    seen.target.starts_with("/token"),
+                    seen.header("authorization"),
+                ) {
+                    (true, Some(BASIC)) => Reply::new(200).body(r#"{"access_token":"t"}"#),
+                    (true, _) => Reply::new(401),
+                    (false, Some("Bearer t")) => found(),
+                    _ => bearer(seen, ",scope=\"*\""),
+                },
+            )
+        });
+        for store in repositories(&server, Some("p")) {
+            assert!(ask(&*store).unwrap());
+            assert!(ask(&*store).unwrap());
+        }
+        let token = |name| format!("GET /token?service=s&scope=repository%3A{name}%3Apull");
+        let (one, two) = ("HEAD /v2/a/b/manifests/v1", "HEAD /v2/c/manifests/v1");
+        assert_eq!(
+            server.requests(),
+            [one, &token("a%2Fb"), one, one, &token("c"), two, two]
+        );
+    }
+
+    #[test]
+    fn a_token_that_dies_is_renewed_and_a_fresh_one_that_is_refused_is_not() {
+        let given = Arc::new(AtomicUsize::new(0));
+        let accepted = Arc::new(AtomicUsize::new(1));
+        let (counter, newest) = (given.clone(), accepted.clone());
+        let server = Server::start(move |seen| {
+            if seen.target.starts_with("/token") {
+                let nth = counter.fetch_add(1, Ordering::Relaxed) + 1;
+                return Some(
+                    Reply::new(200).body(format!(r#"{{"token":"t{nth}","expires_in":900}}"#)),
+                );
+            }
+            let good = format!("Bearer t{}", newest.load(Ordering::Relaxed));
+            Some(match seen.header("authorization") {
+                Some(sent) if sent == good => found(),
+                _ => bearer(seen, ""),
+            })
+        });
+        let [store, _] = repositories(&server, None);
+        assert!(ask(&*store).unwrap());
+        accepted.store(2, Ordering::Relaxed);
+        assert!(ask(&*store).unwrap());
+        assert_eq!(given.load(Ordering::Relaxed), 2);
+        // None will do any more: the kept one, then one new one, and that is the answer.
+        accepted.store(99, Ordering::Relaxed);
+        assert_eq!(
+            store
+                .head(&Reference::Tag(Tag::parse("v1").unwrap()))
+                .unwrap(),
+            Presence::Unknown
+        );
+        assert_eq!(given.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn a_wider_scope_is_asked_for_once() {
+        let server = Server::start(|seen| {
+            Some(
+                match (
+                    seen.target.starts_with("/token"),
+                    seen.header("authorization"),
+                ) {
+                    (true, _) if seen.target.contains("delete") => {
+                        Reply::new(200).body(r#"{"token":"wide"}"#)
+                    }
+                    (true, _) => Reply::new(200).body(r#"{"token":"narrow"}"#),
+                    (false, Some("Bearer wide")) => found(),
+                    _ => bearer(
+                        seen,
+                        ",scope=\"repository:a/b:delete\",error=\"insufficient_scope\"",
+                    ),
+                },
+            )
+        });
+        let [store, _] = repositories(&server, None);
+        assert!(ask(&*store).unwrap());
+        assert_eq!(server.requests().len(), 5);
+    }
+
+    #[test]
+    fn a_wrong_password_is_sent_three_times_in_all_however_many_ask() {
+        for realm in [true, false] {
+            let server = Server::start(move |seen| {
+                Some(match realm {
+                    true if seen.target.starts_with("/token") => Reply::new(403),
+                    true => bearer(seen, ""),
+                    false => Reply::new(401).header("www-authenticate", "Basic realm=x"),
+                })
+            });
+            let registries = server.registries(Some("wrong"));
+            let together = Barrier::new(4);
+            thread::scope(|scope| {
+                for name in ["a", "b", "c", "d"] {
+                    let store = registries.store(&server.host, &Repository::parse(name).unwrap());
+                    let together = &together;
+                    scope.spawn(move || {
+                        together.wait();
+                        for _ in 0..3 {
+                            let error = store
+                                .manifest(&Reference::Tag(Tag::parse("v").unwrap()))
+                                .unwrap_err();
+                            assert_eq!(error.class, Class::Permanent, "{error}");
+                            assert!(error.to_string().contains("auth"), "{error}");
+                        }
+                    });
+                }
+            });
+            let seen = server.seen();
+            let sent = seen.iter().filter(|seen| {
+                seen.header("authorization")
+                    .is_some_and(|value| value.starts_with("Basic"))
+            });
+            assert_eq!(sent.count(), 3);
+        }
+    }
+
+    #[test]
+    fn one_denied_repository_spoils_nothing() {
+        let server = Server::start(|seen| {
+            Some(match seen.header("authorization") {
+                Some(BASIC) if seen.target.starts_with("/v2/c/") => found(),
+                _ => Reply::new(401).header("www-authenticate", "Basic realm=x"),
+            })
+        });
+        let [denied, open] = repositories(&server, Some("p"));
+        assert!(!ask(&*denied).unwrap());
+        assert!(ask(&*open).unwrap());
+        for _ in 0..4 {
+            assert!(!ask(&*denied).unwrap());
+        }
+        assert!(ask(&*open).unwrap());
+    }
+
+    #[test]
+    fn a_challenge_may_stand_at_the_root_only() {
+        let server = Server::start(|seen| {
+            Some(match (seen.target.as_str(), seen.header("authorization")) {
+                ("/v2/", _) => bearer(seen, ""),
+                (target, _) if target.starts_with("/token") => {
+                    Reply::new(200).body(r#"{"token":"t"}"#)
+                }
+                (_, Some("Bearer t")) => found(),
+                _ => Reply::new(401),
+            })
+        });
+        let [store, _] = repositories(&server, None);
+        assert!(ask(&*store).unwrap());
+    }
+
+    #[test]
+    fn a_token_service_is_not_followed_and_not_believed_in_everything() {
+        for reply in [
+            || Reply::new(302).header("location", "/token2"),
+            || Reply::new(200).body("<html>"),
+            || Reply::new(200).body("x".repeat(65537)),
+            || Reply::new(404),
+        ] {
+            let server = Server::start(move |seen| {
+                let is_token = seen.target.starts_with("/token");
+                Some(if is_token { reply() } else { bearer(seen, "") })
+            });
+            let [store, _] = repositories(&server, Some("p"));
+            let error = ask(&*store).unwrap_err();
+            assert!(error.to_string().starts_with("GET http://"), "{error}");
+            assert_eq!(server.requests().len(), 2, "{error}");
+        }
+    }
+}

@@ -188,3 +188,125 @@ fn store_error(error: io::Error) -> StoreError {
         Err(error) => StoreError::new(Class::Transient, error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Reply, Seen, Server, descriptor};
+    use super::*;
+
+    const CONTENT: &[u8] = b"0123456789";
+
+    fn read(
+        from: u64,
+        answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> (Result<Vec<u8>, StoreError>, Vec<String>) {
+        let server = Server::start(move |seen| Some(answer(seen)));
+        let mut bytes = Vec::new();
+        let result = server
+            .store("a/b")
+            .blob(&descriptor(CONTENT), from)
+            .and_then(|mut reader| reader.read_to_end(&mut bytes).map_err(store_error));
+        (result.map(|_| bytes), server.requests())
+    }
+
+    fn whole_answer() -> Reply {
+        Reply::new(200).body(CONTENT)
+    }
+
+    #[test]
+    fn a_blob_is_read_from_any_offset_whatever_the_registry_makes_of_range() {
+        let rest = |seen: &Seen| match seen.header("range") {
+            Some("bytes=4-") => Reply::new(206)
+                .header("content-range", "bytes 4-9/10")
+                .body(&CONTENT[4..]),
+            _ => whole_answer(),
+        };
+        assert_eq!(read(0, rest).0.unwrap(), CONTENT);
+        assert_eq!(read(4, rest).0.unwrap(), &CONTENT[4..]);
+        // Nothing left: nothing asked.
+        let (bytes, requests) = read(10, rest);
+        assert_eq!((bytes.unwrap().len(), requests.len()), (0, 0));
+        // gitea and ferro send all of it.
+        assert_eq!(read(4, |_| whole_answer()).0.unwrap(), &CONTENT[4..]);
+        // ggcr takes closed ranges only; d2's 416 ends before its length.
+        let refusing = |seen: &Seen| match seen.header("range") {
+            Some(_) => Reply::new(416)
+                .header("content-length", 99)
+                .body("short")
+                .close(),
+            None => whole_answer(),
+        };
+        assert_eq!(read(4, refusing).0.unwrap(), &CONTENT[4..]);
+    }
+
+    #[test]
+    fn a_range_that_was_not_asked_for_is_not_taken() {
+        for (range, body) in [
+            ("bytes 5-9/10", &CONTENT[5..]),
+            ("bytes 4-8/10", &CONTENT[4..9]),
+            ("bytes 4-9/11", &CONTENT[4..]),
+            ("bytes 4-9", &CONTENT[4..]),
+            ("bytes 4-9/10", &CONTENT[5..]),
+        ] {
+            let answer = move |seen: &Seen| match seen.header("range") {
+                Some(_) => Reply::new(206).header("content-range", range).body(body),
+                None => whole_answer(),
+            };
+            let (bytes, requests) = read(4, answer);
+            assert_eq!(bytes.unwrap(), &CONTENT[4..], "{range}");
+            assert_eq!(requests.len(), 2, "{range}");
+        }
+    }
+
+    #[test]
+    fn a_body_of_another_length_is_an_error() {
+        let short = |_: &Seen| {
+            Reply::new(200)
+                .header("content-length", 10)
+                .body("0123")
+                .close()
+        };
+        let error = read(0, short).0.unwrap_err();
+        assert_eq!(error.class, Class::Transient, "{error}");
+        // Without a length only our own count sees it (M3, N23).
+        for body in ["0123", "0123456789X"] {
+            let answer = move |_: &Seen| Reply::new(200).without_length().body(body).close();
+            let error = read(0, answer).0.unwrap_err();
+            assert!(
+                error.to_string().contains("10 bytes were expected"),
+                "{error}"
+            );
+        }
+        let announced = read(0, |_| Reply::new(200).body("0123456789X"))
+            .0
+            .unwrap_err();
+        assert!(announced.to_string().contains("has 11"), "{announced}");
+    }
+
+    #[test]
+    fn encoded_content_is_refused() {
+        let error = read(0, |_| whole_answer().header("content-encoding", "gzip"))
+            .0
+            .unwrap_err();
+        assert_eq!(error.class, Class::Permanent);
+    }
+
+    #[test]
+    fn a_signed_url_that_ran_out_is_renewed_once() {
+        let storage = Server::start(|seen| {
+            Some(match seen.target.as_str() {
+                "/good?sig=2" => whole_answer(),
+                _ => Reply::new(403),
+            })
+        });
+        let target = storage.host.clone();
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        let (bytes, requests) = read(0, move |_| {
+            let nth = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let place = ["old?sig=1", "good?sig=2"][nth];
+            Reply::new(307).header("location", format!("http://{target}/{place}"))
+        });
+        assert_eq!(bytes.unwrap(), CONTENT);
+        assert_eq!(requests.len(), 2);
+    }
+}

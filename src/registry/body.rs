@@ -4,6 +4,8 @@
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
+use crate::pace::scaled;
+
 /// The body of an upload as ureq reads it.
 ///
 /// ureq 3.5 asks a reader that ends before the announced length again and again, for ever and at full speed. So here
@@ -56,7 +58,10 @@ impl Read for Outgoing<'_> {
         if let Some(last) = self.last_read
             && self.floor.is_missed(now - last, self.last_length)
         {
-            return Err(io::ErrorKind::TimedOut.into());
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "less than 1 KiB/s for a minute",
+            ));
         }
         let wanted = usize::try_from(self.left).unwrap_or(usize::MAX);
         let wanted = buffer.len().min(wanted);
@@ -92,10 +97,11 @@ impl Floor {
     pub(super) fn is_missed(&mut self, took: Duration, bytes: usize) -> bool {
         self.time += took;
         self.bytes += bytes as u64;
-        if self.time < FLOOR_TIME {
+        if self.time < scaled(FLOOR_TIME) {
             return false;
         }
-        let missed = self.bytes < FLOOR_RATE * FLOOR_TIME.as_secs();
+        let missed =
+            u128::from(self.bytes) * 1000 < u128::from(FLOOR_RATE) * scaled(FLOOR_TIME).as_millis();
         *self = Self::default();
         missed
     }

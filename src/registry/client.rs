@@ -208,3 +208,286 @@ impl Client {
 const MAX_REDIRECTS: usize = 5;
 /// A request without a login, one with a stale token, one with a fresh one, one with a wider one.
 const MAX_ROUNDS: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    use super::super::credentials::{Credentials, Entry};
+    use super::super::hosts::Registries;
+    use super::super::testing::{Reply, Seen, Server, descriptor};
+    use super::*;
+    use crate::oci::{Host, Reference, Tag};
+    use crate::secret::Secret;
+    use crate::store::{Class, StoreError, Target};
+
+    const CONTENT: &[u8] = b"0123456789";
+
+    fn tag() -> Reference {
+        Reference::Tag(Tag::parse("v1").unwrap())
+    }
+
+    fn read(store: &dyn Target) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = Vec::new();
+        let mut reader = store.blob(&descriptor(CONTENT), 0)?;
+        reader.read_to_end(&mut bytes).unwrap();
+        Ok(bytes)
+    }
+
+    #[test]
+    fn a_redirect_of_a_read_is_followed_without_the_login() {
+        let storage = Server::start(|_| Some(Reply::new(200).body(CONTENT)));
+        let to = format!("http://{}/s?sig=a%2Fb", storage.host);
+        let registry = Server::start(move |seen| {
+            Some(match seen.header("authorization") {
+                None => Reply::new(401).header("www-authenticate", "Basic"),
+                Some(_) => Reply::new(307).header("location", &to),
+            })
+        });
+        let store = registry
+            .registries(Some("p"))
+            .store(&registry.host, &Repository::parse("a/b").unwrap());
+        assert_eq!(read(&*store).unwrap(), CONTENT);
+        let seen = &storage.seen()[0];
+        assert_eq!(seen.line(), "GET /s?sig=a%2Fb");
+        assert_eq!(seen.header("authorization"), None);
+        assert!(
+            seen.header("user-agent")
+                .unwrap()
+                .starts_with("image-syncer/")
+        );
+    }
+
+    #[test]
+    fn redirects_end() {
+        let server = Server::start(|seen| {
+            Some(Reply::new(302).header("location", format!("{}x", seen.target)))
+        });
+        let error = read(&*server.store("a/b")).err().unwrap();
+        assert!(
+            error.to_string().contains("one redirect after another"),
+            "{error}"
+        );
+        assert_eq!(server.requests().len(), 6);
+        let lost = Server::start(|_| Some(Reply::new(302)));
+        assert!(
+            read(&*lost.store("a/b"))
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("location")
+        );
+    }
+
+    #[test]
+    fn a_write_is_repeated_at_the_same_server_only() {
+        let other = Server::start(|_| Some(Reply::new(202).header("location", "/x")));
+        let away = format!("http://{}/x", other.host);
+        for (status, location, stored) in [
+            (307, "/moved", true),
+            (308, "/moved", true),
+            (301, "/moved", false),
+            (307, away.as_str(), false),
+        ] {
+            let location = location.to_owned();
+            let server = Server::start(move |seen| {
+                Some(match seen.target.as_str() {
+                    "/moved" => Reply::new(201),
+                    _ => Reply::new(status).header("location", &location),
+                })
+            });
+            let image = crate::oci::Manifest::parse(
+                br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#,
+                None,
+                descriptor(CONTENT).digest,
+            );
+            let result = server.store("a/b").put_manifest(&tag(), &image.unwrap());
+            assert_eq!(result.is_ok(), stored, "{status}");
+            assert!(server.seen().iter().all(|seen| !seen.body.is_empty()));
+        }
+        assert!(other.seen().is_empty());
+    }
+
+    #[test]
+    fn a_connection_that_dies_at_once_is_tried_a_second_time() {
+        let asked = AtomicUsize::new(0);
+        let server = Server::start(move |seen| {
+            let is_first = seen.method == "POST" && asked.fetch_add(1, Ordering::Relaxed) == 0;
+            Some(if is_first {
+                Reply::nothing()
+            } else {
+                Reply::new(202).header("location", "/u")
+            })
+        });
+        server
+            .store("a/b")
+            .begin(
+                &descriptor(CONTENT),
+                &crate::store::Hint {
+                    prior: crate::store::Prior::Distrusted,
+                    mount_from: None,
+                },
+            )
+            .unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(server.requests().len(), 2);
+    }
+
+    #[test]
+    fn a_dead_server_is_transient_and_a_missing_one_unreachable() {
+        let server = Server::start(|_| Some(Reply::nothing()));
+        let error = server.store("a/b").head(&tag()).unwrap_err();
+        assert_eq!(error.class, Class::Transient, "{error}");
+
+        let closed = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let host = Host::parse(&closed.to_string()).unwrap();
+        let error = Registries::new(Credentials::default(), 1)
+            .store(&host, &Repository::parse("a").unwrap())
+            .head(&tag())
+            .unwrap_err();
+        assert_eq!(error.class, Class::Unreachable, "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("no connection: Connection refused"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn waits_are_seconds_or_dates_by_the_answers_own_clock() {
+        for (wait, date, expected) in [
+            ("7", "", Some(7)),
+            ("0", "", Some(0)),
+            ("1000000000000000000", "", Some(1_000_000_000_000_000_000)),
+            (
+                "Sun, 06 Nov 1994 08:49:44 GMT",
+                "Sun, 06 Nov 1994 08:49:37 GMT",
+                Some(7),
+            ),
+            (
+                "Sun, 06 Nov 1994 08:49:30 GMT",
+                "Sun, 06 Nov 1994 08:49:37 GMT",
+                Some(0),
+            ),
+            ("-1", "", None),
+            ("abc", "", None),
+            ("", "", None),
+        ] {
+            let server = Server::start(move |_| {
+                Some(
+                    Reply::new(429)
+                        .header("retry-after", wait)
+                        .header("date", date),
+                )
+            });
+            let error = server.store("a/b").head(&tag()).unwrap_err();
+            assert_eq!(error.class, Class::Throttled);
+            assert_eq!(
+                error.retry_after.map(|wait| wait.as_secs()),
+                expected,
+                "{wait}"
+            );
+        }
+    }
+
+    #[test]
+    fn errors_are_shown_without_what_they_echo() {
+        let server = Server::start(|seen| {
+            let echo = seen.header("authorization").unwrap_or_default();
+            Some(match echo {
+                "" => Reply::new(401).header("www-authenticate", "Basic"),
+                _ => Reply::new(400).body(format!("bad {echo}, hunter2 \u{1b}[2J")),
+            })
+        });
+        let store = server
+            .registries(Some("hunter2"))
+            .store(&server.host, &Repository::parse("a/b").unwrap());
+        let error = store.manifest(&tag()).unwrap_err().to_string();
+        assert!(error.contains("bad Basic ***, ***"), "{error}");
+        assert!(!error.contains('\u{1b}'), "{error}");
+    }
+
+    #[test]
+    fn connections_are_used_again_after_each_kind_of_answer() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = asked.clone();
+        let server = Server::start(move |seen: &Seen| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            Some(match seen.target.as_str() {
+                "/v2/a/b/manifests/v1" => Reply::new(404).body("no such thing"),
+                target if target.contains("/tags/") => Reply::new(400).body("no n"),
+                _ => Reply::new(200).body(CONTENT),
+            })
+        });
+        let store = server.store("a/b");
+        for _ in 0..3 {
+            store.manifest(&tag()).unwrap_err();
+            store.tags().unwrap_err();
+            read(&*store).unwrap();
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 12);
+        assert_eq!(server.connections(), 1);
+    }
+
+    /// Accepts connections until the port is asked for by plain http, and says how many came before.
+    fn silent_port() -> (Host, thread::JoinHandle<usize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = Host::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+        let thread = thread::Builder::new().spawn(move || {
+            for (nth, stream) in listener.incoming().enumerate() {
+                let mut first = [0];
+                if stream.unwrap().read(&mut first).unwrap() == 1 && first != [0x16] {
+                    return nth;
+                }
+            }
+            0
+        });
+        (host, thread.unwrap())
+    }
+
+    #[test]
+    fn plain_http_is_for_those_that_do_not_speak_tls_and_the_first_request_has_no_login() {
+        // TLS that breaks off is no reason: somebody between may have done it (S05).
+        let (host, thread) = silent_port();
+        let entry = Entry {
+            key: host.to_string(),
+            host: host.clone(),
+            path: String::new(),
+            username: Some("u".into()),
+            password: Some(Secret::new("p".into())),
+            insecure: true,
+        };
+        let registries = Registries::new(Credentials::new(vec![entry], None).0, 1);
+        let store = registries.store(&host, &Repository::parse("a").unwrap());
+        let error = store.head(&tag()).unwrap_err();
+        assert_eq!(error.class, Class::Transient, "{error}");
+        std::net::TcpStream::connect(host.as_str())
+            .unwrap()
+            .write_all(b"G")
+            .unwrap();
+        assert_eq!(thread.join().unwrap(), 2);
+
+        // What answers in the clear is: found out once, and without the login.
+        let server = Server::start(|_| Some(Reply::new(404)));
+        let registries = server.registries(Some("p"));
+        for name in ["a", "b"] {
+            registries
+                .store(&server.host, &Repository::parse(name).unwrap())
+                .head(&tag())
+                .unwrap();
+        }
+        assert_eq!(server.tls_attempts(), 1);
+        assert!(
+            server
+                .seen()
+                .iter()
+                .all(|seen| seen.header("authorization").is_none())
+        );
+    }
+}

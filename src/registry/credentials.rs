@@ -135,10 +135,11 @@ impl Credentials {
     pub(crate) fn new(entries: Vec<Entry>, docker: Option<&[u8]>) -> (Self, Vec<String>) {
         let mut credentials = Self::default();
         let mut warnings = Vec::new();
-        let mut ids = 0..;
+        let mut last_id = 0;
         let mut credential = |username: String, password: Secret, origin: String| {
+            last_id += 1;
             Arc::new(Credential {
-                id: ids.next().unwrap_or_default(),
+                id: last_id,
                 username,
                 password,
                 origin,

@@ -36,6 +36,8 @@ impl RequestError {
                 Class::Transient
             }
             Failure::LoginRenewed | Failure::OtherMethodNext { .. } => Class::Transient,
+            // Without a length the end of a connection looks like the end of a body (M3).
+            Failure::Json(error) if error.is_eof() => Class::Transient,
             _ => Class::Permanent,
         }
     }

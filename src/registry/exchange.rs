@@ -14,6 +14,7 @@ use super::request::{Body, Method, Patience, Request};
 use super::transport::{body_broken, transport};
 use super::url::Url;
 use crate::logging::sanitise;
+use crate::pace::scaled;
 use crate::secret::Secret;
 use crate::store::StoreError;
 
@@ -45,14 +46,7 @@ impl Client {
             head = head.header(*name, value);
         }
         if let Some(authorization) = authorization {
-            let value = HeaderValue::from_str(authorization.header().expose()).map(|mut value| {
-                value.set_sensitive(true);
-                value
-            });
-            head = match value {
-                Ok(value) => head.header(header::AUTHORIZATION, value),
-                Err(_) => head,
-            };
+            head = head.header(header::AUTHORIZATION, authorization.header().expose());
         }
         let length = request.body.length();
         if let Some(length) = length {
@@ -290,7 +284,7 @@ impl Read for Incoming {
     }
 }
 
-/// Hands a request to ureq, which would wait no longer for the registry than for anybody.
+/// Hands a request to ureq.
 fn run(
     agent: &Agent,
     head: http::request::Builder,
@@ -302,8 +296,8 @@ fn run(
         Patience::Usual => request,
         Patience::Long => agent
             .configure_request(request)
-            .timeout_recv_response(Some(LONG_LIMIT))
-            .timeout_per_read(Some(LONG_LIMIT))
+            .timeout_recv_response(Some(scaled(LONG_LIMIT)))
+            .timeout_per_read(Some(scaled(LONG_LIMIT)))
             .build(),
     })
 }

@@ -49,7 +49,7 @@ impl Registries {
         store.clone()
     }
 
-    /// Cuts all connections: requests that run fail at once, later ones too.
+    /// Cuts all connections: requests that run fail at once, and so do later ones to the hosts met so far.
     pub(crate) fn shutdown(&self) {
         for registry in lock(&self.hosts).values() {
             registry.agents.shutdown();
@@ -103,11 +103,11 @@ pub(super) enum Knowledge {
 
 impl Registry {
     fn new(host: Host, insecure: bool, agents: Agents) -> Self {
-        let scheme = OnceLock::new();
-        if !(insecure || host.is_loopback()) {
-            // Settled once and for all: a new cell takes its first value.
-            scheme.set(Scheme::Https).unwrap_or_default();
-        }
+        let scheme = if insecure || host.is_loopback() {
+            OnceLock::new()
+        } else {
+            OnceLock::from(Scheme::Https)
+        };
         Self {
             host,
             sign_in: SignIn::default(),

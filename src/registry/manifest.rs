@@ -247,33 +247,41 @@ const MAX_MANIFEST: u64 = 8 << 20;
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Reply, Server};
+    use super::super::testing::{Reply, Seen, Server};
     use super::*;
     use crate::oci::Tag;
 
     const IMAGE: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},"layers":[]}"#;
+    const SCHEMA1: &str = r#"{"schemaVersion":1,"name":"a/b","fsLayers":[{"blobSum":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"}]}"#;
 
     fn image() -> Manifest {
-        Manifest::parse(
-            IMAGE.as_bytes(),
-            None,
-            Digest::of(Algorithm::Sha256, IMAGE.as_bytes()),
-        )
-        .unwrap()
+        let digest = Digest::of(Algorithm::Sha256, IMAGE.as_bytes());
+        Manifest::parse(IMAGE.as_bytes(), None, digest).unwrap()
+    }
+
+    fn other_digest() -> Digest {
+        Digest::of(Algorithm::Sha256, b"other")
     }
 
     fn tag() -> Reference {
         Reference::Tag(Tag::parse("v1").unwrap())
     }
 
+    fn start(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Server {
+        Server::start(move |seen| Some(answer(seen)))
+    }
+
+    fn error(code: &str, rest: &str) -> String {
+        format!(r#"{{"errors":[{{"code":"{code}",{rest}}}]}}"#)
+    }
+
     #[test]
     fn a_manifest_by_tag_is_fetched_and_hashed() {
-        let server = Server::start(|_| {
-            Some(
-                Reply::new(200)
-                    .header("content-type", "text/plain")
-                    .body(IMAGE),
-            )
+        let server = start(|_| {
+            Reply::new(200)
+                .header("content-type", "text/plain")
+                .header("docker-content-digest", other_digest())
+                .body(IMAGE)
         });
         let manifest = server.store("a/b").manifest(&tag()).unwrap();
         assert_eq!(manifest.digest(), image().digest());
@@ -283,5 +291,272 @@ mod tests {
             accept.contains(media_type::OCI_INDEX) && !accept.contains('*'),
             "{accept}"
         );
+    }
+
+    #[test]
+    fn a_manifest_by_digest_is_that_or_an_error() {
+        // The header says what was asked for, the bytes are something else (V7).
+        let server = start(|_| {
+            Reply::new(200)
+                .header("docker-content-digest", other_digest())
+                .body(IMAGE)
+        });
+        let store = server.store("a/b");
+        store
+            .manifest(&Reference::Digest(image().digest().clone()))
+            .unwrap();
+        let error = store
+            .manifest(&Reference::Digest(other_digest()))
+            .unwrap_err();
+        assert!(error.to_string().contains("the bytes are"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_a_manifest_is_refused() {
+        for (reply, text) in [
+            (
+                Reply::new(200).header("content-length", 9 << 20).close(),
+                "more than 8388608",
+            ),
+            (
+                Reply::new(200)
+                    .header("content-type", "Text/HTML; charset=utf-8")
+                    .body("hi"),
+                "web page",
+            ),
+            (
+                Reply::new(200)
+                    .header("content-encoding", "gzip")
+                    .body(IMAGE),
+                "gzip",
+            ),
+            (Reply::new(200).body("{}"), "not a manifest"),
+            (
+                Reply::new(403).body(error("DENIED", r#""message":"no""#)),
+                "no `auth` entry",
+            ),
+            (Reply::new(999), "999"),
+        ] {
+            let reply = std::sync::Mutex::new(Some(reply));
+            let server = start(move |_| reply.lock().unwrap().take().unwrap_or(Reply::new(404)));
+            let error = server.store("a/b").manifest(&tag()).unwrap_err();
+            assert_eq!(error.class, Class::Permanent, "{error}");
+            assert!(error.to_string().contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn schema_1_has_the_digest_of_its_header_and_the_sizes_of_its_blobs() {
+        let server = start(|seen| match seen.method.as_str() {
+            "HEAD" => Reply::new(200).header("content-length", 2),
+            _ => Reply::new(200)
+                .header("content-type", media_type::SCHEMA1_SIGNED)
+                .header("docker-content-digest", other_digest())
+                .body(SCHEMA1),
+        });
+        let store = server.store("a/b");
+        let manifest = store.manifest(&tag()).unwrap();
+        assert_eq!(*manifest.digest(), other_digest());
+        assert_eq!(manifest.blobs()[0].size, 2);
+        let error = store
+            .manifest(&Reference::Digest(other_digest()))
+            .unwrap_err();
+        assert!(error.to_string().contains("schema 1"), "{error}");
+    }
+
+    #[test]
+    fn heads_tell_what_they_can() {
+        for (reply, presence) in [
+            (
+                Reply::new(200).header("docker-content-digest", other_digest()),
+                Some(Presence::Present(other_digest())),
+            ),
+            (Reply::new(200), Some(Presence::Unknown)),
+            (
+                Reply::new(200).header("docker-content-digest", "sha256:xyz"),
+                Some(Presence::Unknown),
+            ),
+            (Reply::new(404), Some(Presence::Absent)),
+            (Reply::new(400), Some(Presence::Unknown)),
+            (Reply::new(401), Some(Presence::Unknown)),
+            (Reply::new(403), Some(Presence::Unknown)),
+            (Reply::new(405), Some(Presence::Unknown)),
+            (Reply::new(500), Some(Presence::Unknown)),
+            (Reply::new(429), None),
+            (Reply::new(503), None),
+            (Reply::new(522), None),
+        ] {
+            let case = reply.status();
+            let reply = std::sync::Mutex::new(Some(reply));
+            let server = start(move |_| reply.lock().unwrap().take().unwrap_or(Reply::new(404)));
+            let found = server.store("a/b").head(&tag());
+            assert_eq!(found.ok(), presence, "{case}");
+        }
+    }
+
+    /// Puts the image and gives the result and the requests.
+    fn put(
+        answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> (Result<(), StoreError>, Vec<String>) {
+        let server = start(answer);
+        let result = server.store("a/b").put_manifest(&tag(), &image());
+        (result, server.requests())
+    }
+
+    /// Answers the PUT so and finds this digest afterwards.
+    fn then_names(
+        reply: impl Fn() -> Reply + Send + Sync + 'static,
+        digest: Digest,
+    ) -> impl Fn(&Seen) -> Reply + Send + Sync + 'static {
+        move |seen| match seen.method.as_str() {
+            "PUT" => reply(),
+            _ => Reply::new(200).header("docker-content-digest", &digest),
+        }
+    }
+
+    #[test]
+    fn a_manifest_is_put_as_it_is() {
+        let server = start(|_| Reply::new(201));
+        server.store("a/b").put_manifest(&tag(), &image()).unwrap();
+        let seen = &server.seen()[0];
+        assert_eq!(seen.line(), "PUT /v2/a/b/manifests/v1");
+        assert_eq!(seen.header("content-type"), Some(media_type::OCI_IMAGE));
+        assert_eq!(seen.body, IMAGE.as_bytes());
+    }
+
+    #[test]
+    fn what_was_stored_is_what_counts() {
+        let same = image().digest().clone();
+        let told =
+            |digest: Digest| move || Reply::new(201).header("docker-content-digest", &digest);
+        assert!(
+            put(then_names(told(same.clone()), other_digest()))
+                .0
+                .is_ok()
+        );
+        let (changed, requests) = put(then_names(told(other_digest()), same.clone()));
+        let changed = changed.unwrap_err();
+        assert!(
+            changed.to_string().contains("changed the manifest"),
+            "{changed}"
+        );
+        assert_eq!(requests.len(), 1);
+        // In doubt it is looked at: another success, a failed server, a connection that dies (N12, R17).
+        for reply in [
+            || Reply::new(200),
+            || Reply::new(502),
+            || Reply::new(500),
+            Reply::nothing,
+        ] {
+            assert!(put(then_names(reply, same.clone())).0.is_ok());
+            let error = put(then_names(reply, other_digest())).0.unwrap_err();
+            assert_eq!(error.class, Class::Transient, "{error}");
+        }
+    }
+
+    #[test]
+    fn an_immutable_tag_is_an_error_unless_it_is_right_already() {
+        for (status, body) in [
+            (
+                400,
+                error(
+                    "TAG_INVALID",
+                    r#""message":"The image tag 'v1' already exists""#,
+                ),
+            ),
+            (403, error("DENIED", r#""message":"cannot overwrite tag""#)),
+            (
+                412,
+                error("PRECONDITION", r#""message":"configured as immutable""#),
+            ),
+        ] {
+            let reply = move || Reply::new(status).body(body.clone());
+            assert!(
+                put(then_names(reply.clone(), image().digest().clone()))
+                    .0
+                    .is_ok()
+            );
+            let error = put(then_names(reply, other_digest())).0.unwrap_err();
+            assert_eq!(
+                (error.class, &error.missing_parts),
+                (Class::Permanent, &None)
+            );
+            assert!(
+                error.to_string().contains(other_digest().as_str()),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn most_refusals_may_be_about_missing_parts() {
+        let config = image().blobs()[0].digest.clone();
+        let named = format!(r#""detail":{{"digest":"{config}"}}"#);
+        let foreign = format!(r#""message":"{}""#, other_digest());
+        for (status, code, rest, parts, class) in [
+            (
+                400,
+                "MANIFEST_BLOB_UNKNOWN",
+                named.as_str(),
+                Some(vec![&config]),
+                Class::Permanent,
+            ),
+            (
+                404,
+                "BLOB_UNKNOWN",
+                named.as_str(),
+                Some(vec![&config]),
+                Class::Permanent,
+            ),
+            (
+                400,
+                "MANIFEST_INVALID",
+                foreign.as_str(),
+                Some(vec![]),
+                Class::Permanent,
+            ),
+            (
+                500,
+                "UNKNOWN",
+                r#""message":"""#,
+                Some(vec![]),
+                Class::Transient,
+            ),
+            (404, "NAME_UNKNOWN", named.as_str(), None, Class::NotFound),
+            (403, "DENIED", named.as_str(), None, Class::Permanent),
+            (413, "X", named.as_str(), None, Class::Permanent),
+            (429, "X", named.as_str(), None, Class::Throttled),
+            (503, "X", named.as_str(), None, Class::Transient),
+        ] {
+            let body = error(code, rest);
+            let (result, _) = put(move |seen| match seen.method.as_str() {
+                "PUT" => Reply::new(status).body(body.clone()),
+                _ => Reply::new(404),
+            });
+            let error = result.unwrap_err();
+            let found = error
+                .missing_parts
+                .as_ref()
+                .map(|parts| parts.iter().collect());
+            assert_eq!((found, error.class), (parts, class), "{error}");
+        }
+    }
+
+    #[test]
+    fn schema_1_that_is_refused_is_refused_for_good() {
+        let server = start(|seen| match seen.method.as_str() {
+            "PUT" => Reply::new(500).body(error("UNKNOWN", r#""message":"unknown error""#)),
+            _ => Reply::new(404),
+        });
+        let manifest = Manifest::parse(SCHEMA1.as_bytes(), None, other_digest()).unwrap();
+        let error = server
+            .store("a/b")
+            .put_manifest(&tag(), &manifest)
+            .unwrap_err();
+        assert_eq!(
+            (error.class, &error.missing_parts),
+            (Class::Permanent, &None)
+        );
+        assert!(error.to_string().contains("schema 1"), "{error}");
     }
 }

@@ -23,6 +23,7 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use super::hosts::lock;
 use super::url::{Scheme, Url, UrlError, check_addresses};
 use crate::oci::Host;
+use crate::pace::scaled;
 
 /// What all connections of a run share.
 pub(super) struct Network {
@@ -43,10 +44,10 @@ impl Network {
 
     /// The agents of one registry.
     pub(super) fn agents(&self, host: &Host, insecure: bool) -> Agents {
-        let name = Url::new(Scheme::Https, host.authority(), "/").map_or_else(
-            |_| host.name().to_owned(),
-            |url| url.origin().host().to_owned(),
-        );
+        let (name, address) = match Url::new(Scheme::Https, host.authority(), "/") {
+            Ok(url) => (url.origin().host().to_owned(), url.origin().address()),
+            Err(_) => (host.name().to_owned(), None),
+        };
         let roots = self.roots.get_or_init(trusted_roots).clone();
         let strict = self.agent(&name, TlsConfig::builder().root_certs(roots).build());
         let own = if insecure {
@@ -57,7 +58,12 @@ impl Network {
         } else {
             strict.clone()
         };
-        Agents { name, own, strict }
+        Agents {
+            name,
+            address,
+            own,
+            strict,
+        }
     }
 
     fn agent(&self, name: &str, tls: TlsConfig) -> Agent {
@@ -74,6 +80,8 @@ impl Network {
 pub(super) struct Agents {
     /// The registry's name.
     name: String,
+    /// Its address, where the name is one.
+    address: Option<IpAddr>,
     own: Agent,
     /// For hosts that the registry names: that it is `insecure` itself says nothing about them (S18).
     strict: Agent,
@@ -88,8 +96,7 @@ impl Agents {
         if let Some(address) = url.origin().address()
             && self.is_proxied(url)
         {
-            let own: Vec<IpAddr> = self.name.parse().into_iter().collect();
-            check_addresses(&own, &[address])?;
+            check_addresses(self.address.as_slice(), &[address])?;
         }
         Ok(&self.strict)
     }
@@ -117,10 +124,10 @@ fn agent_config(workers: usize) -> ConfigBuilder<AgentScope> {
         .http_status_as_error(false)
         .max_redirects(0)
         .user_agent(concat!("image-syncer/", env!("CARGO_PKG_VERSION")))
-        .timeout_connect(Some(CONNECT_LIMIT))
-        .timeout_recv_response(Some(ANSWER_LIMIT))
-        .timeout_per_read(Some(READ_LIMIT))
-        .timeout_per_write(Some(WRITE_LIMIT))
+        .timeout_connect(Some(scaled(CONNECT_LIMIT)))
+        .timeout_recv_response(Some(scaled(ANSWER_LIMIT)))
+        .timeout_per_read(Some(scaled(READ_LIMIT)))
+        .timeout_per_write(Some(scaled(WRITE_LIMIT)))
         .input_buffer_size(buffer)
         .output_buffer_size(buffer)
         // The registry itself, its token service and its storage.
@@ -276,3 +283,67 @@ const BUNDLES: [&str; 5] = [
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
+
+#[cfg(test)]
+mod tests {
+    use ureq::unversioned::transport::time;
+
+    use super::*;
+
+    fn resolve(registry: &str, uri: &str) -> Result<Vec<SocketAddr>, ureq::Error> {
+        let resolver = GuardedResolver {
+            registry: registry.into(),
+            addresses: Arc::default(),
+        };
+        let no_limit = NextTimeout {
+            after: time::Duration::NotHappening,
+            ..NextTimeout::default()
+        };
+        let found = resolver.resolve(&uri.parse().unwrap(), &Config::default(), no_limit)?;
+        Ok(found.iter().copied().collect())
+    }
+
+    #[test]
+    fn a_registry_leads_nowhere_but_where_it_is_itself() {
+        for (registry, uri, address) in [
+            ("127.0.0.1", "http://127.0.0.1/x", Some("127.0.0.1:80")),
+            ("127.0.0.1", "https://127.0.0.2/", Some("127.0.0.2:443")),
+            ("[::1]", "http://[::1]:5000/", Some("[::1]:5000")),
+            ("10.0.0.1", "http://10.0.0.1/", Some("10.0.0.1:80")),
+            (
+                "10.0.0.1",
+                "https://192.168.7.7:9000/",
+                Some("192.168.7.7:9000"),
+            ),
+            (
+                "10.0.0.1",
+                "https://93.184.216.34/",
+                Some("93.184.216.34:443"),
+            ),
+            ("10.0.0.1", "https://127.0.0.1/", None),
+            ("93.184.216.34", "https://10.0.0.1/", None),
+            ("93.184.216.34", "http://169.254.169.254/", None),
+        ] {
+            let found = resolve(registry, uri);
+            match address {
+                Some(address) => assert_eq!(found.unwrap(), [address.parse().unwrap()], "{uri}"),
+                None => assert!(matches!(found, Err(ureq::Error::Other(_))), "{uri}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_bundle_without_certificates_is_none() {
+        let path = env::temp_dir().join(format!("image-syncer-bundle-{}", std::process::id()));
+        fs::write(&path, "no certificate").unwrap();
+        assert!(read_bundle(&path).is_err());
+        let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".repeat(2);
+        fs::write(&path, pem).unwrap();
+        let Ok(RootCerts::Specific(certificates)) = read_bundle(&path) else {
+            panic!("no certificates");
+        };
+        assert_eq!(certificates.len(), 2);
+        fs::remove_file(&path).unwrap();
+        assert!(read_bundle(&path).is_err());
+    }
+}

@@ -16,12 +16,11 @@ use crate::store::StoreError;
 
 /// All tags, each once and valid; `None` where the repository is not known (protocol.md E36).
 pub(super) fn list(client: &Client) -> Result<Option<Vec<Tag>>, StoreError> {
-    let mut response = ask(
-        client,
-        Request::new(Method::Get, own_path(client, None), client.scope()),
-    )?;
+    let mut takes_n = true;
+    let mut response = ask(client, own_page(client, None))?;
     if response.status == 400 {
         // Some do not take `n` (E30).
+        takes_n = false;
         response.discard();
         let path = client.path("tags/list");
         response = ask(client, Request::new(Method::Get, path, client.scope()))?;
@@ -58,9 +57,8 @@ pub(super) fn list(client: &Client) -> Result<Option<Vec<Tag>>, StoreError> {
             }
             Some(link) => Request::to(Method::Get, next(client, &response, &link)?, client.scope()),
             // Cut off without a word, perhaps: some stop at `n` and say nothing (E34).
-            None if is_new && page.len() == PAGE => {
-                let path = own_path(client, listing.tags.last());
-                Request::new(Method::Get, path, client.scope())
+            None if takes_n && is_new && page.len() == PAGE => {
+                own_page(client, listing.tags.last())
             }
             None => return Ok(Some(listing.finish(client))),
         };
@@ -75,9 +73,10 @@ fn ask(client: &Client, mut request: Request<'_>) -> Result<Response, RequestErr
     client.send(&mut request)
 }
 
-fn own_path(client: &Client, last: Option<&Tag>) -> String {
+fn own_page(client: &Client, last: Option<&Tag>) -> Request<'static> {
     let last = last.map_or_else(String::new, |tag| format!("&last={tag}"));
-    client.path(&format!("tags/list?n={PAGE}{last}"))
+    let path = client.path(&format!("tags/list?n={PAGE}{last}"));
+    Request::new(Method::Get, path, client.scope())
 }
 
 /// Where the next page is. The path may be wrong, in front of registries whose proxies do not translate it: then the
@@ -92,8 +91,6 @@ fn next(client: &Client, response: &Response, link: &str) -> Result<Verdict, Req
             .join(&format!("{path}?{query}"))
             .map_err(|error| response.failed(Failure::Url(error)))?;
     }
-    // The question went to the registry, and the host is still the same.
-    verdict.credentials = client.is_own(response);
     Ok(verdict)
 }
 
@@ -174,3 +171,152 @@ const MAX_PAGES: usize = 10_000;
 const MAX_TAGS: usize = 1_000_000;
 /// Bytes a page.
 const MAX_PAGE: u64 = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Reply, Server};
+    use super::*;
+    use crate::store::Class;
+
+    fn page(tags: impl IntoIterator<Item = u32>) -> String {
+        let tags: Vec<String> = tags.into_iter().map(|tag| format!("\"{tag}\"")).collect();
+        format!("{{\"name\":\"a/b\",\"tags\":[{}]}}", tags.join(","))
+    }
+
+    /// A registry whose pages are chosen by the query.
+    fn server(pages: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Server {
+        Server::start(move |seen| {
+            let (path, query) = seen.target.split_once('?').unwrap_or((&seen.target, ""));
+            assert_eq!(path, "/v2/a/b/tags/list");
+            Some(pages(query))
+        })
+    }
+
+    fn count(server: &Server) -> usize {
+        server.store("a/b").tags().unwrap().unwrap().len()
+    }
+
+    #[test]
+    fn links_of_all_forms_are_found() {
+        for (header, next) in [
+            ("</v2/x>; rel=\"next\"", Some("/v2/x")),
+            ("<?last=b>;rel=next", Some("?last=b")),
+            (
+                "<a>; rel=\"prev\", <b>; foo=\"1\"; REL=\"last Next\"",
+                Some("b"),
+            ),
+            ("<a>; rel=\"prev\"", None),
+            ("<a; rel=next", None),
+            ("</v2/x?q=a;rel=next>; rel=prev", None),
+            ("", None),
+        ] {
+            assert_eq!(next_link(header.as_bytes()).as_deref(), next, "{header}");
+        }
+    }
+
+    #[test]
+    fn pages_are_followed_until_there_is_no_link() {
+        let server = server(|query| match query {
+            "n=1000" => Reply::new(200)
+                .header("link", "</v2/a/b/tags/list?last=2&n=1000>; rel=\"next\"")
+                .body(page(1..3)),
+            // gitea's last page has a link to an empty one.
+            "last=2&n=1000" => Reply::new(200)
+                .header("link", "<?last=4>; rel=next")
+                .body(page(3..5)),
+            _ => Reply::new(200).body(r#"{"tags":null}"#),
+        });
+        assert_eq!(count(&server), 4);
+        assert_eq!(server.requests().len(), 3);
+    }
+
+    #[test]
+    fn a_link_with_an_inner_path_keeps_its_query_only() {
+        let server = server(|query| match query {
+            "n=1000" => Reply::new(200)
+                .header(
+                    "link",
+                    "</repository/docker/v2/a/b/tags/list?last=1>; rel=\"next\"",
+                )
+                .body(page(1..2)),
+            "last=1" => Reply::new(200).body(page(2..3)),
+            _ => Reply::new(400),
+        });
+        assert_eq!(count(&server), 2);
+    }
+
+    #[test]
+    fn a_list_cut_without_a_link_is_asked_on() {
+        let server = server(|query| match query {
+            "n=1000" => Reply::new(200).body(page(0..1000)),
+            "n=1000&last=999" => Reply::new(200).body(page(1000..1010)),
+            _ => Reply::new(400),
+        });
+        assert_eq!(count(&server), 1010);
+        assert_eq!(server.requests().len(), 2);
+    }
+
+    #[test]
+    fn a_registry_that_ignores_last_has_said_everything() {
+        let server = server(|_| Reply::new(200).body(page(0..1000)));
+        assert_eq!(count(&server), 1000);
+        assert_eq!(server.requests().len(), 2);
+    }
+
+    #[test]
+    fn n_is_left_out_where_it_is_refused() {
+        let server = server(|query| match query {
+            "" => Reply::new(200).body(page(0..1000)),
+            _ => Reply::new(400).body(r#"{"errors":[{"code":"PAGINATION_NUMBER_INVALID"}]}"#),
+        });
+        assert_eq!(count(&server), 1000);
+    }
+
+    #[test]
+    fn odd_entries_are_dropped() {
+        let server = server(|_| {
+            Reply::new(200).body(r#"{"tags":["a",null,"a","sha256:1","-x",7,"b"],"child":[{}]}"#)
+        });
+        let tags = server.store("a/b").tags().unwrap().unwrap();
+        assert_eq!(tags.iter().map(Tag::as_str).collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn no_repository_is_no_error_but_a_broken_page_is() {
+        let missing = server(|_| Reply::new(404));
+        assert!(missing.store("a/b").tags().unwrap().is_none());
+
+        let next = |reply: fn() -> Reply| {
+            let server = server(move |query| match query {
+                "n=1000" => Reply::new(200)
+                    .header("link", "<?last=1>; rel=\"next\"")
+                    .body(page(1..2)),
+                _ => reply(),
+            });
+            server.store("a/b").tags().unwrap_err()
+        };
+        assert_eq!(next(|| Reply::new(404)).class, Class::NotFound);
+        assert_eq!(
+            next(|| Reply::new(200).body(r#"{"tags":["2""#)).class,
+            Class::Transient
+        );
+        let same = || {
+            Reply::new(200)
+                .header("link", "<?last=1>; rel=next")
+                .body(page(2..3))
+        };
+        assert!(next(same).to_string().contains("does not end"));
+        let old = || {
+            Reply::new(200)
+                .header("link", "<?last=0>; rel=next")
+                .body(page(1..2))
+        };
+        assert!(next(old).to_string().contains("does not end"));
+        let elsewhere = || {
+            Reply::new(200)
+                .header("link", "<https://evil.io/v2/>; rel=next")
+                .body(page(2..3))
+        };
+        assert!(next(elsewhere).to_string().contains("another host"));
+    }
+}

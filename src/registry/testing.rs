@@ -4,7 +4,7 @@
 use std::fmt::{self, Write as _};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -26,6 +26,7 @@ pub(super) struct Server {
 struct Shared {
     answer: Box<Answer>,
     log: Mutex<Vec<Seen>>,
+    connections: AtomicUsize,
     is_over: AtomicBool,
 }
 
@@ -38,6 +39,7 @@ impl Server {
         let shared = Arc::new(Shared {
             answer: Box::new(answer),
             log: Mutex::default(),
+            connections: AtomicUsize::new(0),
             is_over: AtomicBool::new(false),
         });
         let server = Self {
@@ -88,6 +90,19 @@ impl Server {
             .collect()
     }
 
+    /// How many connections carried them.
+    pub(super) fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// How often it was looked whether TLS is spoken here.
+    pub(super) fn tls_attempts(&self) -> usize {
+        lock(&self.shared.log)
+            .iter()
+            .filter(|seen| seen.method == "TLS")
+            .count()
+    }
+
     /// The requests so far.
     pub(super) fn seen(&self) -> Vec<Seen> {
         lock(&self.shared.log)
@@ -110,11 +125,15 @@ impl Shared {
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut reader = BufReader::new(stream.try_clone()?);
         let mut writer = stream;
+        let mut is_first = true;
         while let Some(mut seen) = read_head(&mut reader)? {
             if seen.method == "TLS" {
                 lock(&self.log).push(seen);
                 return writer.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
             }
+            self.connections
+                .fetch_add(usize::from(is_first), Ordering::Relaxed);
+            is_first = false;
             if seen.header("expect").is_some() {
                 if let Some(reply) = (self.answer)(&seen) {
                     lock(&self.log).push(seen);
@@ -208,6 +227,10 @@ impl Reply {
         }
     }
 
+    pub(super) fn status(&self) -> String {
+        self.head.lines().next().unwrap_or_default().to_owned()
+    }
+
     /// Closes the connection without a word.
     pub(super) fn nothing() -> Self {
         Self {
@@ -226,6 +249,12 @@ impl Reply {
     pub(super) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self
+    }
+
+    /// Says nothing about its length: the end of the connection is the end of the body.
+    pub(super) fn without_length(mut self) -> Self {
+        self.has_length = true;
+        self.close()
     }
 
     /// Closes the connection after the answer.

@@ -235,3 +235,107 @@ fn refused_by_resolver(cause: Box<dyn Error + Send + Sync>) -> Transport {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::{CertificateError, InvalidMessage};
+
+    use super::*;
+    use crate::store::Class::{Permanent, Transient, Unreachable};
+
+    #[test]
+    fn failures_have_classes_and_remedies() {
+        let io = |kind: io::ErrorKind| ureq::Error::Io(kind.into());
+        let tls = |error: rustls::Error| {
+            ureq::Error::Io(io::Error::new(io::ErrorKind::InvalidData, error))
+        };
+        let certificate = |error| tls(rustls::Error::InvalidCertificate(error));
+        let plain = InvalidMessage::InvalidContentType;
+        let lookup = LookupError {
+            host: "r.example".into(),
+            cause: io::Error::other("Try again"),
+        };
+        for (error, class, text) in [
+            (
+                io(io::ErrorKind::ConnectionRefused),
+                Unreachable,
+                "no connection",
+            ),
+            (
+                io(io::ErrorKind::NetworkUnreachable),
+                Unreachable,
+                "no connection",
+            ),
+            (
+                ureq::Error::Timeout(Timeout::Connect),
+                Unreachable,
+                "in time",
+            ),
+            (
+                ureq::Error::Other(Box::new(lookup)),
+                Unreachable,
+                "/etc/resolv.conf",
+            ),
+            (
+                ureq::Error::ConnectProxyFailed("407".into()),
+                Unreachable,
+                "proxy",
+            ),
+            (
+                ureq::Error::Other(Box::new(UrlError::Empty)),
+                Permanent,
+                "not connected to",
+            ),
+            (
+                tls(rustls::Error::InvalidMessage(plain)),
+                Permanent,
+                "insecure: true",
+            ),
+            (
+                certificate(CertificateError::UnknownIssuer),
+                Permanent,
+                "SSL_CERT_FILE",
+            ),
+            (
+                certificate(CertificateError::Expired),
+                Permanent,
+                "local clock",
+            ),
+            (
+                certificate(CertificateError::NotValidForName),
+                Permanent,
+                "not accepted",
+            ),
+            (tls(rustls::Error::DecryptError), Transient, "closed"),
+            (io(io::ErrorKind::ConnectionReset), Transient, "closed"),
+            (io(io::ErrorKind::UnexpectedEof), Transient, "closed"),
+            (
+                ureq::Error::Timeout(Timeout::PerRead),
+                Transient,
+                "no answer in time",
+            ),
+            (
+                ureq::Error::LargeResponseHeader(9, 8),
+                Permanent,
+                "not HTTP",
+            ),
+            (
+                ureq::Error::Io(io::Error::from_raw_os_error(24)),
+                Transient,
+                "failed",
+            ),
+        ] {
+            let broken = transport(error);
+            assert_eq!(broken.class(), class, "{broken:?}");
+            assert!(broken.to_string().contains(text), "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_inside_a_body_is_found_in_its_wrapping() {
+        let wrapped = ureq::Error::Timeout(Timeout::PerRead).into_io();
+        assert!(matches!(body_broken(wrapped).kind, Break::Timeout));
+        let chunk = ureq::Error::LargeResponseHeader(9, 8).into_io();
+        assert!(matches!(body_broken(chunk).kind, Break::Closed));
+    }
+}

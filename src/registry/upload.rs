@@ -189,6 +189,9 @@ impl Upload for RegistryUpload {
         let mut request = Request::to(method, location, self.client.scope())
             .header("content-type", "application/octet-stream")
             .stream(Outgoing::new(body, size - self.offset));
+        if by_put && size > MAX_SMALL {
+            request = request.patiently();
+        }
         let result = self.client.send(&mut request);
         let (is_broken, is_all_sent) = request
             .sent()
@@ -329,3 +332,477 @@ impl RegistryUpload {
 
 /// Bytes that go in one PUT; more are sent by a PATCH first, which can be gone on with.
 const MAX_SMALL: u64 = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::super::testing::{Reply, Seen, Server, descriptor};
+    use super::*;
+    use crate::store::Target;
+
+    const CONTENT: &[u8] = b"0123456789";
+    const SESSION: &str = "/v2/a/b/blobs/uploads/1?_state=x%2Fy";
+
+    fn opened() -> Reply {
+        Reply::new(202).header("location", SESSION)
+    }
+
+    fn start(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Server {
+        Server::start(move |seen| {
+            let waits = seen.header("expect").is_some() && !seen.is_complete;
+            (!waits).then(|| answer(seen))
+        })
+    }
+
+    fn hint(prior: Prior, from: Option<&str>) -> Hint {
+        Hint {
+            mount_from: from.map(|from| Repository::parse(from).unwrap()),
+            prior,
+        }
+    }
+
+    fn open(store: &dyn Target, content: &[u8], hint: &Hint) -> Box<dyn Upload> {
+        match store.begin(&descriptor(content), hint).unwrap() {
+            Begin::Upload { upload, .. } => upload,
+            Begin::Present(found) => panic!("{found:?}"),
+        }
+    }
+
+    fn digest() -> String {
+        descriptor(CONTENT).digest.to_string()
+    }
+
+    /// Requests with the digest of the content as `D`.
+    fn requests(server: &Server) -> Vec<String> {
+        let encoded = digest().replace(':', "%3A");
+        server
+            .requests()
+            .iter()
+            .map(|line| line.replace(&encoded, "D").replace(&digest(), "D"))
+            .collect()
+    }
+
+    #[test]
+    fn a_small_blob_is_one_post_and_one_put_with_the_query_kept() {
+        let server = start(|seen| match seen.method.as_str() {
+            "POST" => opened(),
+            "PUT" => Reply::new(201),
+            _ => Reply::new(404),
+        });
+        let store = server.store("a/b");
+        let mut upload = open(&*store, CONTENT, &hint(Prior::Distrusted, None));
+        upload.send(&mut { CONTENT }).unwrap();
+        assert_eq!(
+            requests(&server),
+            [
+                "POST /v2/a/b/blobs/uploads/".to_owned(),
+                format!("PUT {SESSION}&digest=D"),
+            ]
+        );
+        let seen = server.seen();
+        assert_eq!(seen[0].header("content-length"), Some("0"));
+        assert_eq!(
+            (seen[1].body.as_slice(), seen[1].header("expect")),
+            (CONTENT, None)
+        );
+        upload.commit().unwrap();
+    }
+
+    #[test]
+    fn an_empty_blob_is_sent_like_any_other() {
+        let server = start(|seen| match seen.method.as_str() {
+            "POST" => opened(),
+            _ => Reply::new(201),
+        });
+        let mut upload = open(&*server.store("a/b"), b"", &hint(Prior::Distrusted, None));
+        upload.send(&mut io::empty()).unwrap();
+        assert_eq!(server.seen()[1].header("content-length"), Some("0"));
+    }
+
+    #[test]
+    fn a_large_blob_is_a_patch_and_a_put_to_the_newest_location() {
+        let server = start(|seen| match seen.method.as_str() {
+            "POST" => opened(),
+            "PATCH" => Reply::new(202).header("location", "/v2/a/b/blobs/uploads/2"),
+            "PUT" => Reply::new(201),
+            _ => Reply::new(404),
+        });
+        let content = vec![7; 17 << 20];
+        let mut upload = open(
+            &*server.store("a/b"),
+            &content,
+            &hint(Prior::Distrusted, None),
+        );
+        upload.send(&mut content.as_slice()).unwrap();
+        assert_eq!(upload.offset(), content.len() as u64);
+        upload.commit().unwrap();
+        let seen = server.seen();
+        assert_eq!(seen[1].line(), format!("PATCH {SESSION}"));
+        assert_eq!(seen[1].header("expect"), Some("100-continue"));
+        assert_eq!(seen[1].header("content-range"), None);
+        assert!(seen[1].body == content);
+        assert!(
+            seen[2]
+                .line()
+                .starts_with("PUT /v2/a/b/blobs/uploads/2?digest=")
+        );
+        assert_eq!(seen[2].header("content-length"), Some("0"));
+    }
+
+    /// A registry that has the blob or not, and answers mounts by a status.
+    fn mounting(has_blob: bool, status: u16) -> Server {
+        start(move |seen| match seen.method.as_str() {
+            "HEAD" if has_blob => Reply::new(200).header("content-length", CONTENT.len()),
+            "POST" if seen.target.contains("mount=") && status != 202 => {
+                Reply::new(status).header("www-authenticate", "Basic")
+            }
+            "POST" => opened(),
+            "PUT" => Reply::new(201),
+            "DELETE" => Reply::new(204),
+            _ => Reply::new(404),
+        })
+    }
+
+    #[test]
+    fn mounts_cost_what_they_must() {
+        let mount = "POST /v2/a/b/blobs/uploads/?mount=D&from=c";
+        let own = "POST /v2/a/b/blobs/uploads/?mount=D&from=a/b";
+        let plain = "POST /v2/a/b/blobs/uploads/";
+        let head = "HEAD /v2/a/b/blobs/D";
+        let cancel = format!("DELETE {SESSION}");
+        let cancel = cancel.as_str();
+        for (has_blob, status, prior, from, expected, outcome) in [
+            (
+                false,
+                201,
+                Prior::Unknown,
+                Some("c"),
+                vec![mount],
+                "mounted",
+            ),
+            (false, 202, Prior::Unknown, Some("c"), vec![mount], "denied"),
+            (
+                false,
+                404,
+                Prior::Unknown,
+                Some("c"),
+                vec![mount, plain],
+                "denied",
+            ),
+            (
+                false,
+                401,
+                Prior::Unknown,
+                Some("c"),
+                vec![mount, plain],
+                "denied",
+            ),
+            (
+                false,
+                500,
+                Prior::Empty,
+                Some("c"),
+                vec![mount, plain],
+                "denied",
+            ),
+            (false, 201, Prior::Empty, None, vec![own], "existing"),
+            (false, 202, Prior::Empty, None, vec![own], "upload"),
+            (false, 404, Prior::Empty, None, vec![own, plain], "upload"),
+            (false, 202, Prior::Unknown, None, vec![head, own], "upload"),
+            (
+                false,
+                201,
+                Prior::Recorded,
+                Some("c"),
+                vec![head, mount],
+                "mounted",
+            ),
+            (
+                false,
+                201,
+                Prior::Distrusted,
+                Some("c"),
+                vec![plain],
+                "upload",
+            ),
+            // A first hit is the occasion to learn about self-mounting.
+            (true, 201, Prior::Unknown, None, vec![head, own], "existing"),
+            (
+                true,
+                202,
+                Prior::Recorded,
+                Some("c"),
+                vec![head, own, cancel],
+                "existing",
+            ),
+        ] {
+            let case = format!("{has_blob} {status} {prior:?} {from:?}");
+            let server = mounting(has_blob, status);
+            let begun = server
+                .store("a/b")
+                .begin(&descriptor(CONTENT), &hint(prior, from))
+                .unwrap();
+            let begun = match begun {
+                Begin::Present(Found::Mounted) => "mounted",
+                Begin::Present(Found::Existing) => "existing",
+                Begin::Upload {
+                    mount_denied: true, ..
+                } => "denied",
+                Begin::Upload { .. } => "upload",
+            };
+            assert_eq!(
+                (begun, requests(&server)),
+                (
+                    outcome,
+                    expected.iter().map(|&line| line.to_owned()).collect()
+                ),
+                "{case}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_host_cannot_do_is_not_asked_again() {
+        let server = mounting(false, 404);
+        let store = server.store("a/b");
+        for _ in 0..2 {
+            open(&*store, CONTENT, &hint(Prior::Unknown, Some("c")));
+        }
+        open(&*store, CONTENT, &hint(Prior::Empty, None));
+        open(&*store, CONTENT, &hint(Prior::Empty, None));
+        let mounts = requests(&server)
+            .iter()
+            .filter(|line| line.contains("mount="))
+            .count();
+        assert_eq!(
+            (mounts, server.requests().len()),
+            (2, 7),
+            "{:?}",
+            requests(&server)
+        );
+    }
+
+    #[test]
+    fn a_host_that_mounts_from_itself_is_asked_no_heads() {
+        let server = mounting(true, 201);
+        let store = server.store("a/b");
+        for _ in 0..2 {
+            store.begin(&descriptor(CONTENT), &Hint::default()).unwrap();
+        }
+        assert_eq!(server.requests().len(), 3, "{:?}", requests(&server));
+    }
+
+    #[test]
+    fn a_blob_of_another_size_is_sent_again() {
+        let server = start(|seen| match seen.method.as_str() {
+            "HEAD" => Reply::new(200).header("content-length", 3),
+            _ => opened(),
+        });
+        open(&*server.store("a/b"), CONTENT, &hint(Prior::Recorded, None));
+        assert_eq!(requests(&server)[1], "POST /v2/a/b/blobs/uploads/");
+    }
+
+    #[test]
+    fn a_body_that_fails_is_not_completed_and_not_the_targets_fault() {
+        struct Failing(usize);
+        impl Read for Failing {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let length = self.0.min(buffer.len());
+                if length == 0 {
+                    return Err(io::Error::other("the source is gone"));
+                }
+                self.0 -= length;
+                Ok(length)
+            }
+        }
+        for size in [1 << 20, 17 << 20] {
+            let server = start(|seen| match seen.method.as_str() {
+                "POST" => opened(),
+                "DELETE" => Reply::new(204),
+                _ => Reply::new(201),
+            });
+            let content = vec![0; size];
+            // One fails, the other ends early: ureq alone would ask it for more until the end of time.
+            let bodies: [Box<dyn Read>; 2] =
+                [Box::new(Failing(size / 2)), Box::new(&content[..size / 2])];
+            for mut body in bodies {
+                let store = server.store("a/b");
+                let mut upload = open(&*store, &content, &hint(Prior::Distrusted, None));
+                let error = upload.send(&mut *body).unwrap_err();
+                assert!(matches!(error, SendError::Body), "{error:?}");
+            }
+            let seen = server.seen();
+            let writes = |seen: &&Seen| matches!(seen.method.as_str(), "PUT" | "PATCH");
+            assert!(seen.iter().filter(writes).all(|seen| !seen.is_complete));
+            assert_eq!(
+                seen.iter().filter(|seen| seen.method == "DELETE").count(),
+                2
+            );
+        }
+    }
+
+    #[test]
+    fn a_put_without_an_answer_is_looked_at_before_it_is_sent_again() {
+        for (status, stored) in [
+            (0, true),
+            (0, false),
+            (404, true),
+            (500, true),
+            (503, false),
+            (200, true),
+            (202, false),
+        ] {
+            let server = start(move |seen| match seen.method.as_str() {
+                "POST" => opened(),
+                "PUT" if status == 0 => Reply::nothing(),
+                "PUT" => Reply::new(status),
+                "HEAD" if stored => Reply::new(200).header("content-length", CONTENT.len()),
+                _ => Reply::new(404),
+            });
+            let mut upload = open(
+                &*server.store("a/b"),
+                CONTENT,
+                &hint(Prior::Distrusted, None),
+            );
+            let result = upload.send(&mut { CONTENT });
+            match result {
+                Ok(()) => assert!(stored, "{status}"),
+                Err(SendError::Target(error)) => {
+                    assert!(!stored, "{error}");
+                    assert_eq!(error.class, Class::Transient, "{error}");
+                }
+                Err(SendError::Body) => panic!("{status}"),
+            }
+            assert_eq!(requests(&server)[2], "HEAD /v2/a/b/blobs/D");
+            assert_eq!(server.requests().len(), 3);
+        }
+    }
+
+    #[test]
+    fn another_digest_is_an_error() {
+        let server = start(|seen| match seen.method.as_str() {
+            "POST" => opened(),
+            _ => Reply::new(201).header("docker-content-digest", descriptor(b"x").digest),
+        });
+        let mut upload = open(
+            &*server.store("a/b"),
+            CONTENT,
+            &hint(Prior::Distrusted, None),
+        );
+        assert!(upload.send(&mut { CONTENT }).is_err());
+    }
+
+    #[test]
+    fn a_refused_method_is_switched_once() {
+        let server = start(|seen| match seen.method.as_str() {
+            "POST" => opened(),
+            "PUT" if !seen.body.is_empty() => Reply::new(405),
+            "PUT" => Reply::new(201),
+            "PATCH" => Reply::new(202),
+            _ => Reply::new(404),
+        });
+        let store = server.store("a/b");
+        let mut upload = open(&*store, CONTENT, &hint(Prior::Distrusted, None));
+        let Err(SendError::Target(error)) = upload.send(&mut { CONTENT }) else {
+            panic!("it was stored");
+        };
+        assert_eq!(error.class, Class::Transient, "{error}");
+        let mut upload = open(&*store, CONTENT, &hint(Prior::Distrusted, None));
+        upload.send(&mut { CONTENT }).unwrap();
+        upload.commit().unwrap();
+        assert_eq!(requests(&server)[3], format!("PATCH {SESSION}"));
+    }
+
+    #[test]
+    fn a_host_that_takes_neither_method_is_an_error_for_good() {
+        let server = start(|seen| match seen.method.as_str() {
+            "POST" => opened(),
+            _ => Reply::new(413),
+        });
+        let store = server.store("a/b");
+        let classes = [(); 3].map(|()| {
+            let mut upload = open(&*store, CONTENT, &hint(Prior::Distrusted, None));
+            match upload.send(&mut { CONTENT }) {
+                Err(SendError::Target(error)) => error.class,
+                _ => panic!("it was stored"),
+            }
+        });
+        assert_eq!(
+            classes,
+            [Class::Transient, Class::Permanent, Class::Permanent]
+        );
+    }
+
+    #[test]
+    fn a_write_led_elsewhere_is_not_stored() {
+        // Behind the redirect is a page that says 200 to everything (M1, H27).
+        let server = start(|seen| match seen.line().as_str() {
+            line if line.starts_with("PUT /v2/") => {
+                Reply::new(302).header("location", "/login?next=1")
+            }
+            line if line.starts_with("POST") => opened(),
+            _ => Reply::new(200),
+        });
+        let mut upload = open(
+            &*server.store("a/b"),
+            CONTENT,
+            &hint(Prior::Distrusted, None),
+        );
+        let Err(SendError::Target(error)) = upload.send(&mut { CONTENT }) else {
+            panic!("it was stored");
+        };
+        assert_eq!(error.class, Class::Permanent);
+        assert!(
+            error.to_string().contains("/login and nothing was stored"),
+            "{error}"
+        );
+        assert_eq!(server.requests().len(), 2);
+    }
+
+    #[test]
+    fn a_login_that_ran_out_is_renewed_before_a_waiting_body_comes() {
+        let is_new = Arc::new(AtomicBool::new(false));
+        let renewed = is_new.clone();
+        let server = Server::start(move |seen| {
+            let is_good = seen.header("authorization") == Some("Bearer new")
+                || (seen.method == "POST" && seen.header("authorization") == Some("Bearer old"));
+            Some(match seen.method.as_str() {
+                "GET" if renewed.load(Ordering::Relaxed) => {
+                    Reply::new(200).body(r#"{"token":"new"}"#)
+                }
+                "GET" => Reply::new(200).body(r#"{"token":"old"}"#),
+                _ if !is_good => Reply::new(401).header(
+                    "www-authenticate",
+                    format!(
+                        "Bearer realm=\"http://{}/token\"",
+                        seen.header("host").unwrap()
+                    ),
+                ),
+                "POST" => {
+                    renewed.store(true, Ordering::Relaxed);
+                    opened()
+                }
+                _ if !seen.is_complete => return None,
+                _ => Reply::new(201),
+            })
+        });
+        assert!(!is_new.load(Ordering::Relaxed));
+        let content = vec![1; 2 << 20];
+        let store = server
+            .registries(Some("p"))
+            .store(&server.host, &Repository::parse("a/b").unwrap());
+        let mut upload = open(&*store, &content, &hint(Prior::Distrusted, None));
+        upload.send(&mut content.as_slice()).unwrap();
+        let lines: Vec<String> = server
+            .seen()
+            .iter()
+            .map(|seen| format!("{} {}", seen.method, seen.body.len()))
+            .collect();
+        assert_eq!(
+            lines,
+            ["POST 0", "GET 0", "POST 0", "PUT 0", "GET 0", "PUT 2097152"]
+        );
+    }
+}

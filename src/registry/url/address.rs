@@ -85,3 +85,54 @@ fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     };
     Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_address_has_its_class() {
+        for (class, addresses) in [
+            (
+                AddressClass::Public,
+                "1.1.1.1 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 126.255.255.255 128.0.0.0 \
+                169.253.255.255 169.255.0.0 172.15.255.255 172.32.0.0 192.167.255.255 192.169.0.0 223.255.255.255 \
+                2606:4700::1111 ::ffff:8.8.8.8 64:ff9b::808:808 2002:808:808::1 fbff::1 fe00::1 2001:db8::1",
+            ),
+            (
+                AddressClass::Private,
+                "10.0.0.0 10.255.255.255 172.16.0.0 172.31.255.255 192.168.0.0 192.168.255.255 \
+                100.64.0.0 100.127.255.255 fc00:: fdff::1 fec0::1 feff::1 ::ffff:10.0.0.1 64:ff9b::a00:1 \
+                2002:c0a8:101::1 ::10.1.2.3",
+            ),
+            (
+                AddressClass::Loopback,
+                "127.0.0.0 127.0.0.1 127.255.255.255 ::1 ::ffff:127.0.0.1 64:ff9b::7f00:1 2002:7f00:1::",
+            ),
+            (
+                AddressClass::LinkLocal,
+                "169.254.0.0 169.254.169.253 169.254.255.255 fe80::1 febf::1 ::ffff:169.254.1.1",
+            ),
+            (
+                AddressClass::Unspecified,
+                "0.0.0.0 0.1.2.3 :: ::ffff:0.0.0.0 ::2",
+            ),
+            (
+                AddressClass::Multicast,
+                "224.0.0.1 239.255.255.255 240.0.0.1 255.255.255.255 ff00:: ff02::1 ::ffff:224.0.0.1",
+            ),
+            (
+                AddressClass::Metadata,
+                "169.254.169.254 100.100.100.200 fd00:ec2::254 ::ffff:169.254.169.254 64:ff9b::a9fe:a9fe",
+            ),
+        ] {
+            for address in addresses.split_whitespace() {
+                assert_eq!(
+                    AddressClass::of(address.parse().unwrap()),
+                    class,
+                    "{address}"
+                );
+            }
+        }
+    }
+}

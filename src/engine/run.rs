@@ -1,0 +1,385 @@
+//! The state of a run: graph, schedule and plan put together, and moved on by answers and by time. PURE: time is passed
+//! in, jobs are given out and answers taken in, so that whole runs are simulated in tests. (Log lines and records of what was found
+//! unchanged are all that leaves.) Not here: threads, channels
+//! that are waited for, and the clock (`coordinator.rs`).
+
+use std::cell::RefCell;
+
+use crossbeam_channel::Sender;
+
+use super::Options;
+use super::graph::{Graph, HostId, Kind, News, TaskId};
+use super::image::{ImageId, Outcome, TargetState};
+use super::job::{Answer, Done, Job, Reply};
+use super::plan::{Entry, Plan};
+use super::schedule::{Fired, Next, Policy, Schedule, TakesSlot, Time, Verdict};
+use crate::records::{Journal, Record};
+use crate::store::{Class, StoreError, Stores};
+
+pub(super) struct Run<'a> {
+    pub(super) graph: Graph<'a>,
+    pub(super) plan: Plan<'a>,
+    schedule: Schedule,
+    stores: &'a dyn Stores,
+    journal: &'a Journal,
+    answers: Sender<Answer>,
+    workers: usize,
+    /// Passes after this one.
+    retries: u32,
+    /// Answers that are still to come.
+    in_flight: usize,
+    /// Images admitted so far: the order of the next.
+    admitted: u32,
+    /// No new work is begun.
+    is_stopping: bool,
+    /// Why the run cannot go on.
+    fatal: Option<String>,
+}
+
+/// What a run needs next, when it has no job to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// An answer, or the next timer.
+    Wait,
+    /// To be asked for jobs again: a new pass has begun.
+    Again,
+    /// Nothing: all has come to an end.
+    Over,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(
+        graph: Graph<'a>,
+        plan: Plan<'a>,
+        policy: Policy,
+        options: &Options<'a>,
+        stores: &'a dyn Stores,
+        answers: Sender<Answer>,
+    ) -> Self {
+        let mut run = Self {
+            graph,
+            plan,
+            schedule: Schedule::new(policy),
+            stores,
+            journal: options.journal,
+            answers,
+            workers: policy.workers,
+            retries: options.retries,
+            in_flight: 0,
+            admitted: 0,
+            is_stopping: false,
+            fatal: None,
+        };
+        run.take_news();
+        run
+    }
+
+    /// The next job, as long as a slot is free and something is ready for it.
+    pub(super) fn next_job(&mut self) -> Option<Job> {
+        loop {
+            if self.is_stopping {
+                return None;
+            }
+            self.admit();
+            let started = match self.schedule.next()? {
+                Next::Start(task) => self.start(task),
+                Next::Fail(task, reason) => {
+                    self.fail_unsent(task, &reason);
+                    None
+                }
+            };
+            self.take_news();
+            if started.is_some() {
+                return started;
+            }
+        }
+    }
+
+    /// What to do now that there is no job: wait, begin another pass, or end.
+    pub(super) fn progress(&mut self) -> Progress {
+        if self.in_flight > 0 {
+            return Progress::Wait;
+        }
+        if self.is_stopping {
+            return Progress::Over;
+        }
+        if self.schedule.is_idle() && !self.plan.has_waiting() {
+            return self.end_pass();
+        }
+        if self.schedule.next_timer().is_none() {
+            // Ready work that cannot go, and nothing that would change that.
+            self.stop("the schedule is stuck".to_owned());
+            return Progress::Over;
+        }
+        Progress::Wait
+    }
+
+    /// All that could be done in this pass has come to an end.
+    fn end_pass(&mut self) -> Progress {
+        if !self.plan.break_circle(&mut self.graph, self.stores) {
+            self.check_end();
+            if self.retries == 0 || self.is_stopping {
+                return Progress::Over;
+            }
+            self.retries -= 1;
+            self.graph.forget_failures();
+            self.schedule.new_pass();
+            if !self.plan.new_pass(&mut self.graph, self.stores) {
+                return Progress::Over;
+            }
+            log::info!("another pass over what failed");
+        }
+        self.take_news();
+        Progress::Again
+    }
+
+    /// The run ends early: nothing new is begun, what runs is ended.
+    pub(super) fn interrupt(&mut self) {
+        log::warn!("interrupted: nothing new is begun, what runs is ended");
+        self.is_stopping = true;
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.is_stopping
+    }
+
+    /// Why the run could not go on, if so.
+    pub(super) fn fatal(&mut self) -> Option<String> {
+        self.fatal.take()
+    }
+
+    /// When the next timer fires.
+    pub(super) fn next_timer(&self) -> Option<Time> {
+        self.schedule.next_timer().filter(|_| !self.is_stopping)
+    }
+
+    /// Takes images from the plan while the workers could run short of work (architecture.md 3.5, "Admission").
+    fn admit(&mut self) {
+        while !self.is_stopping
+            && self.schedule.dispatchable() < 2 * self.workers
+            && self.has_room()
+        {
+            let schedule = &self.schedule;
+            let Some(entry) = self.plan.next(|host| !schedule.is_paused(host)) else {
+                return;
+            };
+            self.admitted += 1;
+            match entry {
+                Entry::List(place) => self.graph.list(place, self.admitted),
+                Entry::Image(image) => self.graph.admit(image, self.admitted),
+            }
+            self.take_news();
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        let open = self.graph.open_images.len();
+        if open < MAX_OPEN_IMAGES && self.graph.held_bytes < MAX_HELD_BYTES {
+            return true;
+        }
+        let waits = |image: &&ImageId| self.graph.waits_for_late_targets_only(**image);
+        open - self.graph.open_images.iter().filter(waits).count() < MAX_OPEN_IMAGES
+            && self.graph.held_bytes < MAX_HELD_BYTES
+    }
+
+    fn start(&mut self, task: TaskId) -> Option<Job> {
+        let started = RefCell::new(Vec::new());
+        let reply = |task: TaskId, host: HostId| {
+            started.borrow_mut().push((task, host));
+            Reply::new(task, host, self.answers.clone())
+        };
+        let schedule = &self.schedule;
+        let job = self
+            .graph
+            .start(task, &reply, &|host| schedule.is_open(host));
+        for (task, host) in started.into_inner() {
+            let slot = self.slot(task);
+            self.schedule.started(host, slot);
+            self.in_flight += 1;
+        }
+        if job.is_none() {
+            self.stop(format!(
+                "a ready task had no job ({:?})",
+                self.graph.tasks[task].kind
+            ));
+        }
+        job
+    }
+
+    /// A host that the task needs is down.
+    fn fail_unsent(&mut self, task: TaskId, reason: &str) {
+        let error = StoreError::new(
+            Class::Unreachable,
+            format!("not tried any more in this pass: {reason}"),
+        );
+        let schedule = &self.schedule;
+        self.graph
+            .unsent(task, &|host| schedule.down(host).is_some(), &error);
+    }
+
+    /// A copy's source works in the slots of its targets.
+    fn slot(&self, task: TaskId) -> TakesSlot {
+        if matches!(self.graph.tasks[task].kind, Kind::Copy(_)) {
+            TakesSlot::No
+        } else {
+            TakesSlot::Yes
+        }
+    }
+
+    /// Takes in an answer.
+    pub(super) fn take(&mut self, answer: Answer, now: Time) {
+        let Answer { task, host, result } = answer;
+        self.in_flight -= 1;
+        let slot = self.slot(task);
+        self.schedule.ended(host, slot);
+        match result {
+            Ok(done) => {
+                if !matches!(done, Done::NotSent) {
+                    self.schedule.answered(task, host);
+                }
+                self.graph.done(task, done);
+            }
+            Err(error) => self.take_failure(task, host, &error, now),
+        }
+        self.take_news();
+    }
+
+    fn take_failure(&mut self, task: TaskId, host: HostId, error: &StoreError, now: Time) {
+        if error.class == Class::Fatal {
+            self.stop(error.to_string());
+        }
+        if self.is_stopping {
+            return self.graph.failed(task, error);
+        }
+        if self.graph.heal(task, error) {
+            return;
+        }
+        match self
+            .schedule
+            .failed(task, host, error.class, error.retry_after, now)
+        {
+            Verdict::Later => {
+                log::warn!(
+                    "failed to {}, will be tried again: {error}",
+                    self.graph.operation_of(task)
+                );
+                self.graph.delay(task);
+            }
+            Verdict::AfterPause => {
+                let pause = self.schedule.pause(host, now);
+                let name = &self.graph.hosts[host].name;
+                log::warn!(
+                    "{name} is left alone for {:.1} s: {error}",
+                    pause.as_secs_f64()
+                );
+                self.graph.again_after_pause(task);
+                if pause > self.schedule.late_after() {
+                    self.graph.set_late(host, true);
+                }
+            }
+            Verdict::GiveUp { attempts } => {
+                if attempts > 1 {
+                    log::debug!(
+                        "gave up to {} after {attempts} attempts",
+                        self.graph.operation_of(task)
+                    );
+                }
+                self.graph.failed(task, error);
+            }
+        }
+    }
+
+    /// Takes in that timers are due.
+    pub(super) fn fire(&mut self, now: Time) {
+        while let Some(fired) = self.schedule.fired(now) {
+            match fired {
+                Fired::Task(task) => self.graph.again(task),
+                Fired::Host(host) => self.graph.set_late(host, false),
+            }
+        }
+        self.take_news();
+    }
+
+    /// Passes on what the graph has to tell: to the schedule, to the plan, and to the reader of the log.
+    fn take_news(&mut self) {
+        while !self.graph.news.is_empty() || !self.graph.changed.is_empty() {
+            for task in std::mem::take(&mut self.graph.changed) {
+                self.schedule.set(task, self.graph.readiness(task));
+            }
+            for news in std::mem::take(&mut self.graph.news) {
+                match news {
+                    News::Listed(place) => self.plan.listed(place, &mut self.graph, self.stores),
+                    News::Settled(image, index) => {
+                        self.tell(image, index);
+                        self.plan
+                            .settled(image, index, &mut self.graph, self.stores);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One line for each image and target.
+    fn tell(&self, image: ImageId, index: usize) {
+        let source = self.graph.image_source(image);
+        let target = self.graph.image_target(image, index);
+        let row = &self.graph.images[image];
+        match &row.target(index).state {
+            TargetState::Done(outcome) => {
+                let digest = row.digest().map(ToString::to_string).unwrap_or_default();
+                let word = match outcome {
+                    Outcome::Copied => "copied",
+                    Outcome::Unchanged => "unchanged",
+                };
+                log::info!("{word} {source} -> {target} {digest}");
+                if *outcome == Outcome::Unchanged {
+                    self.record_unchanged(image, index);
+                }
+            }
+            TargetState::Failed { failure, .. } => log::error!("{source} -> {target}: {failure}"),
+            _ => {}
+        }
+    }
+
+    /// A tag that was found equal is recorded where the records say otherwise, so that they can spare its list.
+    fn record_unchanged(&self, image: ImageId, index: usize) {
+        let row = &self.graph.images[image];
+        let target = row.target(index);
+        let place = &self.graph.places[target.place].place;
+        if let Some(digest) = row.digest()
+            && self.graph.hints.tag(place, &target.tag) != Some(digest)
+        {
+            self.journal.append(&Record::image(
+                place,
+                &target.tag,
+                digest,
+                &self.graph.places[row.source].place,
+            ));
+        }
+    }
+
+    /// A run in which any node did not end is never reported as finished.
+    fn check_end(&mut self) {
+        if let Some(image) = self.graph.open_images.iter().next() {
+            let (source, count) = (
+                self.graph.image_source(*image),
+                self.graph.open_images.len(),
+            );
+            self.stop(format!(
+                "{count} images did not come to an end, {source} among them"
+            ));
+        }
+    }
+
+    /// Begins nothing new, since the run cannot go on.
+    fn stop(&mut self, reason: String) {
+        log::error!("the run cannot go on: {reason}");
+        self.fatal.get_or_insert(reason);
+        self.is_stopping = true;
+    }
+}
+
+/// Images that are admitted and not settled, late ones apart.
+const MAX_OPEN_IMAGES: usize = 10_000;
+/// Bytes of manifests held for them.
+const MAX_HELD_BYTES: usize = 64 * 1024 * 1024;
