@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::economy::{assert_counts, one_worker, sync, with_habit};
 use crate::harness::{Run, assert_in_sync};
-use crate::image::{Blob, Image, Maker};
+use crate::image::{Image, Maker};
 use crate::invariants::check_invariants;
 use crate::registry::{Act, Entry, FakeRegistry, Fault, Habit, Kind, Nth};
 
