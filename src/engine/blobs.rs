@@ -6,8 +6,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::arena::Id;
-use super::graph::{Failure, Graph, HostId, Key, Kind, PlaceId, Readiness, State, TaskId};
+use super::graph::Graph;
 use super::job::{Done, Job, Reply, Want};
+use super::places::{HostId, PlaceId};
+use super::task::{Failure, Key, Kind, Readiness, State, TaskId};
 use crate::oci::{Descriptor, Digest, Repository};
 use crate::store::{Class, Found, Hint, Place, Prior, StoreError};
 

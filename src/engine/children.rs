@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use super::arena::Id;
-use super::graph::{Graph, Kind, PlaceId, State, TaskId};
+use super::graph::Graph;
+use super::places::PlaceId;
+use super::task::{Kind, State, TaskId};
 use crate::oci::{Descriptor, Manifest};
 
 pub(super) type ChildId = Id<Child>;

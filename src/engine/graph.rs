@@ -1,33 +1,31 @@
 //! The task graph: what must happen before what. PURE: an answer goes in, ready tasks come out. One owner, no lock, no
 //! clock, no channel; every rule of order is a few lines here, and is tested without a thread or a socket.
 //!
-//! This file has the tasks and the parts of manifests (blobs and children at their places); `image.rs` has the way of
-//! an image from its first question to its tag. Not here: attempts, limits and time (`schedule.rs`).
+//! This file starts and ends tasks; what they mean stands in `image.rs` (the way of an image from its first question to
+//! its tag), `parts.rs`, `blobs.rs` and `children.rs`. Not here: attempts, limits and time (`schedule.rs`).
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::sync::Arc;
 
-use super::arena::{Arena, Id};
-use super::blobs::{Blob, BlobId, Doubt, Doubts};
-use super::children::{Child, ChildAt, ChildId, ChildState};
+use super::arena::Arena;
+use super::blobs::{Blob, BlobId, Doubts};
+use super::children::{Child, ChildId, ChildState};
 use super::image::{Image, ImageId};
 use super::job::{Done, Job, Reply};
-use crate::oci::{Descriptor, Digest, Host, Manifest, Reference, Tag};
+use super::parts::Part;
+use super::places::{HostId, HostKey, HostRow, PlaceId, PlaceRow, Tags};
+use super::task::{Failure, Key, Kind, Readiness, State, Task, TaskId};
+use crate::oci::{Digest, Reference};
 use crate::records::Hints;
 use crate::store::{Class, Place, Presence, StoreError};
-
-pub(super) type TaskId = Id<Task>;
-pub(super) type PlaceId = Id<PlaceRow>;
-pub(super) type HostId = Id<HostRow>;
 
 /// All that the run knows and has still to do.
 pub(super) struct Graph<'a> {
     pub(super) hints: &'a Hints,
     pub(super) hosts: Arena<HostRow>,
-    host_ids: HashMap<HostKey, HostId>,
+    pub(super) host_ids: HashMap<HostKey, HostId>,
     pub(super) places: Arena<PlaceRow>,
-    place_ids: HashMap<Place, PlaceId>,
+    pub(super) place_ids: HashMap<Place, PlaceId>,
     pub(super) tasks: Arena<Task>,
     pub(super) images: Arena<Image>,
     /// Images that were admitted and are not settled.
@@ -35,7 +33,7 @@ pub(super) struct Graph<'a> {
     pub(super) blobs: Arena<Blob>,
     pub(super) blob_ids: HashMap<Digest, BlobId>,
     /// Blobs and children at their places: each goes once to each place.
-    parts: HashMap<(PlaceId, Digest), Part>,
+    pub(super) parts: HashMap<(PlaceId, Digest), Part>,
     pub(super) children: Arena<Child>,
     pub(super) child_ids: HashMap<Digest, ChildId>,
     pub(super) doubts: Doubts,
@@ -72,138 +70,6 @@ pub struct Totals {
     pub existing: u64,
 }
 
-/// Who a place's requests go to: limits and pauses are a host's. Each layout is a host of its own.
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum HostKey {
-    Registry(Host),
-    Layout(PlaceKey),
-}
-
-type PlaceKey = std::path::PathBuf;
-
-pub(super) struct HostRow {
-    pub(super) name: String,
-    /// A mount from a repository that surely had the blob was denied: not tried again in this run.
-    pub(super) mounts: bool,
-    /// It cannot be asked within the next half minute: images do not wait for it.
-    pub(super) late: bool,
-}
-
-pub(super) struct PlaceRow {
-    pub(super) place: Place,
-    pub(super) host: HostId,
-    pub(super) tags: Tags,
-    /// Images that wait for `tags`.
-    waiting: Vec<ImageId>,
-}
-
-/// What is known of a repository's tags.
-pub(super) enum Tags {
-    /// Nobody has asked.
-    Unknown,
-    /// The question is under way.
-    Asked,
-    /// All tags, and again in the order of the listing.
-    Listed(HashSet<Tag>, Vec<Tag>),
-    /// There is no such repository.
-    Missing,
-    /// They could not be had in this pass.
-    Failed(Arc<Failure>),
-}
-
-impl Tags {
-    pub(super) fn are_open(&self) -> bool {
-        matches!(self, Self::Unknown | Self::Asked)
-    }
-}
-
-/// A unit of work. What waits for it is told when it ends.
-pub(super) struct Task {
-    pub(super) kind: Kind,
-    pub(super) state: State,
-    /// How many parts are still missing (children and roots).
-    pending: u32,
-    dependents: Vec<TaskId>,
-    /// When the image that first wanted it was admitted: older images go first.
-    pub(super) order: u32,
-    /// How often missing parts were looked for after the target refused the manifest (decisions D6).
-    rounds: u8,
-}
-
-#[derive(Clone, Debug)]
-pub(super) enum Kind {
-    /// List the tags of a repository.
-    Tags(PlaceId),
-    /// Ask a target for an image's tag.
-    Ask(ImageId, usize),
-    /// Ask the source which manifest the image is now.
-    Resolve(ImageId),
-    /// Read the image's manifest.
-    Get(ImageId),
-    /// Put the image's manifest under its tag at a target.
-    Root(ImageId, usize),
-    /// Bring the child of an index to a place: ask for it, then put it once its parts are there.
-    Child(ChildAt),
-    /// Read a child of an index.
-    Fetch(ChildId),
-    /// A blob that a place wants; done by the jobs of its `Copy`.
-    Want(BlobId, PlaceId),
-    /// The copying of a blob: each of its jobs serves some wants.
-    Copy(BlobId),
-}
-
-#[derive(Clone, Debug)]
-pub(super) enum State {
-    /// For its parts, or for its turn among a blob's wants.
-    Waiting,
-    Ready,
-    Running,
-    /// For a timer of the schedule.
-    Delayed,
-    Done,
-    Failed(Arc<Failure>),
-}
-
-/// Why something did not come about.
-#[derive(Clone, Debug)]
-pub(super) struct Failure {
-    /// What was attempted, such as `put manifest at reg.io/a/b`.
-    pub operation: String,
-    /// The cause, with its remedy where one is known.
-    pub cause: String,
-    /// Whether trying again in this run is pointless.
-    pub is_final: bool,
-    /// Whether what was asked for does not exist at the source.
-    pub not_found: bool,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "failed to {}: {}", self.operation, self.cause)
-    }
-}
-
-/// A blob or a child at a place.
-enum Part {
-    Done,
-    Open(TaskId),
-}
-
-/// What the schedule must know of a ready task.
-pub(super) struct Readiness {
-    pub(super) key: Key,
-    pub(super) source: Option<HostId>,
-    pub(super) targets: Vec<HostId>,
-}
-
-/// The order of ready tasks: the oldest image first, then what ends an image, then larger blobs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
-    pub(super) order: u32,
-    pub(super) rank: u8,
-    pub(super) smallness: u64,
-}
-
 impl<'a> Graph<'a> {
     pub(super) fn new(hints: &'a Hints) -> Self {
         Self {
@@ -226,34 +92,6 @@ impl<'a> Graph<'a> {
             held_bytes: 0,
             totals: Totals::default(),
         }
-    }
-
-    /// The row of a place, made at its first mention.
-    pub(super) fn place(&mut self, place: &Place) -> PlaceId {
-        if let Some(&id) = self.place_ids.get(place) {
-            return id;
-        }
-        let (key, name) = match place {
-            Place::Registry(host, _) => (HostKey::Registry(host.clone()), host.to_string()),
-            Place::Layout(path) => (HostKey::Layout(path.clone()), place.to_string()),
-        };
-        let hosts = &mut self.hosts;
-        let is_registry = matches!(key, HostKey::Registry(_));
-        let host = *self.host_ids.entry(key).or_insert_with(|| {
-            hosts.push(HostRow {
-                name,
-                mounts: is_registry,
-                late: false,
-            })
-        });
-        let id = self.places.push(PlaceRow {
-            place: place.clone(),
-            host,
-            tags: Tags::Unknown,
-            waiting: Vec::new(),
-        });
-        self.place_ids.insert(place.clone(), id);
-        id
     }
 
     /// The host that a task's requests and failures count for.
@@ -543,234 +381,9 @@ impl<'a> Graph<'a> {
         self.changed.push(task);
     }
 
-    fn finish(&mut self, task: TaskId) {
+    pub(super) fn finish(&mut self, task: TaskId) {
         self.tasks[task].state = State::Done;
         self.changed.push(task);
-    }
-
-    /// Asks for the tags of a repository, once a pass.
-    pub(super) fn list(&mut self, place: PlaceId, order: u32) {
-        if matches!(self.places[place].tags, Tags::Unknown) {
-            self.places[place].tags = Tags::Asked;
-            self.add_task(Kind::Tags(place), order, State::Ready);
-        }
-    }
-
-    /// Asks for the tags of a repository and has the image looked at again when they are known.
-    pub(super) fn list_for(&mut self, place: PlaceId, image: ImageId) {
-        let order = self.images[image].order;
-        self.list(place, order);
-        if !self.places[place].waiting.contains(&image) {
-            self.places[place].waiting.push(image);
-        }
-    }
-
-    fn tags_known(&mut self, place: PlaceId, tags: Tags) {
-        self.places[place].tags = tags;
-        self.news.push(News::Listed(place));
-        for image in std::mem::take(&mut self.places[place].waiting) {
-            self.consider(image);
-        }
-    }
-
-    /// Whether nothing is in a repository: it is new, or a first copy of it was cut off.
-    pub(super) fn is_empty(&self, place: PlaceId) -> bool {
-        match &self.places[place].tags {
-            Tags::Missing => true,
-            Tags::Listed(_, tags) => tags.is_empty(),
-            Tags::Unknown | Tags::Asked | Tags::Failed(_) => false,
-        }
-    }
-
-    /// Has `parent` wait for all parts of its manifest at `place`, and makes it ready when they are there already.
-    pub(super) fn require(
-        &mut self,
-        parent: TaskId,
-        place: PlaceId,
-        source: PlaceId,
-        manifest: &Manifest,
-        depth: u8,
-    ) {
-        let mut failure = None;
-        let order = self.tasks[parent].order;
-        if depth >= MAX_DEPTH && !manifest.children().is_empty() {
-            failure = Some(Arc::new(Failure {
-                operation: format!("copy the index {}", manifest.digest()),
-                cause: format!("indexes are nested more than {MAX_DEPTH} deep"),
-                is_final: true,
-                not_found: false,
-            }));
-        }
-        let children = if failure.is_some() {
-            &[]
-        } else {
-            manifest.children()
-        };
-        for child in children {
-            let key = (place, child.digest.clone());
-            let row = self.child(child, source);
-            if !self.parts.contains_key(&key) {
-                let at = ChildAt {
-                    child: row,
-                    place,
-                    source,
-                    depth: depth + 1,
-                    is_lacking: false,
-                };
-                let task = self.add_task(Kind::Child(at), order, State::Waiting);
-                self.parts.insert(key.clone(), Part::Open(task));
-                if self.is_empty(place) || self.doubts.get(&key) == Some(&Doubt::Send) {
-                    self.need_child(task);
-                } else {
-                    self.set_ready(task);
-                }
-            }
-            self.depend(parent, &key, &mut failure);
-        }
-        for blob in manifest.blobs() {
-            self.depend_on_blob(parent, place, source, blob, &mut failure);
-        }
-        if let Some(failure) = failure {
-            self.fail(parent, &failure);
-        } else if self.tasks[parent].pending == 0 {
-            self.set_ready(parent);
-        } else {
-            self.tasks[parent].state = State::Waiting;
-        }
-    }
-
-    fn depend_on_blob(
-        &mut self,
-        parent: TaskId,
-        place: PlaceId,
-        source: PlaceId,
-        descriptor: &Descriptor,
-        failure: &mut Option<Arc<Failure>>,
-    ) {
-        let order = self.tasks[parent].order;
-        let key = (place, descriptor.digest.clone());
-        if self.parts.contains_key(&key) {
-            self.add_source(&descriptor.digest, source);
-        } else {
-            let task = self.want(descriptor, place, source, order);
-            self.parts.insert(key.clone(), Part::Open(task));
-        }
-        self.depend(parent, &key, failure);
-    }
-
-    fn depend(
-        &mut self,
-        parent: TaskId,
-        part: &(PlaceId, Digest),
-        failure: &mut Option<Arc<Failure>>,
-    ) {
-        if let Some(&Part::Open(task)) = self.parts.get(part) {
-            if let State::Failed(cause) = &self.tasks[task].state {
-                failure.get_or_insert_with(|| cause.clone());
-            } else {
-                self.wait_for(parent, task);
-            }
-        }
-    }
-
-    pub(super) fn wait_for(&mut self, parent: TaskId, part: TaskId) {
-        self.tasks[part].dependents.push(parent);
-        self.tasks[parent].pending += 1;
-    }
-
-    fn child_done(&mut self, task: TaskId, at: ChildAt) {
-        if at.is_lacking {
-            self.release_child(at.child);
-        }
-        let digest = self.children[at.child].descriptor.digest.clone();
-        self.doubts.remove(&(at.place, digest.clone()));
-        self.part_done(task, at.place, &digest);
-    }
-
-    /// A blob or child has arrived at its place.
-    pub(super) fn part_done(&mut self, task: TaskId, place: PlaceId, digest: &Digest) {
-        self.finish(task);
-        self.parts.insert((place, digest.clone()), Part::Done);
-        for dependent in std::mem::take(&mut self.tasks[task].dependents) {
-            let row = &mut self.tasks[dependent];
-            row.pending = row.pending.saturating_sub(1);
-            if row.pending == 0 && matches!(row.state, State::Waiting) {
-                match row.kind {
-                    // What an index called a child was a blob: there is nothing to put.
-                    Kind::Child(at) if self.children[at.child].is_blob() => {
-                        self.child_done(dependent, at);
-                    }
-                    _ => self.set_ready(dependent),
-                }
-            }
-        }
-    }
-
-    /// A target that refuses a manifest may lack parts of it, whatever it says (decisions D6): what this run believed
-    /// of them is dropped and they are brought again, in two rounds at most. Gives false where that is pointless.
-    pub(super) fn heal(&mut self, task: TaskId, error: &StoreError) -> bool {
-        let Some(missing) = &error.missing_parts else {
-            return false;
-        };
-        let (place, source, depth, manifest) = match self.tasks[task].kind.clone() {
-            Kind::Root(image, target) => {
-                let row = &self.images[image];
-                let Some(manifest) = row.manifest() else {
-                    return false;
-                };
-                (row.target(target).place, row.source, 0, manifest)
-            }
-            Kind::Child(at) => {
-                let Some(manifest) = self.children[at.child].manifest() else {
-                    return false;
-                };
-                (at.place, at.source, at.depth, manifest)
-            }
-            _ => return false,
-        };
-        // The first look is free of charge for every refusal; sending blobs again that the target says it has needs
-        // a refusal that names them. Foreign layers that were left out are the cause themselves (protocol.md M9).
-        let rounds = self.tasks[task].rounds;
-        if rounds >= 2 || (rounds == 1 && missing.is_empty()) || manifest.has_foreign() {
-            return false;
-        }
-        self.tasks[task].rounds += 1;
-        let doubt = if rounds == 0 { Doubt::Ask } else { Doubt::Send };
-        let named = |digest: &Digest| missing.is_empty() || missing.contains(digest);
-        log::info!(
-            "{} refused {}: looking for its parts again",
-            self.places[place].place,
-            manifest.digest()
-        );
-        for part in manifest
-            .children()
-            .iter()
-            .chain(manifest.blobs())
-            .filter(|part| named(&part.digest))
-        {
-            self.parts.remove(&(place, part.digest.clone()));
-            self.doubt(&part.digest, place, doubt);
-        }
-        self.require(task, place, source, &manifest, depth);
-        true
-    }
-
-    /// Forgets the failures of the last pass, but for those that are final.
-    pub(super) fn forget_failures(&mut self) {
-        let tasks = &self.tasks;
-        self.parts.retain(|_, part| match part {
-            Part::Done => true,
-            Part::Open(task) => match &tasks[*task].state {
-                State::Failed(failure) => failure.is_final,
-                _ => true,
-            },
-        });
-        for place in self.places.iter_mut() {
-            if matches!(&place.tags, Tags::Failed(failure) if !failure.is_final) {
-                place.tags = Tags::Unknown;
-            }
-        }
-        self.forget_source_failures();
     }
 
     pub(super) fn operation(&self, kind: &Kind) -> String {
@@ -821,6 +434,3 @@ impl<'a> Graph<'a> {
         }
     }
 }
-
-/// Indexes may be nested this deep (decisions D8).
-const MAX_DEPTH: u8 = 16;

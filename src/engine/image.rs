@@ -6,8 +6,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::arena::Id;
-use super::graph::{Failure, Graph, HostId, Kind, News, PlaceId, State, Tags, TaskId};
+use super::graph::{Graph, News};
 use super::job::{Job, Reply};
+use super::places::{HostId, PlaceId, Tags};
+use super::task::{Failure, Kind, State, TaskId};
 use crate::oci::{Digest, Kind as ManifestKind, Manifest, Reference, Tag};
 use crate::records::Record;
 use crate::store::Presence;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
-use super::graph::{HostId, TaskId};
+use super::places::HostId;
+use super::task::TaskId;
 use crate::oci::{Descriptor, Manifest, Reference, Tag};
 use crate::records::Record;
 use crate::store::{Class, Found, Hint, Place, Presence, StoreError};

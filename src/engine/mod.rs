@@ -9,12 +9,15 @@ mod coordinator;
 mod graph;
 mod image;
 mod job;
+mod parts;
+mod places;
 mod plan;
 mod run;
 mod schedule;
 #[cfg(test)]
 mod simulation;
 mod stream;
+mod task;
 mod worker;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -5,8 +5,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::graph::{Failure, Graph, HostId, PlaceId, Tags};
+use super::graph::Graph;
 use super::image::{Image, ImageId, List, Target, TargetState};
+use super::places::{HostId, PlaceId, Tags};
+use super::task::Failure;
 use crate::config::{Rule, Selection};
 use crate::oci::{Reference, Tag};
 use crate::store::Stores;

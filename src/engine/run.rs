@@ -8,11 +8,13 @@ use std::cell::RefCell;
 use crossbeam_channel::Sender;
 
 use super::Options;
-use super::graph::{Graph, HostId, Kind, News, TaskId};
+use super::graph::{Graph, News};
 use super::image::{ImageId, Outcome, TargetState};
 use super::job::{Answer, Done, Job, Reply};
+use super::places::HostId;
 use super::plan::{Entry, Plan};
 use super::schedule::{Fired, Next, Policy, Schedule, TakesSlot, Time, Verdict};
+use super::task::{Kind, TaskId};
 use crate::records::{Journal, Record};
 use crate::store::{Class, StoreError, Stores};
 

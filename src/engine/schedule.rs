@@ -6,7 +6,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::time::Duration;
 
-use super::graph::{HostId, Key, Readiness, TaskId};
+use super::places::HostId;
+use super::task::{Key, Readiness, TaskId};
 use crate::store::Class;
 
 /// Time since the run began.

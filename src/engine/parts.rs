@@ -1,0 +1,215 @@
+//! Parts of manifests at their places: what must be there before a manifest is put, and what happens when the target
+//! says that something is missing all the same. Not here: how a blob gets there (`blobs.rs`), and reading the children
+//! of indexes (`children.rs`).
+
+use std::sync::Arc;
+
+use super::blobs::Doubt;
+use super::children::ChildAt;
+use super::graph::Graph;
+use super::places::{PlaceId, Tags};
+use super::task::{Failure, Kind, State, TaskId};
+use crate::oci::{Descriptor, Digest, Manifest};
+use crate::store::StoreError;
+
+/// A blob or a child at a place.
+pub(super) enum Part {
+    Done,
+    Open(TaskId),
+}
+
+impl Graph<'_> {
+    /// Has `parent` wait for all parts of its manifest at `place`, and makes it ready when they are there already.
+    pub(super) fn require(
+        &mut self,
+        parent: TaskId,
+        place: PlaceId,
+        source: PlaceId,
+        manifest: &Manifest,
+        depth: u8,
+    ) {
+        let mut failure = None;
+        let order = self.tasks[parent].order;
+        if depth >= MAX_DEPTH && !manifest.children().is_empty() {
+            failure = Some(Arc::new(Failure {
+                operation: format!("copy the index {}", manifest.digest()),
+                cause: format!("indexes are nested more than {MAX_DEPTH} deep"),
+                is_final: true,
+                not_found: false,
+            }));
+        }
+        let children = if failure.is_some() {
+            &[]
+        } else {
+            manifest.children()
+        };
+        for child in children {
+            let key = (place, child.digest.clone());
+            let row = self.child(child, source);
+            if !self.parts.contains_key(&key) {
+                let at = ChildAt {
+                    child: row,
+                    place,
+                    source,
+                    depth: depth + 1,
+                    is_lacking: false,
+                };
+                let task = self.add_task(Kind::Child(at), order, State::Waiting);
+                self.parts.insert(key.clone(), Part::Open(task));
+                if self.is_empty(place) || self.doubts.get(&key) == Some(&Doubt::Send) {
+                    self.need_child(task);
+                } else {
+                    self.set_ready(task);
+                }
+            }
+            self.depend(parent, &key, &mut failure);
+        }
+        for blob in manifest.blobs() {
+            self.depend_on_blob(parent, place, source, blob, &mut failure);
+        }
+        if let Some(failure) = failure {
+            self.fail(parent, &failure);
+        } else if self.tasks[parent].pending == 0 {
+            self.set_ready(parent);
+        } else {
+            self.tasks[parent].state = State::Waiting;
+        }
+    }
+
+    pub(super) fn depend_on_blob(
+        &mut self,
+        parent: TaskId,
+        place: PlaceId,
+        source: PlaceId,
+        descriptor: &Descriptor,
+        failure: &mut Option<Arc<Failure>>,
+    ) {
+        let order = self.tasks[parent].order;
+        let key = (place, descriptor.digest.clone());
+        if self.parts.contains_key(&key) {
+            self.add_source(&descriptor.digest, source);
+        } else {
+            let task = self.want(descriptor, place, source, order);
+            self.parts.insert(key.clone(), Part::Open(task));
+        }
+        self.depend(parent, &key, failure);
+    }
+
+    pub(super) fn depend(
+        &mut self,
+        parent: TaskId,
+        part: &(PlaceId, Digest),
+        failure: &mut Option<Arc<Failure>>,
+    ) {
+        if let Some(&Part::Open(task)) = self.parts.get(part) {
+            if let State::Failed(cause) = &self.tasks[task].state {
+                failure.get_or_insert_with(|| cause.clone());
+            } else {
+                self.wait_for(parent, task);
+            }
+        }
+    }
+
+    pub(super) fn wait_for(&mut self, parent: TaskId, part: TaskId) {
+        self.tasks[part].dependents.push(parent);
+        self.tasks[parent].pending += 1;
+    }
+
+    pub(super) fn child_done(&mut self, task: TaskId, at: ChildAt) {
+        if at.is_lacking {
+            self.release_child(at.child);
+        }
+        let digest = self.children[at.child].descriptor.digest.clone();
+        self.doubts.remove(&(at.place, digest.clone()));
+        self.part_done(task, at.place, &digest);
+    }
+
+    /// A blob or child has arrived at its place.
+    pub(super) fn part_done(&mut self, task: TaskId, place: PlaceId, digest: &Digest) {
+        self.finish(task);
+        self.parts.insert((place, digest.clone()), Part::Done);
+        for dependent in std::mem::take(&mut self.tasks[task].dependents) {
+            let row = &mut self.tasks[dependent];
+            row.pending = row.pending.saturating_sub(1);
+            if row.pending == 0 && matches!(row.state, State::Waiting) {
+                match row.kind {
+                    // What an index called a child was a blob: there is nothing to put.
+                    Kind::Child(at) if self.children[at.child].is_blob() => {
+                        self.child_done(dependent, at);
+                    }
+                    _ => self.set_ready(dependent),
+                }
+            }
+        }
+    }
+
+    /// A target that refuses a manifest may lack parts of it, whatever it says (decisions D6): what this run believed
+    /// of them is dropped and they are brought again, in two rounds at most. Gives false where that is pointless.
+    pub(super) fn heal(&mut self, task: TaskId, error: &StoreError) -> bool {
+        let Some(missing) = &error.missing_parts else {
+            return false;
+        };
+        let (place, source, depth, manifest) = match self.tasks[task].kind.clone() {
+            Kind::Root(image, target) => {
+                let row = &self.images[image];
+                let Some(manifest) = row.manifest() else {
+                    return false;
+                };
+                (row.target(target).place, row.source, 0, manifest)
+            }
+            Kind::Child(at) => {
+                let Some(manifest) = self.children[at.child].manifest() else {
+                    return false;
+                };
+                (at.place, at.source, at.depth, manifest)
+            }
+            _ => return false,
+        };
+        // The first look is free of charge for every refusal; sending blobs again that the target says it has needs
+        // a refusal that names them. Foreign layers that were left out are the cause themselves (protocol.md M9).
+        let rounds = self.tasks[task].rounds;
+        if rounds >= 2 || (rounds == 1 && missing.is_empty()) || manifest.has_foreign() {
+            return false;
+        }
+        self.tasks[task].rounds += 1;
+        let doubt = if rounds == 0 { Doubt::Ask } else { Doubt::Send };
+        let named = |digest: &Digest| missing.is_empty() || missing.contains(digest);
+        log::info!(
+            "{} refused {}: looking for its parts again",
+            self.places[place].place,
+            manifest.digest()
+        );
+        for part in manifest
+            .children()
+            .iter()
+            .chain(manifest.blobs())
+            .filter(|part| named(&part.digest))
+        {
+            self.parts.remove(&(place, part.digest.clone()));
+            self.doubt(&part.digest, place, doubt);
+        }
+        self.require(task, place, source, &manifest, depth);
+        true
+    }
+
+    /// Forgets the failures of the last pass, but for those that are final.
+    pub(super) fn forget_failures(&mut self) {
+        let tasks = &self.tasks;
+        self.parts.retain(|_, part| match part {
+            Part::Done => true,
+            Part::Open(task) => match &tasks[*task].state {
+                State::Failed(failure) => failure.is_final,
+                _ => true,
+            },
+        });
+        for place in self.places.iter_mut() {
+            if matches!(&place.tags, Tags::Failed(failure) if !failure.is_final) {
+                place.tags = Tags::Unknown;
+            }
+        }
+        self.forget_source_failures();
+    }
+}
+
+/// Indexes may be nested this deep (decisions D8).
+const MAX_DEPTH: u8 = 16;

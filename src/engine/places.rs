@@ -1,0 +1,123 @@
+//! Places and their hosts as the run knows them: who answers, what tags a repository has. Not here: when a host may be
+//! asked (`schedule.rs`).
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::arena::Id;
+use super::graph::{Graph, News};
+use super::image::ImageId;
+use super::task::{Failure, Kind, State};
+use crate::oci::{Host, Tag};
+use crate::store::Place;
+
+pub(super) type PlaceId = Id<PlaceRow>;
+pub(super) type HostId = Id<HostRow>;
+
+/// Who a place's requests go to: limits and pauses are a host's. Each layout is a host of its own.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) enum HostKey {
+    Registry(Host),
+    Layout(PathBuf),
+}
+
+pub(super) struct HostRow {
+    pub(super) name: String,
+    /// A mount from a repository that surely had the blob was denied: not tried again in this run.
+    pub(super) mounts: bool,
+    /// It cannot be asked within the next half minute: images do not wait for it.
+    pub(super) late: bool,
+}
+
+pub(super) struct PlaceRow {
+    pub(super) place: Place,
+    pub(super) host: HostId,
+    pub(super) tags: Tags,
+    /// Images that wait for `tags`.
+    pub(super) waiting: Vec<ImageId>,
+}
+
+/// What is known of a repository's tags.
+pub(super) enum Tags {
+    /// Nobody has asked.
+    Unknown,
+    /// The question is under way.
+    Asked,
+    /// All tags, and again in the order of the listing.
+    Listed(HashSet<Tag>, Vec<Tag>),
+    /// There is no such repository.
+    Missing,
+    /// They could not be had in this pass.
+    Failed(Arc<Failure>),
+}
+
+impl Tags {
+    pub(super) fn are_open(&self) -> bool {
+        matches!(self, Self::Unknown | Self::Asked)
+    }
+}
+
+impl Graph<'_> {
+    /// The row of a place, made at its first mention.
+    pub(super) fn place(&mut self, place: &Place) -> PlaceId {
+        if let Some(&id) = self.place_ids.get(place) {
+            return id;
+        }
+        let (key, name) = match place {
+            Place::Registry(host, _) => (HostKey::Registry(host.clone()), host.to_string()),
+            Place::Layout(path) => (HostKey::Layout(path.clone()), place.to_string()),
+        };
+        let hosts = &mut self.hosts;
+        let is_registry = matches!(key, HostKey::Registry(_));
+        let host = *self.host_ids.entry(key).or_insert_with(|| {
+            hosts.push(HostRow {
+                name,
+                mounts: is_registry,
+                late: false,
+            })
+        });
+        let id = self.places.push(PlaceRow {
+            place: place.clone(),
+            host,
+            tags: Tags::Unknown,
+            waiting: Vec::new(),
+        });
+        self.place_ids.insert(place.clone(), id);
+        id
+    }
+
+    /// Asks for the tags of a repository, once a pass.
+    pub(super) fn list(&mut self, place: PlaceId, order: u32) {
+        if matches!(self.places[place].tags, Tags::Unknown) {
+            self.places[place].tags = Tags::Asked;
+            self.add_task(Kind::Tags(place), order, State::Ready);
+        }
+    }
+
+    /// Asks for the tags of a repository and has the image looked at again when they are known.
+    pub(super) fn list_for(&mut self, place: PlaceId, image: ImageId) {
+        let order = self.images[image].order;
+        self.list(place, order);
+        if !self.places[place].waiting.contains(&image) {
+            self.places[place].waiting.push(image);
+        }
+    }
+
+    pub(super) fn tags_known(&mut self, place: PlaceId, tags: Tags) {
+        self.places[place].tags = tags;
+        self.news.push(News::Listed(place));
+        for image in std::mem::take(&mut self.places[place].waiting) {
+            self.consider(image);
+        }
+    }
+
+    /// Whether nothing is in a repository: it is new, or a first copy of it was cut off.
+    pub(super) fn is_empty(&self, place: PlaceId) -> bool {
+        match &self.places[place].tags {
+            Tags::Missing => true,
+            Tags::Listed(_, tags) => tags.is_empty(),
+            Tags::Unknown | Tags::Asked | Tags::Failed(_) => false,
+        }
+    }
+}
