@@ -33,11 +33,21 @@ pub(super) struct Image {
 pub(super) struct Target {
     pub(super) place: PlaceId,
     pub(super) tag: Tag,
-    /// Whether the target's tag list answers for many tags at once and is worth its request.
-    pub(super) by_list: bool,
+    pub(super) list: List,
     /// The number of the rule that asked for it.
     pub(super) rule: usize,
     pub(super) state: TargetState,
+}
+
+/// When the target's tag list is worth its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum List {
+    /// At once: it answers for many tags.
+    First,
+    /// Once the tag is lacking: it tells whether the repository is new, and answers for other tags.
+    IfLacking,
+    /// Never: the records name all other tags, so the repository is not new.
+    Spared,
 }
 
 #[derive(Clone, Debug)]
@@ -244,7 +254,9 @@ impl Graph<'_> {
         let state = match &self.places[place].tags {
             Tags::Listed(tags, _) if !tags.contains(&target.tag) => TargetState::Lacks,
             Tags::Missing => TargetState::Lacks,
-            Tags::Unknown | Tags::Asked if target.by_list => return self.list_for(place, image),
+            Tags::Unknown | Tags::Asked if target.list == List::First => {
+                return self.list_for(place, image);
+            }
             Tags::Unknown | Tags::Asked | Tags::Listed(..) | Tags::Failed(_) => TargetState::Asking,
         };
         if matches!(state, TargetState::Asking) {
@@ -350,7 +362,9 @@ impl Graph<'_> {
             let target = self.images[image].target(index);
             let place = target.place;
             match target.state {
-                TargetState::Lacks if self.places[place].tags.are_open() => {
+                TargetState::Lacks
+                    if self.places[place].tags.are_open() && target.list != List::Spared =>
+                {
                     self.list_for(place, image);
                 }
                 TargetState::Lacks | TargetState::Has(_) => {
