@@ -347,7 +347,8 @@ impl Graph<'_> {
         }
     }
 
-    /// Targets that lack the source's manifest get it, as soon as it is known whether their repository is new.
+    /// Targets that lack the source's manifest get it, once all that are not late have answered whether they lack it
+    /// and whether their repository is new: so their blobs go to all of them in one stream.
     fn start_roots(&mut self, image: ImageId) {
         let Content::Held {
             manifest,
@@ -358,16 +359,28 @@ impl Graph<'_> {
         };
         let manifest = manifest.clone();
         let (order, source) = (self.images[image].order, self.images[image].source);
-        for index in 0..self.images[image].targets.len() {
+        let targets = 0..self.images[image].targets.len();
+        let mut waits = false;
+        for index in targets.clone() {
+            let place = self.images[image].target(index).place;
+            if self.lacks_list(image, index) {
+                self.list_for(place, image);
+            }
+            let is_open = matches!(
+                self.images[image].target(index).state,
+                TargetState::Waiting | TargetState::Asking
+            );
+            waits |= (is_open || self.lacks_list(image, index))
+                && !self.hosts[self.places[place].host].late;
+        }
+        if waits {
+            return;
+        }
+        for index in targets {
             let target = self.images[image].target(index);
             let place = target.place;
             match target.state {
-                TargetState::Lacks
-                    if self.places[place].tags.are_open() && target.list != List::Spared =>
-                {
-                    self.list_for(place, image);
-                }
-                TargetState::Lacks | TargetState::Has(_) => {
+                TargetState::Lacks | TargetState::Has(_) if !self.lacks_list(image, index) => {
                     let root = self.add_task(Kind::Root(image, index), order, State::Waiting);
                     self.images[image].target_mut(index).state = TargetState::Copying(root);
                     self.require(root, place, source, &manifest, 0);
@@ -375,6 +388,14 @@ impl Graph<'_> {
                 _ => {}
             }
         }
+    }
+
+    /// Whether a target lacks the tag and its repository's list is to tell whether that is new.
+    fn lacks_list(&self, image: ImageId, index: usize) -> bool {
+        let target = self.images[image].target(index);
+        matches!(target.state, TargetState::Lacks)
+            && self.places[target.place].tags.are_open()
+            && target.list != List::Spared
     }
 
     pub(super) fn start_root(&self, image: ImageId, index: usize, reply: Reply) -> Option<Job> {

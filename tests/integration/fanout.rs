@@ -3,6 +3,7 @@
 //! one repository to one target (`economy`).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::economy::{assert_counts, one_worker, sync, with_habit};
 use crate::harness::{Run, assert_in_sync};
@@ -237,13 +238,25 @@ fn assert_spread(source: &FakeRegistry, targets: &[FakeRegistry], case: &str) {
 
 #[test]
 fn what_goes_to_several_registries_is_read_once() {
-    for (targets, workers) in [(1, 1), (1, 5), (2, 1), (3, 1), (10, 1)] {
+    for (targets, workers) in [(1, 1), (1, 5), (2, 1), (2, 5), (3, 1), (3, 5), (10, 1)] {
         let case = format!("{targets} targets, {workers} workers");
         let (source, targets, run) = spread(targets);
         let run = run.arg(format!("--proc={workers}"));
         let all: Vec<&FakeRegistry> = targets.iter().collect();
         sync(&run, &[&source], &all);
         assert_spread(&source, &targets, &case);
+    }
+}
+
+#[test]
+fn a_slow_answer_keeps_no_target_from_the_common_stream() {
+    for kind in [TagsList, ManifestHead] {
+        let (source, targets, run) = spread(3);
+        let slow = Act::Delay(Duration::from_millis(300));
+        targets[2].fault(Fault::on(kind, slow).nth(Nth::Only(1)));
+        let all: Vec<&FakeRegistry> = targets.iter().collect();
+        sync(&run, &[&source], &all);
+        assert_eq!(reads(&source), [1; 9], "{kind:?}");
     }
 }
 
