@@ -56,6 +56,8 @@ pub(super) enum TargetState {
     Waiting,
     /// Being asked for the tag.
     Asking,
+    /// It did not answer and will be asked again: nobody waits for it.
+    AskingAgain,
     /// It has no such tag, or does not tell.
     Lacks,
     /// The tag is this manifest there.
@@ -178,7 +180,10 @@ impl Image {
                 TargetState::Lacks => lacks = true,
                 TargetState::Has(digest) => has.push(digest),
                 TargetState::Waiting | TargetState::Asking => waits |= !is_late(target.place),
-                TargetState::Copying(_) | TargetState::Done(_) | TargetState::Failed { .. } => {}
+                TargetState::AskingAgain
+                | TargetState::Copying(_)
+                | TargetState::Done(_)
+                | TargetState::Failed { .. } => {}
             }
         }
         let differ = has.windows(2).any(|pair| pair.first() != pair.last());
@@ -268,7 +273,7 @@ impl Graph<'_> {
     /// A target has answered for its tag.
     pub(super) fn asked(&mut self, image: ImageId, index: usize, presence: Presence) {
         // The image may have failed at its source meanwhile.
-        if !matches!(self.images[image].target(index).state, TargetState::Asking) {
+        if !self.is_asked(image, index) {
             return;
         }
         self.images[image].target_mut(index).state = match presence {
@@ -428,10 +433,25 @@ impl Graph<'_> {
 
     /// A target could not be asked for its tag.
     pub(super) fn ask_failed(&mut self, image: ImageId, index: usize, failure: &Arc<Failure>) {
-        if matches!(self.images[image].target(index).state, TargetState::Asking) {
+        if self.is_asked(image, index) {
             self.fail_target(image, index, failure);
             self.consider(image);
         }
+    }
+
+    /// A target did not answer, and a timer runs until it is asked again: the others go on.
+    pub(super) fn ask_delayed(&mut self, image: ImageId, index: usize) {
+        if self.is_asked(image, index) {
+            self.images[image].target_mut(index).state = TargetState::AskingAgain;
+            self.consider(image);
+        }
+    }
+
+    fn is_asked(&self, image: ImageId, index: usize) -> bool {
+        matches!(
+            self.images[image].target(index).state,
+            TargetState::Asking | TargetState::AskingAgain
+        )
     }
 
     /// The manifest of an image, or a part of it, could not be brought to a target in this pass.
@@ -534,8 +554,10 @@ impl Graph<'_> {
             return;
         };
         let is_late = |target: &Target| {
-            matches!(target.state, TargetState::Asking | TargetState::Waiting)
-                && self.hosts[self.places[target.place].host].late
+            matches!(
+                target.state,
+                TargetState::Asking | TargetState::AskingAgain | TargetState::Waiting
+            ) && self.hosts[self.places[target.place].host].late
         };
         let is_done = |target: &Target| matches!(target.state, TargetState::Done(_));
         // Schema 1 cannot be read by its digest.
