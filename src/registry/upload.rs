@@ -58,6 +58,13 @@ pub(super) fn begin(
         None if hint.prior == Prior::Distrusted || is_broken => None,
         None => Some(own).filter(|_| client.registry.self_mount() != Knowledge::No),
     };
+    let opened = |response: &Response| {
+        let upload = session(client, response, descriptor, asks_first)?;
+        Ok(Begin::Upload {
+            upload,
+            mount_denied: candidate.is_some(),
+        })
+    };
     if let Some(from) = from {
         let response = post(client, Some((&descriptor.digest, from)))?;
         match response.status {
@@ -66,7 +73,7 @@ pub(super) fn begin(
                 return Ok(Begin::Present(Found::Existing));
             }
             201 => return Ok(Begin::Present(Found::Mounted)),
-            202 => return session(client, &response, descriptor, candidate.is_some()),
+            202 => return opened(&response),
             status if is_passing(status) => return Err(response.refuse().into()),
             // Neither a refused login nor a missing repository, here: a mount that is not to be had (E55).
             _ if from == own => client.registry.learn_self_mount(Knowledge::No),
@@ -77,7 +84,7 @@ pub(super) fn begin(
     if response.status != 202 {
         return Err(response.refuse().into());
     }
-    session(client, &response, descriptor, candidate.is_some())
+    opened(&response)
 }
 
 fn post(client: &Client, mount: Option<(&Digest, &Repository)>) -> Result<Response, RequestError> {
@@ -89,27 +96,29 @@ fn post(client: &Client, mount: Option<(&Digest, &Repository)>) -> Result<Respon
             scope = Scope::push_and_mount(&client.repository, from);
         }
     }
-    client.send(&mut Request::new(Method::Post, path, scope))
+    let request = Request::new(Method::Post, path, scope);
+    client.send(&mut match mount {
+        Some(_) => request.optional(),
+        None => request,
+    })
 }
 
 fn session(
     client: &Arc<Client>,
     response: &Response,
     descriptor: &Descriptor,
-    mount_denied: bool,
-) -> Result<Begin, StoreError> {
+    cost_a_question: bool,
+) -> Result<Box<dyn Upload>, StoreError> {
     let location = response.required_header("location")?;
     let location = client.judge(response, location, Purpose::Upload)?;
-    Ok(Begin::Upload {
-        upload: Box::new(RegistryUpload {
-            client: client.clone(),
-            descriptor: descriptor.clone(),
-            location,
-            offset: 0,
-            is_stored: false,
-        }),
-        mount_denied,
-    })
+    Ok(Box::new(RegistryUpload {
+        client: client.clone(),
+        descriptor: descriptor.clone(),
+        location,
+        offset: 0,
+        is_stored: false,
+        cost_a_question,
+    }))
 }
 
 /// Once a host: whether a mount of a blob from the repository that has it says so. Then later blobs need no HEAD
@@ -151,6 +160,8 @@ struct RegistryUpload {
     offset: u64,
     /// The blob is complete at the registry: there is nothing left to close.
     is_stored: bool,
+    /// A HEAD had asked for the blob, which a self-mount may spare the next ones.
+    cost_a_question: bool,
 }
 
 impl Upload for RegistryUpload {
@@ -213,7 +224,9 @@ impl Upload for RegistryUpload {
             let result = self.client.send(&mut request);
             self.close(Method::Put, result, true)?;
         }
-        learn_self_mount(&self.client, &self.descriptor.digest);
+        if self.cost_a_question {
+            learn_self_mount(&self.client, &self.descriptor.digest);
+        }
         Ok(())
     }
 }

@@ -1,6 +1,8 @@
 //! Integration tests: the binary against registries that run in this process.
 #![cfg(test)]
 
+mod economy;
+mod fanout;
 #[expect(
     dead_code,
     reason = "the tests that need the rest of it come with the program"
