@@ -33,7 +33,11 @@ impl Snapshots {
     }
 
     fn add(&mut self, offset: u64, hasher: &Hasher) {
-        if self.0.back().is_none_or(|(last, _)| offset / SNAPSHOT_EVERY > last / SNAPSHOT_EVERY) {
+        if self
+            .0
+            .back()
+            .is_none_or(|(last, _)| offset / SNAPSHOT_EVERY > last / SNAPSHOT_EVERY)
+        {
             if self.0.len() >= MAX_SNAPSHOTS {
                 self.0.pop_front();
             }
@@ -152,7 +156,9 @@ impl Origin {
     /// Drops the broken body, so that the next read opens it again where it stopped; gives the error back where there
     /// was too little progress since the last time, or where trying again is pointless (decisions D7).
     fn reopen_later(&mut self, at: u64, error: StoreError) -> Result<(), StoreError> {
-        let progress = self.reopened_at.is_none_or(|last| at >= last + REOPEN_AFTER);
+        let progress = self
+            .reopened_at
+            .is_none_or(|last| at >= last + REOPEN_AFTER);
         if error.class != Class::Transient || !progress || at == 0 {
             return Err(error);
         }
@@ -162,7 +168,11 @@ impl Origin {
         Ok(())
     }
 
-    fn check_end(&mut self, source: &dyn Source, descriptor: &Descriptor) -> Result<(), StoreError> {
+    fn check_end(
+        &mut self,
+        source: &dyn Source,
+        descriptor: &Descriptor,
+    ) -> Result<(), StoreError> {
         let body = match &mut self.body {
             Some(body) => body,
             None => self.body.insert(source.blob(descriptor, self.offset)?),
@@ -174,7 +184,10 @@ impl Origin {
         }
         let digest = self.hasher.clone().finish();
         if digest != descriptor.digest {
-            let text = format!("the source sent other content than {}: it hashes to {digest}", descriptor.digest);
+            let text = format!(
+                "the source sent other content than {}: it hashes to {digest}",
+                descriptor.digest
+            );
             return Err(StoreError::new(Class::Corrupt, text));
         }
         Ok(())
@@ -182,9 +195,16 @@ impl Origin {
 }
 
 fn length_error(descriptor: &Descriptor, got: u64) -> StoreError {
-    let relation = if got > descriptor.size { "more than" } else { "only" };
+    let relation = if got > descriptor.size {
+        "more than"
+    } else {
+        "only"
+    };
     let got = got.min(descriptor.size);
-    let text = format!("the source sent {relation} {got} of {} bytes of {}", descriptor.size, descriptor.digest);
+    let text = format!(
+        "the source sent {relation} {got} of {} bytes of {}",
+        descriptor.size, descriptor.digest
+    );
     StoreError::new(Class::Corrupt, text)
 }
 

@@ -34,7 +34,10 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { at_least: Duration::from_secs(1), share: 0.25 }
+        Self {
+            at_least: Duration::from_secs(1),
+            share: 0.25,
+        }
     }
 }
 
@@ -87,8 +90,16 @@ enum Next {
 
 impl<'a> Stream<'a> {
     /// A stream to `targets` targets, each of which takes one reader.
-    pub(super) fn new(source: &'a dyn Source, descriptor: &'a Descriptor, targets: usize, patience: Patience) -> Self {
-        let place = Place { position: Some(0), ..Place::default() };
+    pub(super) fn new(
+        source: &'a dyn Source,
+        descriptor: &'a Descriptor,
+        targets: usize,
+        patience: Patience,
+    ) -> Self {
+        let place = Place {
+            position: Some(0),
+            ..Place::default()
+        };
         Self {
             source,
             descriptor,
@@ -112,12 +123,23 @@ impl<'a> Stream<'a> {
 
     /// The body for target number `target`. Until it is dropped, the ring keeps what it has not read.
     pub(super) fn reader(&self, target: usize) -> Reader<'_, 'a> {
-        Reader { stream: self, target, position: 0, chunk: None, within: 0, apart: None, failure: None }
+        Reader {
+            stream: self,
+            target,
+            position: 0,
+            chunk: None,
+            within: 0,
+            apart: None,
+            failure: None,
+        }
     }
 
     /// How many bytes were read from the source, and how the common read ended.
     pub(super) fn finish(self) -> (u64, Result<(), StoreError>) {
-        let ring = self.ring.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let ring = self
+            .ring
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
         let read = ring.end + ring.read_apart;
         match ring.state {
             State::Failed(error) => (read, Err(error)),
@@ -137,7 +159,11 @@ impl<'a> Stream<'a> {
             self.moved.notify_all();
         }
         loop {
-            if ring.targets.get(target).is_some_and(|place| place.is_detached) {
+            if ring
+                .targets
+                .get(target)
+                .is_some_and(|place| place.is_detached)
+            {
                 return Ok(Next::Apart);
             }
             if let Some(chunk) = ring.chunk_at(position) {
@@ -156,7 +182,12 @@ impl<'a> Stream<'a> {
                     drop(ring);
                     ring = self.read_on(origin, spare);
                 }
-                None if has_room => ring = self.moved.wait(ring).unwrap_or_else(PoisonError::into_inner),
+                None if has_room => {
+                    ring = self
+                        .moved
+                        .wait(ring)
+                        .unwrap_or_else(PoisonError::into_inner);
+                }
                 None => ring = self.wait_for_slowest(ring),
             }
         }
@@ -169,14 +200,24 @@ impl<'a> Stream<'a> {
             self.moved.notify_all();
             return ring;
         }
-        let wait = self.patience.at_least.div_f64(8.0).max(Duration::from_millis(1));
-        self.moved.wait_timeout(ring, wait).unwrap_or_else(PoisonError::into_inner).0
+        let wait = self
+            .patience
+            .at_least
+            .div_f64(8.0)
+            .max(Duration::from_millis(1));
+        self.moved
+            .wait_timeout(ring, wait)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
     }
 
     /// Reads the next chunk outside the lock and enters it.
     fn read_on(&self, mut origin: Origin, mut chunk: Vec<u8>) -> MutexGuard<'_, Ring> {
         // A panic below must not leave the others waiting for an origin that never comes back.
-        let mut bail = Bail { stream: self, armed: true };
+        let mut bail = Bail {
+            stream: self,
+            armed: true,
+        };
         let result = origin.fill(self.source, self.descriptor, &mut chunk);
         bail.armed = false;
         let mut ring = self.lock();
@@ -239,11 +280,17 @@ impl Ring {
 
     /// Puts the time since the ring was full on the account of whoever is behind.
     fn charge_slowest(&mut self) {
-        let Some(since) = &mut self.full_since else { return };
+        let Some(since) = &mut self.full_since else {
+            return;
+        };
         let waited = since.elapsed();
         *since = Instant::now();
         let start = self.start;
-        for place in self.targets.iter_mut().filter(|place| place.position.is_some_and(|at| at <= start)) {
+        for place in self
+            .targets
+            .iter_mut()
+            .filter(|place| place.position.is_some_and(|at| at <= start))
+        {
             place.waited_for += waited;
         }
     }
@@ -254,10 +301,17 @@ impl Ring {
         let since = self.began.map_or(Duration::ZERO, |began| began.elapsed());
         let limit = patience.at_least.max(since.mul_f64(patience.share));
         let start = self.start;
-        let is_late = |place: &Place| place.position.is_some_and(|at| at <= start) && place.waited_for > limit;
-        let Some(slowest) = self.targets.iter().position(is_late) else { return false };
+        let is_late = |place: &Place| {
+            place.position.is_some_and(|at| at <= start) && place.waited_for > limit
+        };
+        let Some(slowest) = self.targets.iter().position(is_late) else {
+            return false;
+        };
         if let Some(place) = self.targets.get_mut(slowest) {
-            *place = Place { is_detached: true, ..Place::default() };
+            *place = Place {
+                is_detached: true,
+                ..Place::default()
+            };
         }
         self.move_to(slowest, None);
         true
@@ -273,7 +327,10 @@ struct Bail<'s, 'a> {
 impl Drop for Bail<'_, '_> {
     fn drop(&mut self) {
         if self.armed {
-            self.stream.lock().state = State::Failed(StoreError::new(Class::Permanent, "reading the source panicked"));
+            self.stream.lock().state = State::Failed(StoreError::new(
+                Class::Permanent,
+                "reading the source panicked",
+            ));
             self.stream.moved.notify_all();
         }
     }
@@ -304,7 +361,11 @@ impl Reader<'_, '_> {
 
     /// Whether the others went on without it.
     pub(super) fn was_detached(&self) -> bool {
-        self.stream.lock().targets.get(self.target).is_some_and(|place| place.is_detached)
+        self.stream
+            .lock()
+            .targets
+            .get(self.target)
+            .is_some_and(|place| place.is_detached)
     }
 
     /// Why its own read of the source failed, if it had one. The common read's failure is the stream's.
@@ -316,7 +377,10 @@ impl Reader<'_, '_> {
     /// for itself, beginning where the newest snapshot of the hash allows (decisions D3).
     pub(super) fn restart(&mut self, offset: u64) {
         let mut ring = self.stream.lock();
-        let snapshots = self.apart.as_ref().map_or(&ring.snapshots, Origin::snapshots);
+        let snapshots = self
+            .apart
+            .as_ref()
+            .map_or(&ring.snapshots, Origin::snapshots);
         let origin = Origin::at(snapshots, self.stream.descriptor, offset);
         if ring.move_to(self.target, None) {
             self.stream.moved.notify_all();
@@ -338,7 +402,9 @@ impl Reader<'_, '_> {
                 Next::Apart => self.restart(self.position),
             }
         }
-        let Some(origin) = &mut self.apart else { return Ok(None) };
+        let Some(origin) = &mut self.apart else {
+            return Ok(None);
+        };
         if origin.is_verified() {
             return Ok(None);
         }
@@ -601,6 +667,73 @@ mod tests {
                     .unwrap();
             }
         });
+    }
+
+    #[test]
+    fn a_target_that_is_too_slow_goes_on_alone() {
+        let (source, descriptor) = blob(60 * CHUNK + 9);
+        let patience = Patience {
+            at_least: Duration::from_millis(2),
+            share: 0.01,
+        };
+        let stream = Stream::new(&source, &descriptor, 2, patience);
+        let mut slow = stream.reader(1);
+        let mut got = vec![0; CHUNK + 5];
+        slow.read_exact(&mut got).unwrap();
+        // The other one is held up at the end of the ring, until it is not.
+        let mut fast = stream.reader(0);
+        let mut whole = Vec::new();
+        fast.read_to_end(&mut whole).unwrap();
+        assert!(fast.is_finished() && !fast.was_detached() && whole == source.content);
+        slow.read_to_end(&mut got).unwrap();
+        assert!(slow.is_finished() && slow.was_detached() && got == source.content);
+        drop((fast, slow));
+        assert_eq!(source.opened.load(Ordering::SeqCst), 2);
+        // It did not begin at the begin: the hash was taken up where it was.
+        let (read, result) = stream.finish();
+        assert!(result.is_ok());
+        assert!(read <= 2 * descriptor.size - CHUNK as u64, "{read}");
+    }
+
+    #[test]
+    fn a_target_that_lost_bytes_goes_back_to_any_offset() {
+        for length in [3 * CHUNK + 1, 40 * CHUNK] {
+            for back_to in [0, 1, CHUNK, length / 2, length - 1] {
+                let (source, descriptor) = blob(length);
+                let stream = Stream::new(&source, &descriptor, 2, Patience::default());
+                let (mut one, mut other) = (stream.reader(0), stream.reader(1));
+                let read_other = || other.read_to_end(&mut Vec::new()).unwrap();
+                let mut lost = Vec::new();
+                thread::scope(|scope| {
+                    thread::Builder::new()
+                        .spawn_scoped(scope, read_other)
+                        .unwrap();
+                    one.read_to_end(&mut lost).unwrap();
+                });
+                one.restart(back_to as u64);
+                assert!(!one.is_finished());
+                let mut again = Vec::new();
+                one.read_to_end(&mut again).unwrap();
+                assert!(
+                    one.is_finished() && again == source.content[back_to..],
+                    "{back_to} of {length}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_read_apart_finds_what_is_wrong_too() {
+        let (mut source, descriptor) = blob(5 * CHUNK);
+        source.content[4 * CHUNK] ^= 1;
+        let stream = Stream::new(&source, &descriptor, 1, Patience::default());
+        let mut reader = stream.reader(0);
+        reader.restart(2 * CHUNK as u64);
+        assert!(reader.read_to_end(&mut Vec::new()).is_err());
+        assert_eq!(reader.take_failure().unwrap().class, Class::Corrupt);
+        drop(reader);
+        // The common read never began, so nothing is wrong with it.
+        assert!(stream.finish().1.is_ok());
     }
 
     #[test]
