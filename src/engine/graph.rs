@@ -330,8 +330,13 @@ impl<'a> Graph<'a> {
 
     /// Makes a task ready that its host answered by asking for a pause.
     pub(super) fn again_after_pause(&mut self, task: TaskId) {
-        self.delay(task);
-        self.again(task);
+        match self.tasks[task].kind {
+            Kind::Copy(_) | Kind::Want(..) => {
+                self.delay(task);
+                self.again(task);
+            }
+            _ => self.set_ready(task),
+        }
     }
 
     pub(super) fn operation_of(&self, task: TaskId) -> String {
@@ -344,6 +349,7 @@ impl<'a> Graph<'a> {
         match self.tasks[task].kind {
             Kind::Copy(blob) => self.copy_delayed(blob),
             Kind::Want(..) => self.want_stopped(task, &before),
+            Kind::Ask(image, target) => self.ask_delayed(image, target),
             _ => {}
         }
     }

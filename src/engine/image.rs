@@ -33,11 +33,21 @@ pub(super) struct Image {
 pub(super) struct Target {
     pub(super) place: PlaceId,
     pub(super) tag: Tag,
-    /// Whether the target's tag list answers for many tags at once and is worth its request.
-    pub(super) by_list: bool,
+    pub(super) list: List,
     /// The number of the rule that asked for it.
     pub(super) rule: usize,
     pub(super) state: TargetState,
+}
+
+/// When the target's tag list is worth its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum List {
+    /// At once: it answers for many tags.
+    First,
+    /// Once the tag is lacking: it tells whether the repository is new, and answers for other tags.
+    IfLacking,
+    /// Never: the records name all other tags, so the repository is not new.
+    Spared,
 }
 
 #[derive(Clone, Debug)]
@@ -46,6 +56,8 @@ pub(super) enum TargetState {
     Waiting,
     /// Being asked for the tag.
     Asking,
+    /// It did not answer and will be asked again: nobody waits for it.
+    AskingAgain,
     /// It has no such tag, or does not tell.
     Lacks,
     /// The tag is this manifest there.
@@ -168,7 +180,10 @@ impl Image {
                 TargetState::Lacks => lacks = true,
                 TargetState::Has(digest) => has.push(digest),
                 TargetState::Waiting | TargetState::Asking => waits |= !is_late(target.place),
-                TargetState::Copying(_) | TargetState::Done(_) | TargetState::Failed { .. } => {}
+                TargetState::AskingAgain
+                | TargetState::Copying(_)
+                | TargetState::Done(_)
+                | TargetState::Failed { .. } => {}
             }
         }
         let differ = has.windows(2).any(|pair| pair.first() != pair.last());
@@ -244,7 +259,9 @@ impl Graph<'_> {
         let state = match &self.places[place].tags {
             Tags::Listed(tags, _) if !tags.contains(&target.tag) => TargetState::Lacks,
             Tags::Missing => TargetState::Lacks,
-            Tags::Unknown | Tags::Asked if target.by_list => return self.list_for(place, image),
+            Tags::Unknown | Tags::Asked if target.list == List::First => {
+                return self.list_for(place, image);
+            }
             Tags::Unknown | Tags::Asked | Tags::Listed(..) | Tags::Failed(_) => TargetState::Asking,
         };
         if matches!(state, TargetState::Asking) {
@@ -256,7 +273,7 @@ impl Graph<'_> {
     /// A target has answered for its tag.
     pub(super) fn asked(&mut self, image: ImageId, index: usize, presence: Presence) {
         // The image may have failed at its source meanwhile.
-        if !matches!(self.images[image].target(index).state, TargetState::Asking) {
+        if !self.is_asked(image, index) {
             return;
         }
         self.images[image].target_mut(index).state = match presence {
@@ -335,7 +352,8 @@ impl Graph<'_> {
         }
     }
 
-    /// Targets that lack the source's manifest get it, as soon as it is known whether their repository is new.
+    /// Targets that lack the source's manifest get it, once all that are not late have answered whether they lack it
+    /// and whether their repository is new: so their blobs go to all of them in one stream.
     fn start_roots(&mut self, image: ImageId) {
         let Content::Held {
             manifest,
@@ -346,14 +364,28 @@ impl Graph<'_> {
         };
         let manifest = manifest.clone();
         let (order, source) = (self.images[image].order, self.images[image].source);
-        for index in 0..self.images[image].targets.len() {
+        let targets = 0..self.images[image].targets.len();
+        let mut waits = false;
+        for index in targets.clone() {
+            let place = self.images[image].target(index).place;
+            if self.lacks_list(image, index) {
+                self.list_for(place, image);
+            }
+            let is_open = matches!(
+                self.images[image].target(index).state,
+                TargetState::Waiting | TargetState::Asking
+            );
+            waits |= (is_open || self.lacks_list(image, index))
+                && !self.hosts[self.places[place].host].late;
+        }
+        if waits {
+            return;
+        }
+        for index in targets {
             let target = self.images[image].target(index);
             let place = target.place;
             match target.state {
-                TargetState::Lacks if self.places[place].tags.are_open() => {
-                    self.list_for(place, image);
-                }
-                TargetState::Lacks | TargetState::Has(_) => {
+                TargetState::Lacks | TargetState::Has(_) if !self.lacks_list(image, index) => {
                     let root = self.add_task(Kind::Root(image, index), order, State::Waiting);
                     self.images[image].target_mut(index).state = TargetState::Copying(root);
                     self.require(root, place, source, &manifest, 0);
@@ -361,6 +393,14 @@ impl Graph<'_> {
                 _ => {}
             }
         }
+    }
+
+    /// Whether a target lacks the tag and its repository's list is to tell whether that is new.
+    fn lacks_list(&self, image: ImageId, index: usize) -> bool {
+        let target = self.images[image].target(index);
+        matches!(target.state, TargetState::Lacks)
+            && self.places[target.place].tags.are_open()
+            && target.list != List::Spared
     }
 
     pub(super) fn start_root(&self, image: ImageId, index: usize, reply: Reply) -> Option<Job> {
@@ -393,10 +433,25 @@ impl Graph<'_> {
 
     /// A target could not be asked for its tag.
     pub(super) fn ask_failed(&mut self, image: ImageId, index: usize, failure: &Arc<Failure>) {
-        if matches!(self.images[image].target(index).state, TargetState::Asking) {
+        if self.is_asked(image, index) {
             self.fail_target(image, index, failure);
             self.consider(image);
         }
+    }
+
+    /// A target did not answer, and a timer runs until it is asked again: the others go on.
+    pub(super) fn ask_delayed(&mut self, image: ImageId, index: usize) {
+        if self.is_asked(image, index) {
+            self.images[image].target_mut(index).state = TargetState::AskingAgain;
+            self.consider(image);
+        }
+    }
+
+    fn is_asked(&self, image: ImageId, index: usize) -> bool {
+        matches!(
+            self.images[image].target(index).state,
+            TargetState::Asking | TargetState::AskingAgain
+        )
     }
 
     /// The manifest of an image, or a part of it, could not be brought to a target in this pass.
@@ -499,8 +554,10 @@ impl Graph<'_> {
             return;
         };
         let is_late = |target: &Target| {
-            matches!(target.state, TargetState::Asking | TargetState::Waiting)
-                && self.hosts[self.places[target.place].host].late
+            matches!(
+                target.state,
+                TargetState::Asking | TargetState::AskingAgain | TargetState::Waiting
+            ) && self.hosts[self.places[target.place].host].late
         };
         let is_done = |target: &Target| matches!(target.state, TargetState::Done(_));
         // Schema 1 cannot be read by its digest.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::admission::{Admission, Entry};
 use super::graph::Graph;
-use super::image::{Image, ImageId, Target, TargetState};
+use super::image::{Image, ImageId, List, Target, TargetState};
 use super::places::{HostId, PlaceId, Tags};
 use super::task::Failure;
 use crate::config::{Rule, Selection};
@@ -336,13 +336,16 @@ impl<'a> Plan<'a> {
             // One request for the list spares a HEAD for each tag that is lacking; where the records name all tags
             // but one, there is nothing to spare (decisions D4).
             let tags = references.iter().filter_map(as_tag);
-            let unrecorded = tags
-                .filter(|tag| graph.hints.tag(&target.place, tag).is_none())
-                .count();
-            let by_list = rule.selection == Selection::All && unrecorded > 1;
+            let is_new = |tag: &Tag| graph.hints.tag(&target.place, tag).is_none();
+            let unrecorded = tags.filter(|tag| is_new(tag)).count();
             for reference in references {
                 let Some(tag) = target.tag.clone().or_else(|| as_tag(reference).cloned()) else {
                     continue;
+                };
+                let list = match &rule.selection {
+                    Selection::All if unrecorded > 1 => List::First,
+                    Selection::All if references.len() > 1 && is_new(&tag) => List::Spared,
+                    _ => List::IfLacking,
                 };
                 let image = self.image(group, source, reference, graph);
                 let index = graph.images[image].targets.len();
@@ -375,7 +378,7 @@ impl<'a> Plan<'a> {
                 graph.images[image].targets.push(Target {
                     place,
                     tag,
-                    by_list,
+                    list,
                     rule: number,
                     state,
                 });

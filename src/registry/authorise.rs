@@ -126,13 +126,17 @@ impl Client {
     pub(super) fn next_round(
         &self,
         last: Round,
+        request: &Request<'_>,
         response: &Response,
     ) -> Result<Option<Round>, RequestError> {
         // Some say only at /v2/ what they want (E10). Those that never do are taken to want a password (A2).
-        let challenge = match challenge_of(response).or_else(|| self.ping()) {
-            Some(challenge) => challenge,
-            None if last.demand.is_some() => return Ok(None),
-            None => Challenge::Basic,
+        let challenge = match challenge_of(response) {
+            None if request.is_optional => return Ok(None),
+            challenge => match challenge.or_else(|| self.ping()) {
+                Some(challenge) => challenge,
+                None if last.demand.is_some() => return Ok(None),
+                None => Challenge::Basic,
+            },
         };
         let (demand, wanted) = match challenge {
             Challenge::Basic => (Demand::Basic, Vec::new()),

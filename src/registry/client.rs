@@ -136,7 +136,7 @@ impl Client {
             {
                 self.registry.forgo_expect(); // N32
             } else if response.status == 401 && request.method != Method::Delete {
-                let Some(next) = self.next_round(round, &response)? else {
+                let Some(next) = self.next_round(round, request, &response)? else {
                     return Ok(response);
                 };
                 round = next;

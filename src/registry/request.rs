@@ -15,6 +15,7 @@ pub(super) struct Request<'a> {
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: Body<'a>,
     pub(super) patience: Patience,
+    pub(super) is_optional: bool,
     once: bool,
 }
 
@@ -42,6 +43,7 @@ impl<'a> Request<'a> {
                 Body::None
             },
             patience: Patience::Usual,
+            is_optional: false,
             once: false,
         }
     }
@@ -67,6 +69,12 @@ impl<'a> Request<'a> {
     /// Waits longer for an answer: the registry has to put something together first (R12).
     pub(super) fn patiently(mut self) -> Self {
         self.patience = Patience::Long;
+        self
+    }
+
+    /// May be turned down by a 401 that asks for no login, as mounts are by some (E55).
+    pub(super) fn optional(mut self) -> Self {
+        self.is_optional = true;
         self
     }
 

@@ -58,6 +58,13 @@ pub(super) fn begin(
         None if hint.prior == Prior::Distrusted || is_broken => None,
         None => Some(own).filter(|_| client.registry.self_mount() != Knowledge::No),
     };
+    let opened = |response: &Response| {
+        let upload = session(client, response, descriptor, asks_first)?;
+        Ok(Begin::Upload {
+            upload,
+            mount_denied: candidate.is_some(),
+        })
+    };
     if let Some(from) = from {
         let response = post(client, Some((&descriptor.digest, from)))?;
         match response.status {
@@ -66,7 +73,7 @@ pub(super) fn begin(
                 return Ok(Begin::Present(Found::Existing));
             }
             201 => return Ok(Begin::Present(Found::Mounted)),
-            202 => return session(client, &response, descriptor, candidate.is_some()),
+            202 => return opened(&response),
             status if is_passing(status) => return Err(response.refuse().into()),
             // Neither a refused login nor a missing repository, here: a mount that is not to be had (E55).
             _ if from == own => client.registry.learn_self_mount(Knowledge::No),
@@ -77,7 +84,7 @@ pub(super) fn begin(
     if response.status != 202 {
         return Err(response.refuse().into());
     }
-    session(client, &response, descriptor, candidate.is_some())
+    opened(&response)
 }
 
 fn post(client: &Client, mount: Option<(&Digest, &Repository)>) -> Result<Response, RequestError> {
@@ -89,27 +96,29 @@ fn post(client: &Client, mount: Option<(&Digest, &Repository)>) -> Result<Respon
             scope = Scope::push_and_mount(&client.repository, from);
         }
     }
-    client.send(&mut Request::new(Method::Post, path, scope))
+    let request = Request::new(Method::Post, path, scope);
+    client.send(&mut match mount {
+        Some(_) => request.optional(),
+        None => request,
+    })
 }
 
 fn session(
     client: &Arc<Client>,
     response: &Response,
     descriptor: &Descriptor,
-    mount_denied: bool,
-) -> Result<Begin, StoreError> {
+    cost_a_question: bool,
+) -> Result<Box<dyn Upload>, StoreError> {
     let location = response.required_header("location")?;
     let location = client.judge(response, location, Purpose::Upload)?;
-    Ok(Begin::Upload {
-        upload: Box::new(RegistryUpload {
-            client: client.clone(),
-            descriptor: descriptor.clone(),
-            location,
-            offset: 0,
-            is_stored: false,
-        }),
-        mount_denied,
-    })
+    Ok(Box::new(RegistryUpload {
+        client: client.clone(),
+        descriptor: descriptor.clone(),
+        location,
+        offset: 0,
+        is_stored: false,
+        cost_a_question,
+    }))
 }
 
 /// Once a host: whether a mount of a blob from the repository that has it says so. Then later blobs need no HEAD
@@ -151,6 +160,8 @@ struct RegistryUpload {
     offset: u64,
     /// The blob is complete at the registry: there is nothing left to close.
     is_stored: bool,
+    /// A HEAD had asked for the blob, which a self-mount may spare the next ones.
+    cost_a_question: bool,
 }
 
 impl Upload for RegistryUpload {
@@ -160,10 +171,7 @@ impl Upload for RegistryUpload {
 
     fn send(&mut self, body: &mut dyn Read) -> Result<(), SendError> {
         let size = self.descriptor.size;
-        let by_put = match self.client.registry.refused_upload() {
-            Some(refused) => refused == Method::Patch,
-            None => size <= MAX_SMALL,
-        };
+        let by_put = self.is_sent_by_put();
         if size == 0 && body.read(&mut [0]).is_err() {
             // A body without bytes is not read by the request, and yet it may say that something is wrong with it.
             self.cancel();
@@ -180,6 +188,10 @@ impl Upload for RegistryUpload {
             .stream(Outgoing::new(body, size - self.offset));
         if by_put && size > MAX_SMALL {
             request = request.patiently();
+        }
+        if self.offset > 0 {
+            // Only a PATCH that goes on says where: the first one may be of any length (decisions D4).
+            request = request.header("content-range", format!("{}-{}", self.offset, size - 1));
         }
         let result = self.client.send(&mut request);
         let (is_broken, is_all_sent) = request
@@ -203,6 +215,27 @@ impl Upload for RegistryUpload {
         Ok(())
     }
 
+    fn resume(&mut self) -> Result<Option<u64>, StoreError> {
+        // What went by PUT was to be complete with it, and its session may be anything now (E60).
+        if self.is_sent_by_put() || self.is_stored {
+            return Ok(None);
+        }
+        let mut request = Request::to(Method::Get, self.location.clone(), self.client.scope());
+        let response = self.client.send(&mut request)?;
+        if !(200..=299).contains(&response.status) {
+            return Ok(None);
+        }
+        let Some(kept) = response.header("range").and_then(kept_bytes) else {
+            return Ok(None);
+        };
+        if kept > self.descriptor.size {
+            return Ok(None);
+        }
+        self.move_on(&response)?;
+        self.offset = kept;
+        Ok(Some(kept))
+    }
+
     fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
         if !self.is_stored {
             let mut request =
@@ -213,12 +246,21 @@ impl Upload for RegistryUpload {
             let result = self.client.send(&mut request);
             self.close(Method::Put, result, true)?;
         }
-        learn_self_mount(&self.client, &self.descriptor.digest);
+        if self.cost_a_question {
+            learn_self_mount(&self.client, &self.descriptor.digest);
+        }
         Ok(())
     }
 }
 
 impl RegistryUpload {
+    fn is_sent_by_put(&self) -> bool {
+        match self.client.registry.refused_upload() {
+            Some(refused) => refused == Method::Patch,
+            None => self.descriptor.size <= MAX_SMALL,
+        }
+    }
+
     /// Where the closing PUT goes. The Location's query stays as it is (E46).
     fn closing_location(&self) -> Verdict {
         let digest = self.descriptor.digest.as_str();
@@ -289,6 +331,10 @@ impl RegistryUpload {
         let Some(refusal) = error.refusal() else {
             return error.into();
         };
+        if self.offset > 0 {
+            // It does not go on as it said it would: a fresh session may be taken all the same (E53).
+            return error.with_class(Class::Transient);
+        }
         let code = refusal.code.as_deref().unwrap_or_default();
         // The session is lost: with a restart, or behind a balancer that leads each request elsewhere (R11). Or the
         // content was damaged on its way, for its digest was right here (R14).
@@ -315,6 +361,18 @@ impl RegistryUpload {
     fn cancel(&self) {
         cancel(&self.client, self.location.clone());
     }
+}
+
+/// How much of an upload the `Range` of its status says was kept: `0-N`, also as `bytes=0-N`. `0-0` is said of nothing
+/// and of one byte, so it says nothing (E52).
+fn kept_bytes(range: &str) -> Option<u64> {
+    let range = range.trim();
+    let (start, last) = range
+        .strip_prefix("bytes=")
+        .unwrap_or(range)
+        .split_once('-')?;
+    let last: u64 = last.parse().ok()?;
+    (start == "0" && last > 0).then_some(last + 1)
 }
 
 /// Bytes that go in one PUT; more are sent by a PATCH first, which can be gone on with.

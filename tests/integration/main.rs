@@ -2,6 +2,8 @@
 #![cfg(test)]
 
 mod cli;
+mod economy;
+mod fanout;
 mod golden;
 #[expect(
     dead_code,
@@ -26,3 +28,4 @@ mod records;
     reason = "the tests that need the rest of it come with the program"
 )]
 mod registry;
+mod resume;

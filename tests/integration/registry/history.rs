@@ -192,12 +192,13 @@ impl History {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a request in, or what has become of it in its place.
+    /// Puts a request in, or what has become of it in its place; one that was forgotten meanwhile stays so.
     pub(crate) fn note(&self, entry: &Entry) {
         let mut entries = self.lock();
         match entries.iter_mut().rev().find(|e| e.began == entry.began) {
             Some(known) => known.clone_from(entry),
-            None => entries.push(entry.clone()),
+            None if entry.ended == 0 => entries.push(entry.clone()),
+            None => {}
         }
         self.changed.notify_all();
     }
