@@ -3,6 +3,7 @@
 
 mod cli;
 mod economy;
+mod failures;
 mod fanout;
 mod golden;
 #[expect(
