@@ -149,7 +149,7 @@ fn tell(report: &Report, options: &Options) {
     log::info!("{report}");
     if options.log.is_some() {
         for line in report.closing_lines().lines() {
-            log::info!("{line}");
+            log::info!(target: logging::RESULTS, "{line}");
         }
     } else {
         print(Stream::Stdout, &report.closing_lines());

@@ -101,6 +101,7 @@ fn builder(level: LevelFilter, target: Target) -> Builder {
     builder
         .filter_level(level.min(LevelFilter::Warn))
         .filter_module(CRATE, level)
+        .filter_module(RESULTS, LevelFilter::Info)
         .target(target)
         .format(|line, record| {
             let time = humantime::format_rfc3339_seconds(SystemTime::now());
@@ -131,6 +132,9 @@ fn is_unsafe(c: char) -> bool {
             '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
         )
 }
+
+/// The target of records that are results and not messages: they are in the log at every level.
+pub(crate) const RESULTS: &str = "image_syncer::results";
 
 /// The first part of the target of each of our records.
 const CRATE: &str = "image_syncer";
@@ -264,6 +268,12 @@ mod tests {
         ] {
             assert_eq!(level_in(text), level, "{text:?}");
         }
+    }
+
+    #[test]
+    fn results_are_in_the_log_at_every_level() {
+        assert_eq!(logged(LevelFilter::Error, RESULTS).len(), 3);
+        assert_eq!(logged(LevelFilter::Trace, RESULTS).len(), 3);
     }
 
     #[test]

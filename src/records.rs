@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
@@ -227,7 +227,7 @@ impl Journal {
     pub fn open(path: &Path) -> (Self, Hints, Vec<String>) {
         let mut hints = Hints::default();
         let mut warnings = Vec::new();
-        let file = match open(path) {
+        let file = match open_shared(path) {
             Ok(mut file) => match read(&mut file, &mut hints) {
                 Ok(unread) => {
                     if let Some(line) = unread.first {
@@ -290,6 +290,32 @@ impl Journal {
             .unwrap_or_else(PoisonError::into_inner)
             .is_some()
     }
+}
+
+/// Opens the file and holds its lock together with all other runs, until the journal is dropped: whoever wants to put
+/// another file in its place has to wait for the exclusive lock. Where that has just happened, the new one is opened. A
+/// lock that cannot be had, on a network or from a script that locks this very file, is gone without.
+fn open_shared(path: &Path) -> io::Result<File> {
+    let mut file = open(path)?;
+    for _ in 0..MAX_REPLACED {
+        if let Err(error) = file.try_lock_shared() {
+            log::debug!("no lock on the records: {error}");
+        }
+        if is_at(&file, path) {
+            break;
+        }
+        file = open(path)?;
+    }
+    Ok(file)
+}
+
+/// Whether a path still names this file.
+fn is_at(file: &File, path: &Path) -> bool {
+    let number = |found: std::fs::Metadata| (found.dev(), found.ino());
+    let (Ok(open), Ok(named)) = (file.metadata(), std::fs::metadata(path)) else {
+        return false;
+    };
+    number(open) == number(named)
 }
 
 /// Opens for reading and appending, without waiting for the other end of a pipe, and refuses what is no plain file.
@@ -380,6 +406,8 @@ fn skip_line(reader: &mut impl BufRead) -> io::Result<bool> {
     }
 }
 
+/// How many times in a row another file is found in the place of the one just opened, before that is borne.
+const MAX_REPLACED: u32 = 8;
 /// The version of the lines.
 const VERSION: u32 = 1;
 /// A longer line is no record, in bytes.
@@ -389,6 +417,8 @@ const O_NONBLOCK: i32 = 0o4000;
 
 #[cfg(test)]
 mod tests {
+    use std::fs::TryLockError;
+
     use super::*;
 
     const A: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -476,6 +506,35 @@ mod tests {
             assert_eq!(hints.holders(&descriptor().digest), expected, "at {length}");
             assert!(warnings.len() <= 1);
         }
+    }
+
+    #[test]
+    fn runs_share_the_lock_and_nobody_else_has_it_meanwhile() {
+        let folder = Folder::new("lock");
+        let path = folder.0.join("records");
+        let (one, ..) = Journal::open(&path);
+        let (two, ..) = Journal::open(&path);
+        let other = open(&path).unwrap();
+        drop(one);
+        assert!(matches!(other.try_lock(), Err(TryLockError::WouldBlock)));
+        drop(two);
+        other.try_lock().unwrap();
+        // Somebody else's lock, such as that of a script around the run, is not waited for.
+        let (journal, _, warnings) = Journal::open(&path);
+        assert!(journal.is_working() && warnings.is_empty());
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_is_told_from_its_successor() {
+        let folder = Folder::new("replaced");
+        let path = folder.0.join("records");
+        let file = open_shared(&path).unwrap();
+        assert!(is_at(&file, &path));
+        std::fs::rename(&path, folder.0.join("old")).unwrap();
+        assert!(!is_at(&file, &path));
+        std::fs::write(&path, "").unwrap();
+        assert!(!is_at(&file, &path));
+        assert!(is_at(&open_shared(&path).unwrap(), &path));
     }
 
     #[test]

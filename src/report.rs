@@ -3,8 +3,6 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use crate::engine::Totals;
-
 /// The exit status of the program. Scripts depend on these numbers (README, "Exit status").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitStatus {
@@ -58,6 +56,21 @@ pub struct Report {
     pub fatal: Option<String>,
     /// Records could not be written.
     pub records_lost: bool,
+}
+
+/// What the run moved.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// Bytes of blobs read from sources.
+    pub pulled: u64,
+    /// Bytes of blobs sent to targets.
+    pub pushed: u64,
+    /// Blobs sent to targets.
+    pub sent: u64,
+    /// Blobs mounted from another repository.
+    pub mounted: u64,
+    /// Blobs that a target had already.
+    pub existing: u64,
 }
 
 impl Report {

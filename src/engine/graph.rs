@@ -17,6 +17,7 @@ use super::places::{HostId, HostKey, HostRow, PlaceId, PlaceRow, Tags};
 use super::task::{Failure, Key, Kind, Readiness, State, Task, TaskId};
 use crate::oci::{Digest, Reference};
 use crate::records::Hints;
+use crate::report::Totals;
 use crate::store::{Class, Place, Presence, StoreError};
 
 /// All that the run knows and has still to do.
@@ -53,21 +54,6 @@ pub(super) enum News {
     Settled(ImageId, usize),
     /// The tags of a repository that somebody asked for.
     Listed(PlaceId),
-}
-
-/// What the run moved.
-#[derive(Clone, Debug, Default)]
-pub struct Totals {
-    /// Bytes of blobs read from sources.
-    pub pulled: u64,
-    /// Bytes of blobs sent to targets.
-    pub pushed: u64,
-    /// Blobs sent to targets.
-    pub sent: u64,
-    /// Blobs mounted from another repository.
-    pub mounted: u64,
-    /// Blobs that a target had already.
-    pub existing: u64,
 }
 
 impl<'a> Graph<'a> {

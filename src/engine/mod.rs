@@ -28,7 +28,6 @@ use std::thread;
 
 use crossbeam_channel::Receiver;
 
-pub use graph::Totals;
 pub use schedule::Policy;
 pub use stream::Patience;
 

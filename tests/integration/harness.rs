@@ -21,6 +21,8 @@ use crate::registry::{FakeRegistry, Parts, is_schema1, matches};
 
 /// A run of the binary to be, and the folder that it runs in. It can run any number of times.
 pub(crate) struct Run {
+    /// What the binary is started by, if not by the test itself.
+    wrapper: Vec<OsString>,
     program: &'static str,
     folder: Arc<Folder>,
     arguments: Vec<OsString>,
@@ -45,6 +47,7 @@ impl Run {
     /// The binary without arguments in an empty folder: it reads `image-syncer.json` and writes `records` there.
     pub(crate) fn new() -> Self {
         Self {
+            wrapper: Vec::new(),
             program: env!("CARGO_BIN_EXE_image-syncer"),
             folder: Arc::new(Folder::new()),
             arguments: Vec::new(),
@@ -111,6 +114,18 @@ impl Run {
         self
     }
 
+    /// Has another program start the binary: it gets the binary and its arguments after its own.
+    pub(crate) fn under<T: Into<OsString>>(mut self, wrapper: impl IntoIterator<Item = T>) -> Self {
+        self.wrapper = wrapper.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Has a shell start the binary as this line says: `"$@"` stands for it and its arguments.
+    pub(crate) fn in_shell(self, line: &str) -> Self {
+        self.env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .under(["sh", "-c", line, "sh"])
+    }
+
     /// Plants a secret that only these registries may see. Those of the fake registries' own users and tokens are
     /// looked for anyway.
     pub(crate) fn secret(mut self, text: &str, hosts: &[&FakeRegistry]) -> Self {
@@ -138,8 +153,11 @@ impl Run {
     }
 
     pub(crate) fn spawn(&self) -> Running {
-        let mut child = Command::new(self.program)
-            .args(&self.arguments)
+        let mut words = self.wrapper.clone();
+        words.push(self.program.into());
+        words.extend(self.arguments.iter().cloned());
+        let mut child = Command::new(&words[0])
+            .args(&words[1..])
             .env_clear()
             .env("HOME", &self.folder.0)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
@@ -190,13 +208,17 @@ impl Running {
         assert!(self.try_signal(name), "cannot send {name}");
     }
 
+    /// Sends a signal to what the wrapper has started.
+    pub(crate) fn signal_child(&self, name: &str) {
+        let process = self.process;
+        let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
+        let children = children.expect("the wrapper is gone");
+        let child = children.trim().parse().expect("not one child");
+        assert!(send_signal(child, name), "cannot send {name}");
+    }
+
     fn try_signal(&self, name: &str) -> bool {
-        let sent = Command::new("kill")
-            .arg(format!("-{name}"))
-            .arg(self.process.to_string())
-            .stderr(Stdio::null())
-            .status();
-        sent.is_ok_and(|status| status.success())
+        send_signal(self.process, name)
     }
 
     /// Waits for the end. A run that takes too long is killed and fails the test.
@@ -366,6 +388,15 @@ fn start<T: Send + 'static>(
 ) -> JoinHandle<T> {
     let thread = thread::Builder::new().name(name.to_string()).spawn(work);
     thread.expect("no thread")
+}
+
+fn send_signal(process: u32, name: &str) -> bool {
+    let sent = Command::new("kill")
+        .arg(format!("-{name}"))
+        .arg(process.to_string())
+        .stderr(Stdio::null())
+        .status();
+    sent.is_ok_and(|status| status.success())
 }
 
 fn read_all(name: &str, pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {

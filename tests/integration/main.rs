@@ -1,8 +1,10 @@
 //! Integration tests: the binary against registries that run in this process.
 #![cfg(test)]
 
+mod cli;
 mod economy;
 mod fanout;
+mod golden;
 #[expect(
     dead_code,
     reason = "the tests that need the rest of it come with the program"
@@ -13,11 +15,14 @@ mod harness;
     reason = "the tests that need the rest of it come with the program"
 )]
 mod image;
+mod interrupt;
 #[expect(
     dead_code,
     reason = "the tests that need the rest of it come with the program"
 )]
 mod invariants;
+mod layers;
+mod records;
 #[expect(
     dead_code,
     reason = "the tests that need the rest of it come with the program"
