@@ -15,7 +15,7 @@ use super::hosts::Knowledge;
 use super::request::{Method, Request};
 use super::url::{Purpose, Verdict};
 use crate::oci::{Descriptor, Digest, Repository};
-use crate::store::{Begin, Class, Found, Hint, Prior, SendError, StoreError, Upload};
+use crate::store::{Begin, Class, Found, Hint, Prior, SendError, Session, StoreError, Upload};
 
 /// Finds out whether a blob is there, and opens a session if it is not, by the fewest requests that are known to work
 /// (decisions D4).
@@ -32,6 +32,16 @@ pub(super) fn begin(
         .filter(|from| hint.prior != Prior::Distrusted && *from != own);
     let usable = candidate.filter(|from| !client.registry.is_mount_refused(from, own));
 
+    if let Some(upload) = hint
+        .session
+        .as_ref()
+        .and_then(|session| reopen(client, descriptor, session))
+    {
+        return Ok(Begin::Upload {
+            upload,
+            mount_denied: false,
+        });
+    }
     let mut is_broken = false;
     let asks_first = match hint.prior {
         Prior::Distrusted | Prior::Empty => false,
@@ -85,6 +95,32 @@ pub(super) fn begin(
         return Err(response.refuse().into());
     }
     opened(&response)
+}
+
+/// Goes on with an upload that an earlier run left open. Whatever is wrong with it, a fresh one will do: the location
+/// comes from a file, and is judged like one that a registry has just named (S09).
+fn reopen(
+    client: &Arc<Client>,
+    descriptor: &Descriptor,
+    session: &Session,
+) -> Option<Box<dyn Upload>> {
+    let location = client.judge_recorded(&session.location)?;
+    let mut upload = RegistryUpload {
+        client: client.clone(),
+        descriptor: descriptor.clone(),
+        location,
+        offset: 0,
+        is_stored: false,
+        cost_a_question: false,
+    };
+    match upload.resume() {
+        Ok(Some(_)) => Some(Box::new(upload)),
+        Ok(None) => None,
+        Err(error) => {
+            log::debug!("{error}");
+            None
+        }
+    }
 }
 
 fn post(client: &Client, mount: Option<(&Digest, &Repository)>) -> Result<Response, RequestError> {
@@ -234,6 +270,10 @@ impl Upload for RegistryUpload {
         self.move_on(&response)?;
         self.offset = kept;
         Ok(Some(kept))
+    }
+
+    fn location(&self) -> Option<String> {
+        (!self.is_sent_by_put()).then(|| self.location.url.to_request_string())
     }
 
     fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
@@ -405,6 +445,7 @@ mod tests {
         Hint {
             mount_from: from.map(|from| Repository::parse(from).unwrap()),
             prior,
+            session: None,
         }
     }
 
