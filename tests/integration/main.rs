@@ -24,3 +24,4 @@ mod invariants;
 )]
 mod registry;
 mod resume;
+mod sync;
