@@ -259,6 +259,40 @@ fn images_go_into_a_layout_and_come_back_the_same() {
 }
 
 #[test]
+fn a_rule_that_reads_what_another_writes_waits_for_it() {
+    // Which tag the first rule writes, and which one the second reads; none: all.
+    let table: [(&str, &str, &[&str]); 4] = [
+        ("", "", &["v1", "v2"]),
+        (":v1", ":v1", &["v1"]),
+        (":v1", "", &["v1"]),
+        ("", ":v1", &["v1"]),
+    ];
+    for (written, read, tags) in table {
+        for is_turned in [false, true] {
+            let [first, middle, last] = [(); 3].map(|()| FakeRegistry::new());
+            let mut maker = Maker::new(3);
+            for tag in ["v1", "v2"] {
+                first.push("a", tag, &maker.oci(&[200]));
+            }
+            // What the middle had before must not arrive at the end.
+            middle.push("b", "v1", &maker.oci(&[100]));
+            let (a, b, c) = (first.name("a"), middle.name("b"), last.name("c"));
+            let mut rules = [
+                format!("\"{a}{written}\": \"{b}\""),
+                format!("\"{b}{read}\": \"{c}\""),
+            ];
+            if is_turned {
+                rules.reverse();
+            }
+            let run = Run::new().config(format!("{{\"images\": {{{}}}}}", rules.join(", ")));
+            sync(&run, &[&first], &[&middle, &last]);
+            assert_eq!(last.tags("c"), tags, "{written} {read} {is_turned}");
+            assert_in_sync(&first, "a", &last, "c", tags);
+        }
+    }
+}
+
+#[test]
 fn what_a_failed_rule_was_to_feed_is_skipped_and_counted() {
     let (source, target) = registries();
     let run = hasty()
