@@ -308,6 +308,30 @@ fn what_a_failed_rule_was_to_feed_is_skipped_and_counted() {
 }
 
 #[test]
+fn rules_that_feed_each_other_in_a_circle_fail_and_say_so() {
+    for tag in ["", ":v1"] {
+        let (one, two) = registries();
+        two.push("m/app", "v1", &Maker::new(4).oci(&[10]));
+        let third = FakeRegistry::new();
+        let run = Run::new()
+            .rule(&format!("{}{tag}", one.name("team/app")), two.name("m/app"))
+            .rule(&format!("{}{tag}", two.name("m/app")), one.name("team/app"))
+            // A rule beside the circle is done.
+            .rule(&one.name("team/other:v1"), third.name("other"));
+        one.push("team/other", "v1", &Maker::new(5).oci(&[10]));
+        let before = (one.manifest("team/app", "v1"), two.manifest("m/app", "v1"));
+        let before = [before.0.unwrap().0, before.1.unwrap().0];
+        let output = run.run().expect(1);
+        check_invariants(&[&one, &two], &[&one, &two, &third], &output);
+        let after = (one.manifest("team/app", "v1"), two.manifest("m/app", "v1"));
+        assert_eq!([after.0.unwrap().0, after.1.unwrap().0], before, "{tag}");
+        assert_in_sync(&one, "team/other", &third, "other", &["v1"]);
+        let text = "rules feed each other in a circle";
+        assert!(output.stderr.contains(text), "{tag}: {}", output.stderr);
+    }
+}
+
+#[test]
 fn of_two_rules_for_one_tag_the_later_fails_and_both_places_are_named() {
     let forms = [
         (
