@@ -1,6 +1,7 @@
 //! Integration tests: the binary against registries that run in this process.
 #![cfg(test)]
 
+mod content;
 mod economy;
 mod fanout;
 #[expect(
@@ -8,10 +9,6 @@ mod fanout;
     reason = "the tests that need the rest of it come with the program"
 )]
 mod harness;
-#[expect(
-    dead_code,
-    reason = "the tests that need the rest of it come with the program"
-)]
 mod image;
 #[expect(
     dead_code,
