@@ -87,6 +87,29 @@ fn every_kind_of_image_arrives_unchanged_and_is_left_alone_afterwards() {
 }
 
 #[test]
+fn foreign_layers_are_left_out_and_a_refusal_for_lack_of_them_says_so() {
+    let (source, target) = (FakeRegistry::new(), FakeRegistry::new());
+    let corpus = Maker::new(2).corpus();
+    let image = corpus.iter().find(|(tag, _)| *tag == "foreign-layer");
+    let (_, image) = image.expect("no image with a foreign layer");
+    source.push("a", "v1", image);
+    run(&source, &target, 0);
+    assert_in_sync(&source, "a", &target, "b", &["v1"]);
+    assert_eq!(times(&source, Kind::BlobGet).len(), 2);
+
+    // One that does is told why there is nothing to be done.
+    let target = FakeRegistry::new();
+    let document: Value = serde_json::from_slice(&image.bytes).unwrap();
+    let foreign = document["layers"][0]["digest"].as_str().unwrap();
+    let body = json!({"errors": [{"code": "MANIFEST_BLOB_UNKNOWN", "message": "unknown", "detail": foreign}]});
+    let refusal = Act::Status(400, Vec::new(), body.to_string().into_bytes());
+    target.fault(Fault::on(Kind::ManifestPut, refusal));
+    let output = run(&source, &target, 1);
+    assert_says(&output, &["foreign"]);
+    assert_eq!(target.count(Kind::ManifestPut), 1);
+}
+
+#[test]
 fn schema_1_is_copied_by_tag_where_the_target_takes_it() {
     let habit = Habit::DISTRIBUTION_2_SCHEMA1;
     let registry = || FakeRegistry::start(Options::default().habit(habit.clone()));
