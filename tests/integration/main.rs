@@ -15,6 +15,7 @@ mod image;
     reason = "the tests that need the rest of it come with the program"
 )]
 mod invariants;
+mod moving;
 #[expect(
     dead_code,
     reason = "the tests that need the rest of it come with the program"
