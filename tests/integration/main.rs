@@ -4,6 +4,7 @@
 mod content;
 mod economy;
 mod fanout;
+mod habits;
 #[expect(
     dead_code,
     reason = "the tests that need the rest of it come with the program"
