@@ -271,6 +271,28 @@ fn tokens_may_die_after_any_number_of_requests_that_is_enough_for_an_upload() {
 }
 
 #[test]
+fn a_token_may_die_before_any_request_of_a_kind() {
+    let kinds = [
+        // The first request of a repository: its token has never been good for anything.
+        (Kind::TagsList, true),
+        (Kind::ManifestGet, true),
+        (Kind::BlobGet, true),
+        (Kind::TagsList, false),
+        (Kind::UploadPost, false),
+        (Kind::UploadPut, false),
+        (Kind::ManifestPut, false),
+    ];
+    for (kind, is_source) in kinds {
+        let (source, target) = (closed(for_ada()), closed(for_ada()));
+        fill(&source);
+        let registry = if is_source { &source } else { &target };
+        registry.fault(Fault::on(kind, Act::ExpireTokens).nth(Nth::Only(1)));
+        assert_copies(&source, &target);
+        assert_eq!(registry.faults_acted(), 1, "{kind:?}");
+    }
+}
+
+#[test]
 fn a_token_that_dies_during_a_large_upload_costs_no_second_sending() {
     for (kind, times_sent) in [(Kind::UploadPatch, 2), (Kind::UploadPut, 1)] {
         let (source, target) = (FakeRegistry::new(), closed(for_ada()));
