@@ -179,6 +179,53 @@ fn a_token_without_the_right_to_push_is_no_permission() {
 }
 
 #[test]
+fn of_several_entries_the_longest_that_fits_is_used() {
+    let target = FakeRegistry::start(Options::default().basic("ada", &password()));
+    let source = FakeRegistry::new();
+    fill(&source);
+    let entry = |user: &str, password: &str| json!({"username": user, "password": password, "insecure": true});
+    let ada = target.login().unwrap();
+    let (right, wrong) = (
+        entry(&ada.user, &ada.password),
+        entry("bob", "canary-of-bob"),
+    );
+    let config = json!({
+        "auth": {
+            target.addr(): &wrong,
+            target.name("team"): &right,
+            target.name("team/sub"): &wrong,
+            target.name("tea"): &wrong,
+        },
+        "images": {
+            source.name("a:v1"): [
+                target.name("team/app"),
+                target.name("team/submarine/app"),
+                target.name("team/sub/app"),
+                target.name("teams/app"),
+            ],
+        },
+    });
+    let run = chatty().config(config).secret("canary-of-bob", &[&target]);
+    let output = run.run().expect(1);
+    // One password for two entries of a registry is refused three times at most.
+    check_invariants(&[&source], &[&target], &output);
+    assert_eq!(output.finished(), Some((2, 0)));
+    let tagged: Vec<String> = target.with_state(|state| {
+        let all = state.repositories.iter();
+        all.filter(|(_, found)| !found.tags.is_empty())
+            .map(|(name, _)| name.clone())
+            .collect()
+    });
+    assert_eq!(tagged, ["team/app", "team/submarine/app"]);
+    for entry in with_password(&target) {
+        let is_ada = entry.authorization == Some(ada.basic());
+        let is_adas = tagged.contains(&entry.repository);
+        assert_eq!(is_ada, is_adas, "{} {}", entry.method, entry.target);
+    }
+    assert_says(&output, &[&target.name("team/sub")]);
+}
+
+#[test]
 fn dockers_own_logins_are_used_where_the_file_has_none() {
     let registry = || FakeRegistry::start(Options::default().basic("ada", &password()));
     let (source, target) = (registry(), registry());
