@@ -375,16 +375,22 @@ impl RegistryUpload {
             // It does not go on as it said it would: a fresh session may be taken all the same (E53).
             return error.with_class(Class::Transient);
         }
+        let status = refusal.status;
         let code = refusal.code.as_deref().unwrap_or_default();
         // The session is lost: with a restart, or behind a balancer that leads each request elsewhere (R11). Or the
         // content was damaged on its way, for its digest was right here (R14).
-        let session_is_lost = code.starts_with("BLOB_UPLOAD_")
-            || matches!(code, "DIGEST_INVALID" | "SIZE_INVALID" | "BLOB_UNKNOWN");
-        if session_is_lost && matches!(refusal.status, 400 | 404) {
-            return error.with_class(Class::Transient);
-        }
-        let status = refusal.status;
-        let method_is_refused = matches!(status, 404 | 405 | 411 | 413 | 415 | 416 | 501);
+        let session_is_lost = matches!(status, 400 | 404)
+            && (code.starts_with("BLOB_UPLOAD_")
+                || matches!(code, "DIGEST_INVALID" | "SIZE_INVALID" | "BLOB_UNKNOWN"));
+        let method_is_refused = match status {
+            // Some want bytes by PATCH only, and say it in the words of a lost session (E45).
+            400 => {
+                let words = ["", "UNSUPPORTED", "BLOB_UPLOAD_INVALID"];
+                method == Method::Put && words.contains(&code)
+            }
+            404 => !session_is_lost,
+            _ => matches!(status, 405 | 411 | 413 | 415 | 416 | 501),
+        };
         if method_is_refused && self.offset == 0 && self.client.registry.refuse_upload(method) {
             return RequestError {
                 failure: Failure::OtherMethodNext { status },
@@ -392,7 +398,7 @@ impl RegistryUpload {
             }
             .into();
         }
-        if status == 404 {
+        if session_is_lost || status == 404 {
             return error.with_class(Class::Transient); // the session again
         }
         error.into()

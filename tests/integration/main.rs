@@ -1,19 +1,18 @@
 //! Integration tests: the binary against registries that run in this process.
 #![cfg(test)]
 
+mod auth;
 mod cli;
+mod content;
 mod economy;
 mod fanout;
 mod golden;
+mod habits;
 #[expect(
     dead_code,
     reason = "the tests that need the rest of it come with the program"
 )]
 mod harness;
-#[expect(
-    dead_code,
-    reason = "the tests that need the rest of it come with the program"
-)]
 mod image;
 mod interrupt;
 #[expect(
@@ -22,6 +21,7 @@ mod interrupt;
 )]
 mod invariants;
 mod layers;
+mod moving;
 mod records;
 #[expect(
     dead_code,
@@ -29,3 +29,4 @@ mod records;
 )]
 mod registry;
 mod resume;
+mod sync;
