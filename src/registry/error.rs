@@ -222,7 +222,10 @@ impl fmt::Display for Failure {
             Self::Token(_) => f.write_str("the token service gave no token"),
             Self::Credential(_) => f.write_str("no login"),
             Self::LoginRefused(login) => {
-                write!(f, "the registry refused the password before ({login})")
+                write!(
+                    f,
+                    "the registry refused the password before ({login}; check its user name and password)"
+                )
             }
             Self::LoginRenewed => f.write_str("the login ran out during the transfer"),
             Self::OtherMethodNext { status } => write!(
@@ -341,7 +344,15 @@ impl Refusal {
 
     fn write_remedy(&self, method: Method, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.status {
-            401 | 403 => write!(f, " (missing, or no permission; {})", self.login),
+            401 | 403 => {
+                let advice = match &self.login {
+                    Login::Anonymous => "add one, or check that the repository exists",
+                    Login::Entry(_) => {
+                        "check its password and its rights, and that the repository and its project exist"
+                    }
+                };
+                write!(f, " (missing, or no permission; {}; {advice})", self.login)
+            }
             404 if method == Method::Post || self.has_code("NAME_UNKNOWN") && method.is_write() => {
                 f.write_str(" (the repository or its project may have to be created first)")
             }
