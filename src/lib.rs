@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cli::{Command, Options};
 use config::{AuthEntry, Config, LoadOptions};
-use engine::{Patience, Policy};
+use engine::{MarkAfter, Patience, Policy};
 use layout::Layout;
 use logging::{Stream, print};
 use oci::Digest;
@@ -115,6 +115,10 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         patience: Patience {
             at_least: pace::scaled(Patience::default().at_least),
             ..Patience::default()
+        },
+        mark_after: MarkAfter {
+            time: pace::scaled(MarkAfter::default().time),
+            ..MarkAfter::default()
         },
         seed: RandomState::new().hash_one(std::process::id()),
     };

@@ -82,6 +82,17 @@ pub struct Hint {
     pub mount_from: Option<Repository>,
     /// What is thought of the target repository itself.
     pub prior: Prior,
+    /// An upload of this blob that an earlier run left open.
+    pub session: Option<Session>,
+}
+
+/// An open upload, as it can be gone on with by another process (decisions D6).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Session {
+    /// Where it is, as the target named it. Judged anew before it is used.
+    pub location: String,
+    /// States of the hash by offset, oldest first: what was sent up to there hashes so.
+    pub states: Vec<(u64, String)>,
 }
 
 /// How likely the target repository has a blob already.
@@ -132,6 +143,9 @@ pub trait Upload {
     /// After a `send` that failed and may succeed when tried again: asks the target how much it has kept, and gives the
     /// offset at which the next `send` goes on. `None`: nothing can be gone on with.
     fn resume(&mut self) -> Result<Option<u64>, StoreError>;
+
+    /// Where the upload is, for another process to go on with; `None` where it ends with this one.
+    fn location(&self) -> Option<String>;
 
     /// Makes the blob visible. Called only after the whole of it was sent and its digest was right.
     fn commit(self: Box<Self>) -> Result<(), StoreError>;

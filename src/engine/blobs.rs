@@ -299,19 +299,28 @@ impl Graph<'_> {
         })
     }
 
-    fn hint(&self, blob: BlobId, place: PlaceId) -> Hint {
-        let digest = &self.blobs[blob].descriptor.digest;
+    fn hint(&mut self, blob: BlobId, place: PlaceId) -> Hint {
+        let digest = self.blobs[blob].descriptor.digest.clone();
+        let digest = &digest;
+        // Offered once: an upload that could not be gone on with is not tried a second time.
+        let session = self
+            .hints
+            .upload(&self.places[place].place, digest)
+            .cloned();
+        let session = session.filter(|_| self.offered.insert((place, digest.clone())));
         match self.doubts.get(&(place, digest.clone())) {
             Some(Doubt::Send) => {
                 return Hint {
                     mount_from: None,
                     prior: Prior::Distrusted,
+                    session: None,
                 };
             }
             Some(Doubt::Ask) => {
                 return Hint {
                     mount_from: None,
                     prior: Prior::Recorded,
+                    session: None,
                 };
             }
             None => {}
@@ -332,7 +341,11 @@ impl Graph<'_> {
         let mount_from = holder
             .filter(|_| self.hosts[row.host].mounts)
             .and_then(|holder| self.repository(holder.place));
-        Hint { mount_from, prior }
+        Hint {
+            mount_from,
+            prior,
+            session,
+        }
     }
 
     fn repository(&self, place: PlaceId) -> Option<Repository> {

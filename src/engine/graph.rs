@@ -38,6 +38,8 @@ pub(super) struct Graph<'a> {
     pub(super) children: Arena<Child>,
     pub(super) child_ids: HashMap<Digest, ChildId>,
     pub(super) doubts: Doubts,
+    /// Recorded uploads that were offered to their targets.
+    pub(super) offered: HashSet<(PlaceId, Digest)>,
     /// Tasks whose readiness may have changed since the schedule last looked.
     pub(super) changed: Vec<TaskId>,
     /// What happened since the coordinator last looked.
@@ -73,6 +75,7 @@ impl<'a> Graph<'a> {
             children: Arena::new(),
             child_ids: HashMap::new(),
             doubts: Doubts::new(),
+            offered: HashSet::new(),
             changed: Vec::new(),
             news: Vec::new(),
             held_bytes: 0,

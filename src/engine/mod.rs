@@ -10,6 +10,7 @@ mod coordinator;
 mod graph;
 mod image;
 mod job;
+mod marks;
 mod origin;
 mod parts;
 mod places;
@@ -28,6 +29,7 @@ use std::thread;
 
 use crossbeam_channel::Receiver;
 
+pub use marks::MarkAfter;
 pub use schedule::Policy;
 pub use stream::Patience;
 
@@ -62,6 +64,7 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
     let (job_sender, jobs) = crossbeam_channel::bounded(options.policy.workers);
     let worker = Worker {
         patience: options.policy.patience,
+        mark_after: options.policy.mark_after,
         stores,
         journal: options.journal,
     };

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read};
 
-use crate::oci::{Descriptor, Hasher};
+use crate::oci::{Algorithm, Descriptor, Hasher};
 use crate::store::{Class, Source, StoreError};
 
 pub(super) struct Origin {
@@ -27,8 +27,15 @@ pub(super) struct Origin {
 pub(super) struct Snapshots(VecDeque<(u64, Hasher)>);
 
 impl Snapshots {
+    /// Those that a record tells. One that does not fit costs a read from further back and nothing else.
+    pub(super) fn restored(algorithm: Algorithm, states: &[(u64, String)]) -> Self {
+        let restore =
+            |(offset, state): &(u64, String)| Some((*offset, Hasher::restore(algorithm, state)?));
+        Self(states.iter().filter_map(restore).collect())
+    }
+
     /// The newest one at or below `offset`.
-    fn before(&self, offset: u64) -> Option<&(u64, Hasher)> {
+    pub(super) fn before(&self, offset: u64) -> Option<&(u64, Hasher)> {
         self.0.iter().rev().find(|(at, _)| *at <= offset)
     }
 

@@ -90,6 +90,14 @@ impl Graph<'_> {
         id
     }
 
+    /// Asks for the tags of a source. What is known of them is from before other rules wrote to it.
+    pub(super) fn list_source(&mut self, place: PlaceId, order: u32) {
+        if !matches!(self.places[place].tags, Tags::Asked) {
+            self.places[place].tags = Tags::Unknown;
+        }
+        self.list(place, order);
+    }
+
     /// Asks for the tags of a repository, once a pass.
     pub(super) fn list(&mut self, place: PlaceId, order: u32) {
         if matches!(self.places[place].tags, Tags::Unknown) {

@@ -25,6 +25,8 @@ pub(super) struct Plan<'a> {
     claims: HashMap<(PlaceId, Tag), Claim>,
     /// Images whose source is a target that is not in sync yet.
     fed: HashMap<(ImageId, usize), Vec<ImageId>>,
+    /// Images of rules that were formed before all that their source waits for.
+    out_of_turn: Vec<ImageId>,
     admission: Admission,
 }
 
@@ -74,6 +76,7 @@ impl<'a> Plan<'a> {
             writers: HashMap::new(),
             claims: HashMap::new(),
             fed: HashMap::new(),
+            out_of_turn: Vec::new(),
             admission: Admission::default(),
         };
         for (number, rule) in rules.iter().enumerate() {
@@ -240,14 +243,35 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Makes the images of a group's rules, or adds targets to those that exist.
+    /// Makes the images of a group's rules and has them admitted.
     fn form(&mut self, number: usize, graph: &mut Graph<'_>, stores: &dyn Stores) {
+        for image in self.form_images(number, graph, stores) {
+            self.offer(image, graph);
+        }
+        self.formed(number, graph, stores);
+    }
+
+    /// Lets those go on that waited for the rules of a group to be formed.
+    fn formed(&mut self, number: usize, graph: &mut Graph<'_>, stores: &dyn Stores) {
+        let group = self.groups.get(number);
+        for rule in group.map_or_else(Vec::new, |group| group.rules.clone()) {
+            self.unblock(rule, graph, stores);
+        }
+    }
+
+    /// Makes the images of a group's rules, or adds targets to those that exist. Gives those with something to do.
+    fn form_images(
+        &mut self,
+        number: usize,
+        graph: &mut Graph<'_>,
+        stores: &dyn Stores,
+    ) -> Vec<ImageId> {
+        let mut touched = Vec::new();
         let Some(group) = self.groups.get(number) else {
-            return;
+            return touched;
         };
         let (source, rules) = (group.source, group.rules.clone());
-        let mut touched = Vec::new();
-        for &rule in &rules {
+        for rule in rules {
             if self.states.get(rule).is_none_or(|state| state.is_formed) {
                 continue;
             }
@@ -265,12 +289,7 @@ impl<'a> Plan<'a> {
             }
         }
         touched.dedup();
-        for image in touched {
-            self.offer(image, graph);
-        }
-        for rule in rules {
-            self.unblock(rule, graph, stores);
-        }
+        touched
     }
 
     /// The images that a rule means, or why there are none.
@@ -511,7 +530,20 @@ impl<'a> Plan<'a> {
                     .any(|&rule| self.states.get(rule).is_some_and(|state| !state.is_formed))
         };
         if let Some(number) = self.groups.iter().position(formable) {
-            self.form(number, graph, stores);
+            // Who feeds these images may be known only when the others are formed, too.
+            let images = self.form_images(number, graph, stores);
+            self.out_of_turn.extend(images);
+            self.formed(number, graph, stores);
+            return true;
+        }
+        let (fed, ready): (Vec<ImageId>, Vec<ImageId>) = std::mem::take(&mut self.out_of_turn)
+            .into_iter()
+            .partition(|&image| self.may_be_fed(graph.images[image].source));
+        self.out_of_turn = fed;
+        if !ready.is_empty() {
+            for image in ready {
+                self.offer(image, graph);
+            }
             return true;
         }
         let circle = || Failure {
@@ -522,6 +554,13 @@ impl<'a> Plan<'a> {
             is_final: true,
             not_found: false,
         };
+        if !self.out_of_turn.is_empty() {
+            let failure = Arc::new(circle());
+            for image in std::mem::take(&mut self.out_of_turn) {
+                graph.fail_image(image, &failure, false);
+            }
+            return true;
+        }
         if let Some(group) = self
             .groups
             .iter_mut()
@@ -545,6 +584,16 @@ impl<'a> Plan<'a> {
             graph.fail_image(image, &failure, false);
         }
         !waiting.is_empty()
+    }
+
+    /// Whether a rule writes to a place of which it is not known yet what it writes.
+    fn may_be_fed(&self, place: PlaceId) -> bool {
+        let mut writers = self.writers.get(&place).into_iter().flatten();
+        writers.any(|&writer| {
+            self.states
+                .get(writer)
+                .is_some_and(|state| !state.is_formed)
+        })
     }
 
     /// Readies what failed, but not for good, for another pass. Gives false where there is nothing to do.

@@ -168,7 +168,7 @@ impl<'a> Run<'a> {
             };
             self.admitted += 1;
             match entry {
-                Entry::List(place) => self.graph.list(place, self.admitted),
+                Entry::List(place) => self.graph.list_source(place, self.admitted),
                 Entry::Image(image) => self.graph.admit(image, self.admitted),
             }
             self.take_news();

@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::time::Duration;
 
+use super::marks::MarkAfter;
 use super::places::HostId;
 use super::stream::Patience;
 use super::task::{Key, Readiness, TaskId};
@@ -23,6 +24,8 @@ pub struct Policy {
     pub time_scale: f64,
     /// How long targets of one blob wait for a slow one among them.
     pub patience: Patience,
+    /// How often a long upload is recorded.
+    pub mark_after: MarkAfter,
     /// Seeds the jitter.
     pub seed: u64,
 }

@@ -14,7 +14,7 @@ use super::job::{Done, Job, Reply, Want};
 use super::plan::Plan;
 use super::run::{Progress, Run};
 use super::schedule::Time;
-use super::{Options, Patience, Policy, report};
+use super::{MarkAfter, Options, Patience, Policy, report};
 use crate::config::{Position, Rule, RuleTarget, Selection};
 use crate::oci::{Algorithm, Descriptor, Digest, Host, Manifest, Reference, Repository, Tag};
 use crate::records::{Hints, Journal};
@@ -366,6 +366,7 @@ fn simulate(
         workers,
         time_scale: 1.0,
         patience: Patience::default(),
+        mark_after: MarkAfter::default(),
         seed,
     };
     let options = Options {

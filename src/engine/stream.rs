@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::marks::Marks;
 use super::origin::{CHUNK, Origin, Snapshots};
 use crate::oci::Descriptor;
 use crate::store::{Class, Source, StoreError};
@@ -131,6 +132,7 @@ impl<'a> Stream<'a> {
             within: 0,
             apart: None,
             failure: None,
+            marks: None,
         }
     }
 
@@ -347,9 +349,30 @@ pub(super) struct Reader<'s, 'a> {
     apart: Option<Origin>,
     /// Why that failed.
     failure: Option<StoreError>,
+    marks: Option<Marks<'s>>,
 }
 
-impl Reader<'_, '_> {
+impl<'s> Reader<'s, '_> {
+    /// Has the upload marked now and then from here on.
+    pub(super) fn mark(&mut self, marks: Marks<'s>) {
+        self.marks = Some(marks);
+    }
+
+    /// Marks how far it came, unless there is a mark for that.
+    pub(super) fn mark_now(&mut self) {
+        let Some(marks) = &mut self.marks else { return };
+        let ring = self.stream.lock();
+        let snapshots = self
+            .apart
+            .as_ref()
+            .map_or(&ring.snapshots, Origin::snapshots);
+        let newest = snapshots.before(self.position).cloned();
+        drop(ring);
+        if let Some((offset, hasher)) = newest {
+            marks.make(offset, &hasher);
+        }
+    }
+
     /// Whether all of the blob was read, so that it was verified too.
     pub(super) fn is_finished(&self) -> bool {
         let is_verified = match &self.apart {
@@ -376,17 +399,22 @@ impl Reader<'_, '_> {
     /// Goes on at `offset`, which may lie before what was read: the target has no more than that. From here on it reads
     /// for itself, beginning where the newest snapshot of the hash allows (decisions D3).
     pub(super) fn restart(&mut self, offset: u64) {
-        let mut ring = self.stream.lock();
+        let ring = self.stream.lock();
         let snapshots = self
             .apart
             .as_ref()
-            .map_or(&ring.snapshots, Origin::snapshots);
-        let origin = Origin::at(snapshots, self.stream.descriptor, offset);
-        if ring.move_to(self.target, None) {
+            .map_or(&ring.snapshots, Origin::snapshots)
+            .clone();
+        drop(ring);
+        self.go_on(&snapshots, offset);
+    }
+
+    /// Goes on at `offset` with snapshots from elsewhere.
+    pub(super) fn go_on(&mut self, snapshots: &Snapshots, offset: u64) {
+        if self.stream.lock().move_to(self.target, None) {
             self.stream.moved.notify_all();
         }
-        drop(ring);
-        self.apart = Some(origin);
+        self.apart = Some(Origin::at(snapshots, self.stream.descriptor, offset));
         self.position = offset;
         self.chunk = None;
         self.within = 0;
@@ -395,6 +423,13 @@ impl Reader<'_, '_> {
 
     /// The next chunk: from the ring, or by a read of its own.
     fn next(&mut self) -> io::Result<Option<Arc<Vec<u8>>>> {
+        if self
+            .marks
+            .as_ref()
+            .is_some_and(|marks| marks.are_due(self.position))
+        {
+            self.mark_now();
+        }
         if self.apart.is_none() {
             match self.stream.next(self.target, self.position)? {
                 Next::Chunk(chunk) => return Ok(Some(chunk)),

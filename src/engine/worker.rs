@@ -8,16 +8,19 @@ use std::thread;
 use crossbeam_channel::Receiver;
 
 use super::job::{Done, Job, Reply, Want};
+use super::marks::{MarkAfter, Marks};
+use super::origin::Snapshots;
 use super::stream::{Patience, Reader, Stream};
 use crate::oci::{Descriptor, Manifest, Reference};
 use crate::records::{Journal, Record};
-use crate::store::{Begin, Class, Place, SendError, Source, StoreError, Stores};
+use crate::store::{Begin, Class, Place, SendError, Session, Source, StoreError, Stores, Upload};
 
 /// What all workers share.
 pub(super) struct Worker<'a> {
     pub(super) stores: &'a dyn Stores,
     pub(super) journal: &'a Journal,
     pub(super) patience: Patience,
+    pub(super) mark_after: MarkAfter,
 }
 
 impl Worker<'_> {
@@ -154,60 +157,103 @@ impl Worker<'_> {
     fn send(&self, descriptor: &Descriptor, reader: Reader<'_, '_>, want: Want) {
         let Want { reply, place, hint } = want;
         let begin = self.stores.open(&place).begin(descriptor, &hint);
-        let result = begin.and_then(|begin| upload(begin, reader));
+        let result = begin.and_then(|begin| match begin {
+            Begin::Present(found) => Ok(Done::BlobFound(found)),
+            Begin::Upload {
+                upload,
+                mount_denied,
+            } => {
+                let session = hint.session.unwrap_or_default();
+                let is_detached = self.upload(upload, reader, &place, descriptor, &session)?;
+                Ok(
+                    is_detached.map_or(Done::NotSent, |is_detached| Done::BlobSent {
+                        mount_denied,
+                        is_detached,
+                    }),
+                )
+            }
+        });
         if let Ok(Done::BlobFound(_) | Done::BlobSent { .. }) = result {
             self.journal.append(&Record::blob(&place, descriptor));
         }
         reply.send(result);
     }
-}
 
-fn upload(begin: Begin, mut reader: Reader<'_, '_>) -> Result<Done, StoreError> {
-    let (mut upload, mount_denied) = match begin {
-        Begin::Present(found) => return Ok(Done::BlobFound(found)),
-        Begin::Upload {
-            upload,
-            mount_denied,
-        } => (upload, mount_denied),
-    };
-    let mut resumed_at = None;
-    loop {
-        match upload.send(&mut reader) {
-            Ok(()) if reader.is_finished() => break,
-            // The store sent less than the blob, or said so before the digest was known to be right.
-            Ok(()) => {
-                return Err(StoreError::new(
-                    Class::Transient,
-                    "the target took less than the whole blob",
-                ));
+    /// Sends a blob, going on where a broken upload can be gone on with. `None`: the common read of the source failed.
+    /// Else tells whether the target was too slow for the others.
+    fn upload(
+        &self,
+        mut upload: Box<dyn Upload>,
+        reader: Reader<'_, '_>,
+        place: &Place,
+        descriptor: &Descriptor,
+        session: &Session,
+    ) -> Result<Option<bool>, StoreError> {
+        // Its marks borrow what lives as long as this call.
+        let mut reader: Reader<'_, '_> = reader;
+        if upload.offset() > 0 {
+            log::info!(
+                "{place}: {} goes on at byte {}",
+                descriptor.digest,
+                upload.offset()
+            );
+            reader.go_on(
+                &Snapshots::restored(descriptor.digest.algorithm(), &session.states),
+                upload.offset(),
+            );
+        }
+        let mut resumed_at = None;
+        loop {
+            if let Some(location) = upload.location() {
+                reader.mark(Marks::new(self.mark_after, move |offset, hasher| {
+                    self.journal.append(&Record::upload(
+                        place,
+                        &descriptor.digest,
+                        &location,
+                        offset,
+                        hasher,
+                    ));
+                }));
             }
-            Err(SendError::Body) => return reader.take_failure().map_or(Ok(Done::NotSent), Err),
-            Err(SendError::Target(error)) => {
-                let offset = if error.class == Class::Transient {
-                    upload.resume().unwrap_or(None)
-                } else {
-                    None
-                };
-                // Once for each mebibyte of progress, or a target that takes nothing would be asked for ever.
-                let Some(offset) = offset
-                    .filter(|&offset| resumed_at.is_none_or(|last| offset >= last + RESUME_AFTER))
-                else {
-                    return Err(error);
-                };
-                log::info!("an upload broke off and goes on at byte {offset}: {error}");
-                resumed_at = Some(offset);
-                reader.restart(offset);
+            match upload.send(&mut reader) {
+                Ok(()) if reader.is_finished() => break,
+                // The store sent less than the blob, or said so before the digest was known to be right.
+                Ok(()) => {
+                    return Err(StoreError::new(
+                        Class::Transient,
+                        "the target took less than the whole blob",
+                    ));
+                }
+                Err(SendError::Body) => return reader.take_failure().map_or(Ok(None), Err),
+                Err(SendError::Target(error)) => {
+                    let offset = if error.class == Class::Transient {
+                        upload.resume().unwrap_or(None)
+                    } else {
+                        None
+                    };
+                    // Once for each mebibyte of progress, or a target that takes nothing would be asked for ever.
+                    let has_progress =
+                        |offset| resumed_at.is_none_or(|last| offset >= last + RESUME_AFTER);
+                    let Some(offset) = offset.filter(|&offset| has_progress(offset)) else {
+                        // Another process may have more luck with it.
+                        reader.mark_now();
+                        return Err(error);
+                    };
+                    log::info!(
+                        "{place}: {} broke off and goes on at byte {offset}: {error}",
+                        descriptor.digest
+                    );
+                    resumed_at = Some(offset);
+                    reader.restart(offset);
+                }
             }
         }
+        let is_detached = reader.was_detached();
+        // The ring is free for the others while this target finishes.
+        drop(reader);
+        upload.commit()?;
+        Ok(Some(is_detached))
     }
-    let is_detached = reader.was_detached();
-    // The ring is free for the others while this target finishes.
-    drop(reader);
-    upload.commit()?;
-    Ok(Done::BlobSent {
-        mount_denied,
-        is_detached,
-    })
 }
 
 /// A child must have the size and, where both say what they are, the type that its index gives (protocol.md M11).

@@ -398,6 +398,10 @@ impl Upload for BlobUpload {
         Ok(None)
     }
 
+    fn location(&self) -> Option<String> {
+        None
+    }
+
     /// Not `io::copy`, which does not tell which side failed.
     fn send(&mut self, body: &mut dyn Read) -> Result<(), SendError> {
         let mut buffer = vec![0; COPY_BUFFER];
@@ -897,8 +901,8 @@ mod tests {
         let config = blob(b"{}");
         fs::write(file_of(&layout, &config.digest), b"xx").unwrap();
         let hint = Hint {
-            mount_from: None,
             prior: Prior::Distrusted,
+            ..Hint::default()
         };
         let Begin::Upload { mut upload, .. } = layout.begin(&config, &hint).unwrap() else {
             panic!("trusted");

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use sha2::digest::common::hazmat::SerializableState as _;
 use sha2::{Digest as _, Sha256, Sha512};
 
 /// A hash algorithm that this program can verify. Content under another one is refused before it is asked for
@@ -126,6 +129,28 @@ impl Hasher {
         }
     }
 
+    /// The state as text, for another process to go on with: a tag of the format, and what `sha2` makes of it.
+    pub fn state(&self) -> String {
+        let state = match &self.0 {
+            State::Sha256(state) => BASE64.encode(state.serialize()),
+            State::Sha512(state) => BASE64.encode(state.serialize()),
+        };
+        format!("{STATE_TAG}{state}")
+    }
+
+    /// The hasher that `state` describes; `None` where the text is of another format or algorithm.
+    pub fn restore(algorithm: Algorithm, state: &str) -> Option<Self> {
+        let state = BASE64.decode(state.strip_prefix(STATE_TAG)?).ok()?;
+        Some(Self(match algorithm {
+            Algorithm::Sha256 => {
+                State::Sha256(Sha256::deserialize(state.as_slice().try_into().ok()?).ok()?)
+            }
+            Algorithm::Sha512 => {
+                State::Sha512(Sha512::deserialize(state.as_slice().try_into().ok()?).ok()?)
+            }
+        }))
+    }
+
     /// The digest of all bytes seen.
     pub fn finish(self) -> Digest {
         match self.0 {
@@ -185,6 +210,8 @@ fn join(algorithm: Algorithm, hash: &[u8]) -> Digest {
     Digest(text.into())
 }
 
+/// States are compatible within a minor version of `sha2`.
+const STATE_TAG: &str = "sha2-0.11:";
 /// A malformed text is shown no longer than this, in characters.
 const MAX_SHOWN: usize = 150;
 
@@ -215,6 +242,32 @@ mod tests {
         hasher.update(b"xx");
         snapshot.update(b"c");
         assert_eq!(snapshot.finish(), Digest::of(Algorithm::Sha512, b"abc"));
+    }
+
+    #[test]
+    fn a_state_goes_on_in_another_process() {
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let mut hasher = Hasher::new(algorithm);
+            hasher.update(&[7; 1000]);
+            let state = hasher.state();
+            let mut restored = Hasher::restore(algorithm, &state).unwrap();
+            for hasher in [&mut hasher, &mut restored] {
+                hasher.update(b"rest");
+            }
+            assert_eq!(restored.finish(), hasher.finish());
+            let other = if algorithm == Algorithm::Sha256 {
+                Algorithm::Sha512
+            } else {
+                Algorithm::Sha256
+            };
+            for (algorithm, state) in [
+                (other, state.as_str()),
+                (algorithm, "sha2-0.12:AAAA"),
+                (algorithm, "sha2-0.11:!"),
+            ] {
+                assert!(Hasher::restore(algorithm, state).is_none(), "{state}");
+            }
+        }
     }
 
     #[test]

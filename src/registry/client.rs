@@ -77,6 +77,16 @@ impl Client {
         judged.map_err(|error| response.failed(Failure::Url(error)))
     }
 
+    /// Judges the location of an upload that an earlier run recorded. Only the registry itself is followed: anybody may
+    /// have written the file. `None` also where the registry's scheme is not known, before its first answer.
+    pub(super) fn judge_recorded(&self, location: &str) -> Option<Verdict> {
+        self.registry.scheme()?;
+        let own = self.registry.url("/").ok()?;
+        let insecure = self.registry.may_be_plain();
+        let verdict = judge(&own, insecure, &own, location, Purpose::Upload).ok()?;
+        Some(verdict).filter(|verdict| verdict.credentials)
+    }
+
     /// Sends a request and gives its answer, whatever its status. 401 is given back where signing in did not help.
     ///
     /// # Errors
@@ -328,7 +338,7 @@ mod tests {
                 &descriptor(CONTENT),
                 &crate::store::Hint {
                     prior: crate::store::Prior::Distrusted,
-                    mount_from: None,
+                    ..crate::store::Hint::default()
                 },
             )
             .unwrap_or_else(|error| panic!("{error}"));

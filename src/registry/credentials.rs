@@ -39,7 +39,7 @@ pub(crate) struct Entry {
 /// A user name and password.
 #[derive(Debug)]
 pub(crate) struct Credential {
-    /// Tells credentials apart in keys, without their content.
+    /// Tells logins apart in keys, without their content.
     pub(crate) id: u64,
     /// Who we are.
     pub(crate) username: String,
@@ -135,15 +135,20 @@ impl Credentials {
     pub(crate) fn new(entries: Vec<Entry>, docker: Option<&[u8]>) -> (Self, Vec<String>) {
         let mut credentials = Self::default();
         let mut warnings = Vec::new();
-        let mut last_id = 0;
+        let mut known: Vec<Arc<Credential>> = Vec::new();
         let mut credential = |username: String, password: Secret, origin: String| {
-            last_id += 1;
-            Arc::new(Credential {
-                id: last_id,
+            // One login in two entries is one: an account is locked however often its password is written.
+            let same = known.iter().find(|known| {
+                known.username == username && known.password.expose() == password.expose()
+            });
+            let credential = Arc::new(Credential {
+                id: same.map_or(known.len() as u64 + 1, |same| same.id),
                 username,
                 password,
                 origin,
-            })
+            });
+            known.push(credential.clone());
+            credential
         };
         for entry in entries {
             let pair = complete(entry.username, entry.password);
@@ -695,21 +700,23 @@ mod tests {
     }
 
     #[test]
-    fn two_users_of_one_host_have_two_ids() {
+    fn each_login_has_an_id_wherever_it_is_written() {
         let (credentials, _) = Credentials::new(
             vec![
                 entry("a.io/x", "u", "p", false),
                 entry("a.io/y", "v", "p", false),
+                entry("a.io/z", "u", "q", false),
             ],
             Some(br#"{"auths": {"b.io": {"auth": "dTpw"}}}"#),
         );
-        let ids: HashSet<u64> = ["a.io/x/z", "a.io/y/z", "b.io/z"]
+        let ids: Vec<u64> = ["a.io/x/a", "a.io/y/a", "a.io/z/a", "b.io/a"]
             .into_iter()
             .map(|name| {
                 let (host, repository) = crate::oci::reference::split_name(name).unwrap();
                 credentials.lookup(&host, &repository).unwrap().id
             })
             .collect();
-        assert_eq!(ids.len(), 3);
+        assert_eq!(ids[0], ids[3]);
+        assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 3);
     }
 }

@@ -157,6 +157,8 @@ pub(super) enum Failure {
     NoSize(Digest),
     /// The target does not take schema 1; its words.
     Schema1Refused(String),
+    /// The target does not take a manifest whose foreign layers were left out (M9); its words.
+    ForeignWanted(String),
     /// Content under another digest than its own.
     Digest {
         /// What was asked for or sent.
@@ -238,6 +240,11 @@ impl fmt::Display for Failure {
             Self::Schema1Refused(message) => {
                 write!(f, "the target does not take manifests of schema 1: {message}")
             }
+            Self::ForeignWanted(message) => write!(
+                f,
+                "{message} (its foreign layers were left out: the target must allow them, distribution by \
+                 `validation.manifests.urls.allow`)"
+            ),
             Self::Digest { expected, actual } => {
                 write!(f, "{expected} was asked for, the bytes are {actual}")
             }

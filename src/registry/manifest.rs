@@ -197,6 +197,11 @@ fn refused(
     if !may_lack_parts {
         return Err(error.into());
     }
+    if manifest.has_foreign() && status != 500 {
+        let message = refusal.to_string();
+        let failure = Failure::ForeignWanted(message);
+        return Err(RequestError { failure, ..error }.into());
+    }
     let parts = || manifest.blobs().iter().chain(manifest.children());
     let named = refusal.named.iter();
     let missing = named

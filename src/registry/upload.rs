@@ -15,7 +15,7 @@ use super::hosts::Knowledge;
 use super::request::{Method, Request};
 use super::url::{Purpose, Verdict};
 use crate::oci::{Descriptor, Digest, Repository};
-use crate::store::{Begin, Class, Found, Hint, Prior, SendError, StoreError, Upload};
+use crate::store::{Begin, Class, Found, Hint, Prior, SendError, Session, StoreError, Upload};
 
 /// Finds out whether a blob is there, and opens a session if it is not, by the fewest requests that are known to work
 /// (decisions D4).
@@ -32,6 +32,16 @@ pub(super) fn begin(
         .filter(|from| hint.prior != Prior::Distrusted && *from != own);
     let usable = candidate.filter(|from| !client.registry.is_mount_refused(from, own));
 
+    if let Some(upload) = hint
+        .session
+        .as_ref()
+        .and_then(|session| reopen(client, descriptor, session))
+    {
+        return Ok(Begin::Upload {
+            upload,
+            mount_denied: false,
+        });
+    }
     let mut is_broken = false;
     let asks_first = match hint.prior {
         Prior::Distrusted | Prior::Empty => false,
@@ -85,6 +95,32 @@ pub(super) fn begin(
         return Err(response.refuse().into());
     }
     opened(&response)
+}
+
+/// Goes on with an upload that an earlier run left open. Whatever is wrong with it, a fresh one will do: the location
+/// comes from a file, and is judged like one that a registry has just named (S09).
+fn reopen(
+    client: &Arc<Client>,
+    descriptor: &Descriptor,
+    session: &Session,
+) -> Option<Box<dyn Upload>> {
+    let location = client.judge_recorded(&session.location)?;
+    let mut upload = RegistryUpload {
+        client: client.clone(),
+        descriptor: descriptor.clone(),
+        location,
+        offset: 0,
+        is_stored: false,
+        cost_a_question: false,
+    };
+    match upload.resume() {
+        Ok(Some(_)) => Some(Box::new(upload)),
+        Ok(None) => None,
+        Err(error) => {
+            log::debug!("{error}");
+            None
+        }
+    }
 }
 
 fn post(client: &Client, mount: Option<(&Digest, &Repository)>) -> Result<Response, RequestError> {
@@ -236,6 +272,10 @@ impl Upload for RegistryUpload {
         Ok(Some(kept))
     }
 
+    fn location(&self) -> Option<String> {
+        (!self.is_sent_by_put()).then(|| self.location.url.to_request_string())
+    }
+
     fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
         if !self.is_stored {
             let mut request =
@@ -335,16 +375,22 @@ impl RegistryUpload {
             // It does not go on as it said it would: a fresh session may be taken all the same (E53).
             return error.with_class(Class::Transient);
         }
+        let status = refusal.status;
         let code = refusal.code.as_deref().unwrap_or_default();
         // The session is lost: with a restart, or behind a balancer that leads each request elsewhere (R11). Or the
         // content was damaged on its way, for its digest was right here (R14).
-        let session_is_lost = code.starts_with("BLOB_UPLOAD_")
-            || matches!(code, "DIGEST_INVALID" | "SIZE_INVALID" | "BLOB_UNKNOWN");
-        if session_is_lost && matches!(refusal.status, 400 | 404) {
-            return error.with_class(Class::Transient);
-        }
-        let status = refusal.status;
-        let method_is_refused = matches!(status, 404 | 405 | 411 | 413 | 415 | 416 | 501);
+        let session_is_lost = matches!(status, 400 | 404)
+            && (code.starts_with("BLOB_UPLOAD_")
+                || matches!(code, "DIGEST_INVALID" | "SIZE_INVALID" | "BLOB_UNKNOWN"));
+        let method_is_refused = match status {
+            // Some want bytes by PATCH only, and say it in the words of a lost session (E45).
+            400 => {
+                let words = ["", "UNSUPPORTED", "BLOB_UPLOAD_INVALID"];
+                method == Method::Put && words.contains(&code)
+            }
+            404 => !session_is_lost,
+            _ => matches!(status, 405 | 411 | 413 | 415 | 416 | 501),
+        };
         if method_is_refused && self.offset == 0 && self.client.registry.refuse_upload(method) {
             return RequestError {
                 failure: Failure::OtherMethodNext { status },
@@ -352,7 +398,7 @@ impl RegistryUpload {
             }
             .into();
         }
-        if status == 404 {
+        if session_is_lost || status == 404 {
             return error.with_class(Class::Transient); // the session again
         }
         error.into()
@@ -405,6 +451,7 @@ mod tests {
         Hint {
             mount_from: from.map(|from| Repository::parse(from).unwrap()),
             prior,
+            session: None,
         }
     }
 

@@ -80,7 +80,7 @@ const WORDS: [(&str, &[&str]); 14] = [
             "config/",
             "layout/",
             "logging.rs",
-            "records.rs",
+            "records/journal.rs",
             "registry/credentials.rs",
             "registry/network.rs",
             "signal.rs",

@@ -1,20 +1,19 @@
 //! Integration tests: the binary against registries that run in this process.
 #![cfg(test)]
 
+mod auth;
 mod cli;
+mod content;
 mod economy;
 mod failures;
 mod fanout;
 mod golden;
+mod habits;
 #[expect(
     dead_code,
     reason = "the tests that need the rest of it come with the program"
 )]
 mod harness;
-#[expect(
-    dead_code,
-    reason = "the tests that need the rest of it come with the program"
-)]
 mod image;
 mod interrupt;
 #[expect(
@@ -23,6 +22,7 @@ mod interrupt;
 )]
 mod invariants;
 mod layers;
+mod moving;
 mod records;
 #[expect(
     dead_code,
@@ -30,3 +30,4 @@ mod records;
 )]
 mod registry;
 mod resume;
+mod sync;

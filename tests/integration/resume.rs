@@ -1,7 +1,7 @@
 //! Transfers that break and go on: an upload where its registry kept what came, a download by range, and a target that
 //! is too slow for the others. Not here: faults that cost a fresh transfer (`healing.rs`, `sweep.rs`).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::{Run, assert_in_sync};
 use crate::image::Maker;
@@ -117,4 +117,86 @@ fn a_target_that_stalls_does_not_hold_up_the_others() {
     for target in &targets {
         assert_in_sync(&source, "a/b", target, "a/b", &["v1"]);
     }
+}
+
+fn records(run: &Run) -> String {
+    std::fs::read_to_string(run.path("records")).unwrap_or_default()
+}
+
+/// Kills a run in the middle of a blob, once a mark of its upload stands in the records. Gives the run, to be run again.
+fn killed_in_the_middle(source: &FakeRegistry, target: &FakeRegistry) -> Run {
+    // The source sends the first part and then nothing: the marks are made in time, not in bytes.
+    source.fault(
+        Fault::on(Kind::BlobGet, Act::Drip(1 << 20, Duration::from_millis(30))).nth(Nth::Always),
+    );
+    let run = Run::new()
+        .rule(&source.name("a/b"), target.name("a/b"))
+        .env("IMAGE_SYNCER_TIME_SCALE", "0.01");
+    let running = run.spawn();
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while !records(&run).contains("\"upload\"") {
+        assert!(Instant::now() < deadline, "no upload was recorded");
+        std::thread::yield_now();
+    }
+    running.signal("KILL");
+    running.wait();
+    source.clear_faults();
+    source.forget();
+    target.forget();
+    run
+}
+
+#[test]
+fn the_next_process_goes_on_with_an_upload() {
+    let (source, target) = pair(Habit::DISTRIBUTION_3);
+    let run = killed_in_the_middle(&source, &target);
+    run.run().expect(0);
+    assert_in_sync(&source, "a/b", &target, "a/b", &["v1"]);
+    assert_eq!(target.count(Kind::UploadGet), 1);
+    let sent: usize = target
+        .history()
+        .iter()
+        .filter(|e| e.kind == Kind::UploadPatch)
+        .map(|e| e.bytes_in)
+        .sum();
+    assert!(sent < LARGE, "{sent} bytes were sent in the second run");
+}
+
+#[test]
+fn an_upload_that_is_gone_costs_one_question_and_a_fresh_one() {
+    let (source, target) = pair(Habit::DISTRIBUTION_2);
+    let run = killed_in_the_middle(&source, &target);
+    target.fault(Fault::on(Kind::UploadGet, Act::status(404)).nth(Nth::Always));
+    run.run().expect(0);
+    assert_in_sync(&source, "a/b", &target, "a/b", &["v1"]);
+    assert_eq!(
+        (
+            target.count(Kind::UploadGet),
+            target.count(Kind::UploadPatch)
+        ),
+        (1, 1)
+    );
+}
+
+#[test]
+fn a_recorded_upload_is_followed_nowhere_else() {
+    let elsewhere = FakeRegistry::new();
+    let hostile = [
+        format!("http://{}/v2/a/b/blobs/uploads/x", elsewhere.addr()),
+        "file:///etc/passwd".into(),
+        "http://169.254.169.254/latest".into(),
+    ];
+    for location in hostile {
+        let (source, target) = pair(Habit::DISTRIBUTION_3);
+        let text = records(&killed_in_the_middle(&source, &target));
+        let start = text.find("\"location\":\"").unwrap() + "\"location\":\"".len();
+        let end = start + text[start..].find('"').unwrap();
+        let text = text.replace(&text[start..end], &location);
+        let run = Run::new()
+            .rule(&source.name("a/b"), target.name("a/b"))
+            .file("records", text);
+        run.run().expect(0);
+        assert_in_sync(&source, "a/b", &target, "a/b", &["v1"]);
+    }
+    assert!(elsewhere.history().is_empty());
 }

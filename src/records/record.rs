@@ -1,0 +1,120 @@
+//! One line of the records file. Not here: reading (`hints.rs`) and writing (`journal.rs`) the file.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::oci::{Descriptor, Digest, Hasher, Tag};
+use crate::store::Place;
+
+/// One line of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Record {
+    v: u32,
+    #[serde(flatten)]
+    entry: Entry,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+enum Entry {
+    /// A blob that a place acknowledged.
+    Blob {
+        at: String,
+        digest: String,
+        size: u64,
+    },
+    /// A tag that was put, or seen equal.
+    Image {
+        at: String,
+        tag: String,
+        digest: String,
+        from: String,
+        time: String,
+    },
+    /// An upload that another process can go on with.
+    Upload {
+        at: String,
+        digest: String,
+        location: String,
+        offset: u64,
+        hash: String,
+        time: String,
+    },
+}
+
+impl Record {
+    /// A blob that `place` has.
+    pub fn blob(place: &Place, descriptor: &Descriptor) -> Self {
+        let (at, digest) = (place.to_string(), descriptor.digest.to_string());
+        Self {
+            v: VERSION,
+            entry: Entry::Blob {
+                at,
+                digest,
+                size: descriptor.size,
+            },
+        }
+    }
+
+    /// An upload to `place` that has come to `offset`, where the content so far hashes to what `hasher` holds.
+    pub fn upload(
+        place: &Place,
+        digest: &Digest,
+        location: &str,
+        offset: u64,
+        hasher: &Hasher,
+    ) -> Self {
+        let entry = Entry::Upload {
+            at: place.to_string(),
+            digest: digest.to_string(),
+            location: location.to_owned(),
+            offset,
+            hash: hasher.state(),
+            time: String::new(),
+        };
+        Self { v: VERSION, entry }
+    }
+
+    pub(super) fn is_upload(&self) -> bool {
+        matches!(self.entry, Entry::Upload { .. })
+    }
+
+    /// The line as it is written now, its end included.
+    pub(super) fn line(&self) -> String {
+        let mut record = self.clone();
+        if let Entry::Image { time, .. } | Entry::Upload { time, .. } = &mut record.entry {
+            *time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        }
+        let mut line = serde_json::to_string(&record).unwrap_or_default();
+        line.push('\n');
+        line
+    }
+
+    /// A tag of `place` that is `digest` now, as the source is.
+    pub fn image(place: &Place, tag: &Tag, digest: &Digest, source: &Place) -> Self {
+        let entry = Entry::Image {
+            at: place.to_string(),
+            tag: tag.to_string(),
+            digest: digest.to_string(),
+            from: format!("{source}@{digest}"),
+            time: String::new(),
+        };
+        Self { v: VERSION, entry }
+    }
+}
+
+/// A line as read: fields of other kinds and versions are ignored.
+#[derive(Deserialize)]
+pub(super) struct Line {
+    pub(super) kind: String,
+    pub(super) at: Option<String>,
+    pub(super) digest: Option<String>,
+    pub(super) tag: Option<String>,
+    pub(super) location: Option<String>,
+    pub(super) offset: Option<u64>,
+    pub(super) hash: Option<String>,
+}
+
+/// The version of the lines.
+const VERSION: u32 = 1;
