@@ -251,6 +251,9 @@ impl<'a> Run<'a> {
         if error.class == Class::Fatal {
             self.stop(error.to_string());
         }
+        if self.graph.has_failed(task) {
+            return; // given up meanwhile, for the sake of a newer manifest
+        }
         if self.is_stopping {
             return self.graph.failed(task, error);
         }

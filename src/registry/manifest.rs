@@ -487,7 +487,7 @@ mod tests {
                 (Class::Permanent, &None)
             );
             assert!(
-                error.to_string().contains(other_digest().as_str()),
+                error.to_string().contains(&other_digest().to_string()),
                 "{error}"
             );
         }
