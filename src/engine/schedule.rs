@@ -75,6 +75,8 @@ struct Host {
     unreachable_in_row: u32,
     /// Why nothing is sent to it any more in this pass.
     down: Option<String>,
+    /// It asked to be left alone for longer than anybody waits, until then: it stays down in later passes too.
+    barred_until: Option<Time>,
     /// After a pass in which it was down: one request goes alone.
     is_probed: bool,
 }
@@ -329,6 +331,17 @@ impl Schedule {
         now: Time,
     ) -> Verdict {
         let longest = self.scaled(LONGEST_WAIT);
+        if let Some(wait) = retry_after.filter(|&wait| wait > longest) {
+            // No pause: its timer would keep the pass from ending, and hide what is to fail.
+            let row = self.host(host);
+            row.barred_until = Some(now + wait);
+            row.down = Some(format!(
+                "it asks for a pause of {} s, which is too long to wait for",
+                wait.as_secs()
+            ));
+            self.attempts.remove(&task);
+            return Verdict::GiveUp { attempts: 1 };
+        }
         let since = *self
             .attempts
             .entry(task)
@@ -340,12 +353,6 @@ impl Schedule {
             row.pauses_in_row += 1;
             row.window = (row.window / 2).max(1);
             row.successes = 0;
-        }
-        if let Some(wait) = retry_after.filter(|&wait| wait > longest) {
-            row.down = Some(format!(
-                "it asks for a pause of {} s, which is too long to wait for",
-                wait.as_secs()
-            ));
         }
         let pauses = row.pauses_in_row;
         let until = now + retry_after.unwrap_or_else(|| self.backoff(pauses));
@@ -412,10 +419,13 @@ impl Schedule {
         }
     }
 
-    /// A new pass: attempts begin anew, and a host that was down gets one probe first.
-    pub(super) fn new_pass(&mut self) {
+    /// A new pass: attempts begin anew, and a host that was down gets one probe first, never earlier than it asked for.
+    pub(super) fn new_pass(&mut self, now: Time) {
         self.attempts.clear();
         for host in self.hosts.values_mut() {
+            if host.barred_until.is_some_and(|end| end > now) {
+                continue;
+            }
             host.is_probed = host.down.take().is_some();
             host.unreachable_in_row = 0;
         }
@@ -431,6 +441,7 @@ impl Schedule {
             pauses_in_row: 0,
             unreachable_in_row: 0,
             down: None,
+            barred_until: None,
             is_probed: false,
         })
     }
