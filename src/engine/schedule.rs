@@ -66,6 +66,8 @@ struct Host {
     successes: usize,
     paused_until: Option<Time>,
     pauses_in_row: u32,
+    /// When it first asked for a pause, if it has answered nothing else since.
+    throttled_since: Option<Time>,
     unreachable_in_row: u32,
     /// Why nothing is sent to it any more in this pass.
     down: Option<String>,
@@ -225,9 +227,10 @@ impl Schedule {
     }
 
     pub(super) fn is_paused(&self, host: HostId) -> bool {
+        // A pause that is too long to wait for has made it be down instead.
         self.hosts
             .get(&host)
-            .is_some_and(|host| host.paused_until.is_some())
+            .is_some_and(|host| host.paused_until.is_some() && host.down.is_none())
     }
 
     /// How many ready tasks could go if slots were free.
@@ -270,6 +273,7 @@ impl Schedule {
         let row = self.host(host);
         row.unreachable_in_row = 0;
         row.pauses_in_row = 0;
+        row.throttled_since = None;
         row.is_probed = false;
         row.successes += 1;
         if row.successes >= row.window && row.window < workers {
@@ -288,6 +292,16 @@ impl Schedule {
         retry_after: Option<Duration>,
         now: Time,
     ) -> Verdict {
+        if let Some(wait) = retry_after.filter(|&wait| wait > self.scaled(LONGEST_WAIT))
+            && !class.is_final()
+        {
+            let row = self.host(host);
+            row.paused_until = Some(now.saturating_add(wait));
+            row.down = Some(format!(
+                "it asks for a pause of {} s, which is too long to wait for",
+                wait.as_secs()
+            ));
+        }
         match class {
             Class::Throttled => return self.throttled(task, host, retry_after, now),
             Class::Unreachable => self.unreachable(host),
@@ -295,6 +309,7 @@ impl Schedule {
             _ => {
                 let row = self.host(host);
                 row.unreachable_in_row = 0;
+                row.throttled_since = None;
                 row.is_probed = false;
             }
         }
@@ -335,18 +350,20 @@ impl Schedule {
             row.window = (row.window / 2).max(1);
             row.successes = 0;
         }
-        if let Some(wait) = retry_after.filter(|&wait| wait > longest) {
-            row.down = Some(format!(
-                "it asks for a pause of {} s, which is too long to wait for",
-                wait.as_secs()
-            ));
+        let silent_since = *row.throttled_since.get_or_insert(now);
+        if now.saturating_sub(silent_since) >= longest {
+            row.down.get_or_insert_with(|| {
+                "it asks for one pause after another and answers nothing else".to_owned()
+            });
         }
-        let pauses = row.pauses_in_row;
-        let until = now + retry_after.unwrap_or_else(|| self.backoff(pauses));
-        let row = self.host(host);
-        if row.paused_until.is_none_or(|end| end < until) {
-            row.paused_until = Some(until);
-            self.arm(until, Timer::Host(host));
+        if row.down.is_none() {
+            let pauses = row.pauses_in_row;
+            let until = now + retry_after.unwrap_or_else(|| self.backoff(pauses));
+            let row = self.host(host);
+            if row.paused_until.is_none_or(|end| end < until) {
+                row.paused_until = Some(until);
+                self.arm(until, Timer::Host(host));
+            }
         }
         if now.saturating_sub(since) >= longest || self.down(host).is_some() {
             self.attempts.remove(&task);
@@ -406,12 +423,25 @@ impl Schedule {
         }
     }
 
-    /// A new pass: attempts begin anew, and a host that was down gets one probe first.
-    pub(super) fn new_pass(&mut self) {
+    /// A new pass: attempts begin anew, and a host that was down gets one probe first, but never before the time that
+    /// it asked for.
+    pub(super) fn new_pass(&mut self, now: Time) {
         self.attempts.clear();
-        for host in self.hosts.values_mut() {
-            host.is_probed = host.down.take().is_some();
+        let longest = self.scaled(LONGEST_WAIT);
+        let mut pauses = Vec::new();
+        for (&id, host) in &mut self.hosts {
             host.unreachable_in_row = 0;
+            host.throttled_since = None;
+            if let Some(end) = host.paused_until {
+                if end.saturating_sub(now) > longest {
+                    continue;
+                }
+                pauses.push((end, id));
+            }
+            host.is_probed = host.down.take().is_some();
+        }
+        for (end, host) in pauses {
+            self.arm(end, Timer::Host(host));
         }
     }
 
@@ -423,6 +453,7 @@ impl Schedule {
             successes: 0,
             paused_until: None,
             pauses_in_row: 0,
+            throttled_since: None,
             unreachable_in_row: 0,
             down: None,
             is_probed: false,

@@ -405,7 +405,7 @@ fn simulate(
             )));
             running.insert(key, job);
         }
-        match run.progress() {
+        match run.progress(now) {
             Progress::Over => break,
             Progress::Again => continue,
             Progress::Wait => {}

@@ -23,3 +23,4 @@ mod invariants;
     reason = "the tests that need the rest of it come with the program"
 )]
 mod registry;
+mod retries;

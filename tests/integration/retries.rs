@@ -125,7 +125,10 @@ fn a_pass_begins_when_everything_ran_once() {
 #[test]
 fn what_is_permanent_is_tried_once_a_run() {
     let absent = Maker::new(52).layer(40);
-    let lacking = Image::oci(&Maker::new(53).config("linux/amd64"), &[absent.clone()]);
+    let lacking = Image::oci(
+        &Maker::new(53).config("linux/amd64"),
+        std::slice::from_ref(&absent),
+    );
     let broken = Image::from_bytes(&lacking.media_type, b"{".to_vec());
     // What is at the source, what is refused there, what must be asked for once, and the figures.
     let table = [
@@ -389,7 +392,9 @@ fn a_host_that_cannot_be_reached_ten_times_is_down_for_the_pass() {
     let source = FakeRegistry::new();
     let tags: Vec<String> = (0..40).map(|number| format!("v{number}")).collect();
     let image = Maker::new(55).oci(&[10]);
-    tags.iter().for_each(|tag| source.push("a", tag, &image));
+    for tag in &tags {
+        source.push("a", tag, &image);
+    }
     let closed = closed_port("127.0.0.9");
     let target = FakeRegistry::start(Options::default().at("127.0.0.2"));
     let rule = fast()
