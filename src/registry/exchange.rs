@@ -14,7 +14,7 @@ use super::request::{Body, Method, Patience, Request};
 use super::transport::{body_broken, transport};
 use super::url::Url;
 use crate::logging::sanitise;
-use crate::pace::scaled;
+use crate::pace::limit;
 use crate::secret::Secret;
 use crate::store::StoreError;
 
@@ -296,8 +296,8 @@ fn run(
         Patience::Usual => request,
         Patience::Long => agent
             .configure_request(request)
-            .timeout_recv_response(Some(scaled(LONG_LIMIT)))
-            .timeout_per_read(Some(scaled(LONG_LIMIT)))
+            .timeout_recv_response(Some(limit(LONG_LIMIT)))
+            .timeout_per_read(Some(limit(LONG_LIMIT)))
             .build(),
     })
 }
