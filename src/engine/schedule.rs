@@ -183,11 +183,20 @@ impl Schedule {
                     .as_ref()
                     .is_none_or(|host| !self.is_paused(*host) && has_room(host, None))
         };
+        // What was put off goes last: others may be answered meanwhile, and then it is no matter of the whole host.
+        let is_put_off = |task| {
+            let attempts = self.attempts.get(&task);
+            attempts.is_some_and(|attempts| attempts.throttled_since.is_some())
+        };
         let groups = self.groups.iter().filter(|(group, _)| may_go(group));
         groups
-            .filter_map(|(_, tasks)| tasks.first())
+            .filter_map(|(_, tasks)| {
+                let first = tasks.iter().find(|(_, task)| !is_put_off(*task));
+                first.or(tasks.first())
+            })
+            .map(|&(key, task)| (is_put_off(task), key, task))
             .min()
-            .map(|(_, task)| *task)
+            .map(|(_, _, task)| task)
     }
 
     fn share(&self) -> usize {

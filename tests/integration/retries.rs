@@ -242,6 +242,16 @@ fn a_host_that_asks_for_pauses_for_ever_is_given_up() {
 }
 
 #[test]
+fn one_request_that_is_put_off_for_ever_keeps_no_other_from_its_turn() {
+    let (source, target) = registries(&["v1", "v2", "v3"]);
+    target.fault(Fault::on(Kind::ManifestHead, Act::status(429)).of("v1"));
+    let rule = fast().rule(&format!("{}:v1,v2,v3", source.name("a")), target.name("b"));
+    let rule = rule.args(["--proc=1", "--retries=0"]);
+    run(&rule, &source, &target, (1, 0));
+    assert_in_sync(&source, "a", &target, "b", &["v2", "v3"]);
+}
+
+#[test]
 fn no_request_comes_before_the_time_that_retry_after_names() {
     let now = SystemTime::now();
     let date = |time| httpdate::fmt_http_date(time);
