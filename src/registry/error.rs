@@ -319,6 +319,13 @@ impl Refusal {
         self.code.as_deref() == Some(code)
     }
 
+    /// Whether the code says, in so many words, that a blob is not there.
+    pub(super) fn says_blob_unknown(&self) -> bool {
+        ["MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"]
+            .iter()
+            .any(|code| self.has_code(code))
+    }
+
     fn class(&self, method: Method) -> Class {
         match self.status {
             // A repository or project that must be created first (R19).
@@ -338,6 +345,10 @@ impl Refusal {
             404 if method == Method::Post || self.has_code("NAME_UNKNOWN") && method.is_write() => {
                 f.write_str(" (the repository or its project may have to be created first)")
             }
+            // What was brought was looked for, and brought again, before this is told to anybody (R13).
+            400 | 404 if self.has_code("MANIFEST_BLOB_UNKNOWN") => f.write_str(
+                " (the target does not find what was brought there twice: its own index may be broken)",
+            ),
             413 => f.write_str(" (the registry or a proxy before it limits the size of a request)"),
             _ => Ok(()),
         }

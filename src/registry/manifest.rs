@@ -197,12 +197,13 @@ fn refused(
     if !may_lack_parts {
         return Err(error.into());
     }
-    let parts = || manifest.blobs().iter().chain(manifest.children());
-    let named = refusal.named.iter();
-    let missing = named
-        .filter(|named| parts().any(|part| part.digest == **named))
-        .cloned()
-        .collect();
+    let parts = manifest.blobs().iter().chain(manifest.children());
+    let parts: Vec<&Digest> = parts.map(|part| &part.digest).collect();
+    let named = parts.iter().filter(|part| refusal.named.contains(part));
+    let mut missing: Vec<Digest> = named.map(|part| (*part).clone()).collect();
+    if missing.is_empty() && refusal.says_blob_unknown() {
+        missing = parts.into_iter().cloned().collect();
+    }
     let class = if status == 500 {
         Class::Transient
     } else {

@@ -24,3 +24,4 @@ mod invariants;
 )]
 mod registry;
 mod retries;
+mod healing;
