@@ -97,6 +97,7 @@ pub(super) struct Round {
     demand: Option<Demand>,
     scope: Scope,
     is_widened: bool,
+    is_renewed: bool,
 }
 
 impl Client {
@@ -119,6 +120,7 @@ impl Client {
             demand,
             scope,
             is_widened: false,
+            is_renewed: false,
         })
     }
 
@@ -138,16 +140,17 @@ impl Client {
                 None => Challenge::Basic,
             },
         };
-        let (demand, wanted) = match challenge {
-            Challenge::Basic => (Demand::Basic, Vec::new()),
+        let (demand, wanted, is_invalid) = match challenge {
+            Challenge::Basic => (Demand::Basic, Vec::new(), false),
             Challenge::Bearer {
                 realm,
                 service,
                 scopes,
-                ..
+                error,
             } => {
                 let realm = self.judge(response, &realm, Purpose::Realm)?.url;
-                (Demand::Bearer { realm, service }, scopes)
+                let is_invalid = error.as_deref() == Some("invalid_token");
+                (Demand::Bearer { realm, service }, scopes, is_invalid)
             }
         };
         *lock(&self.registry.sign_in.demand) = Some(demand.clone());
@@ -157,19 +160,24 @@ impl Client {
             demand: demanded,
             mut scope,
             mut is_widened,
+            mut is_renewed,
         } = last;
         let sent = authorization.filter(|_| demanded.as_ref() == Some(&demand));
         let refused = match sent.map(|sent| sent.token) {
             // The password is refused.
             Some(None) => return Ok(None),
-            // So is a token got for this very request: nothing but a wider scope can help, and that once (A10).
+            // So is a token got for this very request: nothing but a wider scope can help, and that once (A10), or
+            // another token where this one died before it was used (H02).
             Some(Some((token, Freshness::New))) => {
                 let wider = scope.union(&wanted);
-                if is_widened || wider == scope {
+                if !is_widened && wider != scope {
+                    scope = wider;
+                    is_widened = true;
+                } else if !is_renewed && is_invalid {
+                    is_renewed = true;
+                } else {
                     return Ok(None);
                 }
-                scope = wider;
-                is_widened = true;
                 Some(token)
             }
             Some(Some((token, Freshness::Kept))) => Some(token),
@@ -183,6 +191,7 @@ impl Client {
             demand: Some(demand),
             scope,
             is_widened,
+            is_renewed,
         }))
     }
 
