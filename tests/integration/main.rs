@@ -8,6 +8,7 @@ mod fanout;
     reason = "the tests that need the rest of it come with the program"
 )]
 mod harness;
+mod healing;
 #[expect(
     dead_code,
     reason = "the tests that need the rest of it come with the program"
@@ -24,4 +25,4 @@ mod invariants;
 )]
 mod registry;
 mod retries;
-mod healing;
+mod sweep;
