@@ -35,6 +35,8 @@ pub(super) struct Schedule {
     timers: BinaryHeap<Reverse<(Time, u64, Timer)>>,
     timer_number: u64,
     attempts: HashMap<TaskId, Attempts>,
+    /// Tasks that a host answered by asking for a pause, and nothing else since.
+    put_off: HashMap<TaskId, HostId>,
     random: u64,
 }
 
@@ -115,6 +117,7 @@ impl Schedule {
             timers: BinaryHeap::new(),
             timer_number: 0,
             attempts: HashMap::new(),
+            put_off: HashMap::new(),
             random: policy.seed | 1,
         }
     }
@@ -184,10 +187,7 @@ impl Schedule {
                     .is_none_or(|host| !self.is_paused(*host) && has_room(host, None))
         };
         // What was put off goes last: others may be answered meanwhile, and then it is no matter of the whole host.
-        let is_put_off = |task| {
-            let attempts = self.attempts.get(&task);
-            attempts.is_some_and(|attempts| attempts.throttled_since.is_some())
-        };
+        let is_put_off = |task| self.put_off.contains_key(&task);
         let groups = self.groups.iter().filter(|(group, _)| may_go(group));
         groups
             .filter_map(|(_, tasks)| {
@@ -290,6 +290,12 @@ impl Schedule {
             row.successes = 0;
         }
         self.attempts.remove(&task);
+        self.put_off.retain(|_, by| *by != host);
+    }
+
+    /// Has other tasks of a host go before this one, which it put off, until it has answered one.
+    pub(super) fn put_off(&mut self, task: TaskId, host: HostId) {
+        self.put_off.insert(task, host);
     }
 
     /// Judges a failed attempt.
@@ -436,6 +442,7 @@ impl Schedule {
     /// it asked for.
     pub(super) fn new_pass(&mut self, now: Time) {
         self.attempts.clear();
+        self.put_off.clear();
         let longest = self.scaled(LONGEST_WAIT);
         let mut pauses = Vec::new();
         for (&id, host) in &mut self.hosts {

@@ -243,12 +243,19 @@ fn a_host_that_asks_for_pauses_for_ever_is_given_up() {
 
 #[test]
 fn one_request_that_is_put_off_for_ever_keeps_no_other_from_its_turn() {
-    let (source, target) = registries(&["v1", "v2", "v3"]);
-    target.fault(Fault::on(Kind::ManifestHead, Act::status(429)).of("v1"));
-    let rule = fast().rule(&format!("{}:v1,v2,v3", source.name("a")), target.name("b"));
-    let rule = rule.args(["--proc=1", "--retries=0"]);
-    run(&rule, &source, &target, (1, 0));
-    assert_in_sync(&source, "a", &target, "b", &["v2", "v3"]);
+    for kind in [Kind::ManifestHead, Kind::UploadPost, Kind::ManifestPut] {
+        let (source, target) = registries(&["v1", "v2", "v3"]);
+        let (_, manifest) = source.manifest("a", "v1").expect("no image");
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest.bytes).expect("no JSON");
+        let layer = manifest["layers"][0]["digest"].as_str().expect("no layer");
+        let put_off = Fault::on(kind, Act::status(429));
+        let is_upload = kind == Kind::UploadPost;
+        target.fault(put_off.of(if is_upload { layer } else { "v1" }));
+        let rule = fast().rule(&format!("{}:v1,v2,v3", source.name("a")), target.name("b"));
+        let rule = rule.args(["--proc=1", "--retries=0"]);
+        run(&rule, &source, &target, (1, 0));
+        assert_in_sync(&source, "a", &target, "b", &["v2", "v3"]);
+    }
 }
 
 #[test]
