@@ -26,3 +26,4 @@ mod invariants;
 mod registry;
 mod retries;
 mod sweep;
+mod traps;
