@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cli::{Command, Options};
 use config::{AuthEntry, Config, LoadOptions};
-use engine::Policy;
+use engine::{Patience, Policy};
 use layout::Layout;
 use logging::{Stream, print};
 use oci::Digest;
@@ -112,6 +112,10 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     let policy = Policy {
         workers: options.workers,
         time_scale: pace::scale(),
+        patience: Patience {
+            at_least: pace::scaled(Patience::default().at_least),
+            ..Patience::default()
+        },
         seed: RandomState::new().hash_one(std::process::id()),
     };
     let run = engine::Options {

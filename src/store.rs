@@ -129,6 +129,10 @@ pub trait Upload {
     /// error of its own comes back as [`SendError::Body`].
     fn send(&mut self, body: &mut dyn Read) -> Result<(), SendError>;
 
+    /// After a `send` that failed and may succeed when tried again: asks the target how much it has kept, and gives the
+    /// offset at which the next `send` goes on. `None`: nothing can be gone on with.
+    fn resume(&mut self) -> Result<Option<u64>, StoreError>;
+
     /// Makes the blob visible. Called only after the whole of it was sent and its digest was right.
     fn commit(self: Box<Self>) -> Result<(), StoreError>;
 }

@@ -258,12 +258,19 @@ impl Graph<'_> {
         is_open: &dyn Fn(HostId) -> bool,
     ) -> Option<Job> {
         let source = self.blobs[blob].source.place;
-        let counts: Vec<(HostId, usize)> = self.blobs[blob]
+        let ready = self.blobs[blob]
             .queues
             .iter()
-            .filter(|queue| is_open(queue.host))
+            .filter(|queue| is_open(queue.host));
+        let ready = ready
             .map(|queue| (queue.host, self.ready_wants(queue)))
-            .collect();
+            .filter(|(_, count)| *count > 0);
+        // A host that was too slow for the others twice gets its blobs in jobs of its own.
+        let (alone, mut counts): (Vec<_>, Vec<_>) =
+            ready.partition(|(host, _)| self.hosts[*host].detached >= MAX_DETACHED);
+        if counts.is_empty() {
+            counts.extend(alone.into_iter().next());
+        }
         let mut taken = Vec::new();
         for (host, count) in counts {
             if let Some(queue) = self.blobs[blob].queue(host) {
@@ -362,7 +369,11 @@ impl Graph<'_> {
                 self.totals.mounted += 1;
                 false
             }
-            Done::BlobSent { mount_denied } => {
+            Done::BlobSent {
+                mount_denied,
+                is_detached,
+            } => {
+                self.hosts[host].detached += u32::from(*is_detached);
                 self.totals.sent += 1;
                 self.totals.pushed += self.blobs[blob].descriptor.size;
                 *mount_denied
@@ -507,6 +518,9 @@ impl Graph<'_> {
         }
     }
 }
+
+/// Times that a host may hold up the other targets of a blob in a run.
+const MAX_DETACHED: u32 = 2;
 
 /// Doubts by place and blob (or child).
 pub(super) type Doubts = HashMap<(PlaceId, Digest), Doubt>;

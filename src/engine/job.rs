@@ -63,8 +63,13 @@ pub(super) enum Done {
     Manifest(Arc<Manifest>),
     /// The blob was there or was mounted.
     BlobFound(Found),
-    /// The blob was sent. A mount that was asked for first was not granted.
-    BlobSent { mount_denied: bool },
+    /// The blob was sent.
+    BlobSent {
+        /// A mount that was asked for first was not granted.
+        mount_denied: bool,
+        /// The target was too slow for the others.
+        is_detached: bool,
+    },
     /// The source broke off; this target is as it was before.
     NotSent,
     /// The source did its part of a copy, whatever became of the targets.

@@ -10,6 +10,7 @@ mod coordinator;
 mod graph;
 mod image;
 mod job;
+mod origin;
 mod parts;
 mod places;
 mod plan;
@@ -29,6 +30,7 @@ use crossbeam_channel::Receiver;
 
 pub use graph::Totals;
 pub use schedule::Policy;
+pub use stream::Patience;
 
 use crate::config::Rule;
 use crate::records::{Hints, Journal};
@@ -60,6 +62,7 @@ pub struct Options<'a> {
 pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report {
     let (job_sender, jobs) = crossbeam_channel::bounded(options.policy.workers);
     let worker = Worker {
+        patience: options.policy.patience,
         stores,
         journal: options.journal,
     };

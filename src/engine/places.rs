@@ -28,6 +28,8 @@ pub(super) struct HostRow {
     pub(super) mounts: bool,
     /// It cannot be asked within the next half minute: images do not wait for it.
     pub(super) late: bool,
+    /// How often it was too slow for the other targets of a blob: twice, and it gets its blobs alone.
+    pub(super) detached: u32,
 }
 
 pub(super) struct PlaceRow {
@@ -75,6 +77,7 @@ impl Graph<'_> {
                 name,
                 mounts: is_registry,
                 late: false,
+                detached: 0,
             })
         });
         let id = self.places.push(PlaceRow {

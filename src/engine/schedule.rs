@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::time::Duration;
 
 use super::places::HostId;
+use super::stream::Patience;
 use super::task::{Key, Readiness, TaskId};
 use crate::store::Class;
 
@@ -20,6 +21,8 @@ pub struct Policy {
     pub workers: usize,
     /// Every wait is multiplied by this: 1 but in tests.
     pub time_scale: f64,
+    /// How long targets of one blob wait for a slow one among them.
+    pub patience: Patience,
     /// Seeds the jitter.
     pub seed: u64,
 }

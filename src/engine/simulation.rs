@@ -14,7 +14,7 @@ use super::job::{Done, Job, Reply, Want};
 use super::plan::Plan;
 use super::run::{Progress, Run};
 use super::schedule::Time;
-use super::{Options, Policy, report};
+use super::{Options, Patience, Policy, report};
 use crate::config::{Position, Rule, RuleTarget, Selection};
 use crate::oci::{Algorithm, Descriptor, Digest, Host, Manifest, Reference, Repository, Tag};
 use crate::records::{Hints, Journal};
@@ -251,7 +251,10 @@ impl Registries {
                     .or_default()
                     .blobs
                     .insert(descriptor.digest.clone());
-                want.reply.send(Ok(Done::BlobSent { mount_denied }));
+                want.reply.send(Ok(Done::BlobSent {
+                    mount_denied,
+                    is_detached: false,
+                }));
             }
         }
         reply.send(read.map(|()| Done::Read {
@@ -362,6 +365,7 @@ fn simulate(
     let policy = Policy {
         workers,
         time_scale: 1.0,
+        patience: Patience::default(),
         seed,
     };
     let options = Options {

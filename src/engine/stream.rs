@@ -1,22 +1,44 @@
 //! One verified blob read for several uploads (decisions D5). A ring of chunks lies between the source and the
 //! targets: each target pulls at its own position, and whoever needs the next chunk reads it, outside the lock. There
-//! is no pump thread and no leader, so a target that never reads cannot hold up the others by being the reader.
-//! Not here: requests, and what a failure means for the run.
+//! is no pump thread and no leader, so a target that never reads cannot hold up the others by being the reader; one
+//! that reads too slowly is detached and goes on with a read of its own. Not here: reading and hashing (`origin.rs`),
+//! requests, and what a failure means for the run.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::oci::{Descriptor, Hasher};
+use super::origin::{CHUNK, Origin, Snapshots};
+use crate::oci::Descriptor;
 use crate::store::{Class, Source, StoreError};
 
 /// A blob on its way. The source is opened when the first byte is wanted, never if no target wants any.
 pub(super) struct Stream<'a> {
     source: &'a dyn Source,
     descriptor: &'a Descriptor,
+    patience: Patience,
     ring: Mutex<Ring>,
     /// Told whenever a chunk came, a position moved past one, or the source ended.
     moved: Condvar,
+}
+
+/// How long the others wait for a slow target before it is detached: both limits have to be passed.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// In all.
+    pub at_least: Duration,
+    /// As a part of the time since the blob's first byte was wanted.
+    pub share: f64,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            at_least: Duration::from_secs(1),
+            share: 0.25,
+        }
+    }
 }
 
 struct Ring {
@@ -26,13 +48,29 @@ struct Ring {
     start: u64,
     /// The offset after the last one.
     end: u64,
-    /// Where each target is; `None` once it has left.
-    positions: Vec<Option<u64>>,
+    targets: Vec<Place>,
     /// The reading end; `None` while somebody reads.
     origin: Option<Origin>,
+    snapshots: Snapshots,
     state: State,
     /// A used chunk, to be filled again.
     spare: Option<Vec<u8>>,
+    /// When the first byte was wanted.
+    began: Option<Instant>,
+    /// Since when somebody has been waiting for the slowest target.
+    full_since: Option<Instant>,
+    /// Bytes that detached targets read for themselves.
+    read_apart: u64,
+}
+
+/// Where a target is in the stream.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    /// `None` once it has left.
+    position: Option<u64>,
+    /// How long others have waited for it.
+    waited_for: Duration,
+    is_detached: bool,
 }
 
 enum State {
@@ -42,33 +80,42 @@ enum State {
     Failed(StoreError),
 }
 
-struct Origin {
-    body: Option<Box<dyn Read + Send>>,
-    hasher: Hasher,
-    offset: u64,
-    /// Where the body was last opened after a failure: once for each `REOPEN_AFTER` bytes of progress.
-    reopened_at: Option<u64>,
+/// What a target gets when it asks for its next chunk.
+enum Next {
+    Chunk(Arc<Vec<u8>>),
+    End,
+    /// The others could not wait any longer: it reads for itself from here on.
+    Apart,
 }
 
 impl<'a> Stream<'a> {
     /// A stream to `targets` targets, each of which takes one reader.
-    pub(super) fn new(source: &'a dyn Source, descriptor: &'a Descriptor, targets: usize) -> Self {
+    pub(super) fn new(
+        source: &'a dyn Source,
+        descriptor: &'a Descriptor,
+        targets: usize,
+        patience: Patience,
+    ) -> Self {
+        let place = Place {
+            position: Some(0),
+            ..Place::default()
+        };
         Self {
             source,
             descriptor,
+            patience,
             ring: Mutex::new(Ring {
                 chunks: VecDeque::new(),
                 start: 0,
                 end: 0,
-                positions: vec![Some(0); targets],
-                origin: Some(Origin {
-                    body: None,
-                    hasher: Hasher::new(descriptor.digest.algorithm()),
-                    offset: 0,
-                    reopened_at: None,
-                }),
+                targets: vec![place; targets],
+                origin: Some(Origin::new(descriptor)),
+                snapshots: Snapshots::default(),
                 state: State::Flowing,
                 spare: None,
+                began: None,
+                full_since: None,
+                read_apart: 0,
             }),
             moved: Condvar::new(),
         }
@@ -82,18 +129,21 @@ impl<'a> Stream<'a> {
             position: 0,
             chunk: None,
             within: 0,
+            apart: None,
+            failure: None,
         }
     }
 
-    /// How many bytes were read from the source, and how that ended.
+    /// How many bytes were read from the source, and how the common read ended.
     pub(super) fn finish(self) -> (u64, Result<(), StoreError>) {
         let ring = self
             .ring
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
+        let read = ring.end + ring.read_apart;
         match ring.state {
-            State::Failed(error) => (ring.end, Err(error)),
-            State::Flowing | State::Verified => (ring.end, Ok(())),
+            State::Failed(error) => (read, Err(error)),
+            State::Flowing | State::Verified => (read, Ok(())),
         }
     }
 
@@ -101,18 +151,26 @@ impl<'a> Stream<'a> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The chunk at `position`, which is a chunk's begin; `None` at the end of the verified blob.
-    fn chunk(&self, target: usize, position: u64) -> io::Result<Option<Arc<Vec<u8>>>> {
+    /// The chunk at `position`, which is a chunk's begin.
+    fn next(&self, target: usize, position: u64) -> io::Result<Next> {
         let mut ring = self.lock();
+        ring.began.get_or_insert_with(Instant::now);
         if ring.move_to(target, Some(position)) {
             self.moved.notify_all();
         }
         loop {
+            if ring
+                .targets
+                .get(target)
+                .is_some_and(|place| place.is_detached)
+            {
+                return Ok(Next::Apart);
+            }
             if let Some(chunk) = ring.chunk_at(position) {
-                return Ok(Some(chunk));
+                return Ok(Next::Chunk(chunk));
             }
             match &ring.state {
-                State::Verified => return Ok(None),
+                State::Verified => return Ok(Next::End),
                 State::Failed(_) => return Err(io::Error::other("the source failed")),
                 State::Flowing => {}
             }
@@ -124,24 +182,42 @@ impl<'a> Stream<'a> {
                     drop(ring);
                     ring = self.read_on(origin, spare);
                 }
-                None => {
+                None if has_room => {
                     ring = self
                         .moved
                         .wait(ring)
                         .unwrap_or_else(PoisonError::into_inner);
                 }
+                None => ring = self.wait_for_slowest(ring),
             }
         }
     }
 
+    /// Waits until the ring has room, or the slowest target has held it up for too long and is detached.
+    fn wait_for_slowest<'s>(&'s self, mut ring: MutexGuard<'s, Ring>) -> MutexGuard<'s, Ring> {
+        ring.full_since.get_or_insert_with(Instant::now);
+        if ring.detach_slowest(&self.patience) {
+            self.moved.notify_all();
+            return ring;
+        }
+        let wait = self
+            .patience
+            .at_least
+            .div_f64(8.0)
+            .max(Duration::from_millis(1));
+        self.moved
+            .wait_timeout(ring, wait)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+    }
+
     /// Reads the next chunk outside the lock and enters it.
-    fn read_on(&self, origin: Origin, mut chunk: Vec<u8>) -> MutexGuard<'_, Ring> {
+    fn read_on(&self, mut origin: Origin, mut chunk: Vec<u8>) -> MutexGuard<'_, Ring> {
         // A panic below must not leave the others waiting for an origin that never comes back.
         let mut bail = Bail {
             stream: self,
             armed: true,
         };
-        let mut origin = origin;
         let result = origin.fill(self.source, self.descriptor, &mut chunk);
         bail.armed = false;
         let mut ring = self.lock();
@@ -157,6 +233,7 @@ impl<'a> Stream<'a> {
             }
             Err(error) => ring.state = State::Failed(error),
         }
+        origin.note(&mut ring.snapshots);
         ring.origin = Some(origin);
         self.moved.notify_all();
         ring
@@ -165,7 +242,7 @@ impl<'a> Stream<'a> {
 
 impl Ring {
     fn chunk_at(&self, position: u64) -> Option<Arc<Vec<u8>>> {
-        if position >= self.end {
+        if position >= self.end || position < self.start {
             return None; // also right after the last chunk, which may be a short one
         }
         let index = usize::try_from((position - self.start) / CHUNK as u64).ok()?;
@@ -174,11 +251,14 @@ impl Ring {
 
     /// Notes where a target is now and drops what nobody will read any more. Tells whether anything was dropped.
     fn move_to(&mut self, target: usize, position: Option<u64>) -> bool {
-        if let Some(slot) = self.positions.get_mut(target) {
-            *slot = position;
+        if let Some(place) = self.targets.get_mut(target)
+            && !place.is_detached
+        {
+            place.position = position;
         }
-        let Some(slowest) = self.positions.iter().flatten().min().copied() else {
+        let Some(slowest) = self.targets.iter().filter_map(|place| place.position).min() else {
             self.chunks.clear();
+            self.start = self.end;
             return true;
         };
         let mut dropped = false;
@@ -191,87 +271,50 @@ impl Ring {
             }
             dropped = true;
         }
+        if dropped {
+            self.charge_slowest();
+            self.full_since = None;
+        }
         dropped
     }
-}
 
-impl Origin {
-    /// Fills `chunk` with the next bytes, hashed while they are in the cache. `true`: these were the last, and size
-    /// and digest are right. On an error the chunk is not to be used: the last one is held back until the whole blob
-    /// is known to be right, so a wrong blob never becomes complete at a target (protocol.md V2).
-    fn fill(
-        &mut self,
-        source: &dyn Source,
-        descriptor: &Descriptor,
-        chunk: &mut Vec<u8>,
-    ) -> Result<bool, StoreError> {
-        let wanted = (descriptor.size - self.offset).min(CHUNK as u64);
-        chunk.clear();
-        while (chunk.len() as u64) < wanted {
-            let at = self.offset + chunk.len() as u64;
-            let body = match &mut self.body {
-                Some(body) => body,
-                None => self.body.insert(source.blob(descriptor, at)?),
-            };
-            // Read::take and read_to_end fill the chunk's spare capacity without writing zeros into it first.
-            let missing = wanted - chunk.len() as u64;
-            chunk.reserve_exact(usize::try_from(missing).unwrap_or(CHUNK));
-            match body.take(missing).read_to_end(chunk) {
-                Ok(read) if read as u64 == missing => {}
-                Ok(_) => return Err(length_error(descriptor, self.offset + chunk.len() as u64)),
-                Err(error) => {
-                    let at = self.offset + chunk.len() as u64;
-                    self.reopen_later(at, store_error(error))?;
-                }
-            }
-        }
-        self.hasher.update(chunk);
-        self.offset += wanted;
-        if self.offset < descriptor.size {
-            return Ok(false);
-        }
-        self.check_end(source, descriptor)?;
-        Ok(true)
-    }
-
-    /// Drops the broken body, so that the next read opens it again where it stopped; gives the error back where there
-    /// was too little progress since the last time, or where trying again is pointless (decisions D7).
-    fn reopen_later(&mut self, at: u64, error: StoreError) -> Result<(), StoreError> {
-        let progress = self
-            .reopened_at
-            .is_none_or(|last| at >= last + REOPEN_AFTER);
-        if error.class != Class::Transient || !progress || at == 0 {
-            return Err(error);
-        }
-        log::debug!("source broke off at byte {at}, opened again there: {error}");
-        self.reopened_at = Some(at);
-        self.body = None;
-        Ok(())
-    }
-
-    fn check_end(
-        &mut self,
-        source: &dyn Source,
-        descriptor: &Descriptor,
-    ) -> Result<(), StoreError> {
-        let body = match &mut self.body {
-            Some(body) => body,
-            None => self.body.insert(source.blob(descriptor, self.offset)?),
+    /// Puts the time since the ring was full on the account of whoever is behind.
+    fn charge_slowest(&mut self) {
+        let Some(since) = &mut self.full_since else {
+            return;
         };
-        // Reading to the end also gives the connection back to the pool.
-        let excess = body.read(&mut [0]).map_err(store_error)?;
-        if excess > 0 {
-            return Err(length_error(descriptor, descriptor.size + 1));
+        let waited = since.elapsed();
+        *since = Instant::now();
+        let start = self.start;
+        for place in self
+            .targets
+            .iter_mut()
+            .filter(|place| place.position.is_some_and(|at| at <= start))
+        {
+            place.waited_for += waited;
         }
-        let digest = self.hasher.clone().finish();
-        if digest != descriptor.digest {
-            let text = format!(
-                "the source sent other content than {}: it hashes to {digest}",
-                descriptor.digest
-            );
-            return Err(StoreError::new(Class::Corrupt, text));
+    }
+
+    /// Detaches the target that is behind, where the others have waited for it for too long. Never the last one.
+    fn detach_slowest(&mut self, patience: &Patience) -> bool {
+        self.charge_slowest();
+        let since = self.began.map_or(Duration::ZERO, |began| began.elapsed());
+        let limit = patience.at_least.max(since.mul_f64(patience.share));
+        let start = self.start;
+        let is_late = |place: &Place| {
+            place.position.is_some_and(|at| at <= start) && place.waited_for > limit
+        };
+        let Some(slowest) = self.targets.iter().position(is_late) else {
+            return false;
+        };
+        if let Some(place) = self.targets.get_mut(slowest) {
+            *place = Place {
+                is_detached: true,
+                ..Place::default()
+            };
         }
-        Ok(())
+        self.move_to(slowest, None);
+        true
     }
 }
 
@@ -300,13 +343,82 @@ pub(super) struct Reader<'s, 'a> {
     position: u64,
     chunk: Option<Arc<Vec<u8>>>,
     within: usize,
+    /// A read of its own, after it was detached or had to go back.
+    apart: Option<Origin>,
+    /// Why that failed.
+    failure: Option<StoreError>,
 }
 
 impl Reader<'_, '_> {
     /// Whether all of the blob was read, so that it was verified too.
     pub(super) fn is_finished(&self) -> bool {
-        self.position == self.stream.descriptor.size
-            && matches!(self.stream.lock().state, State::Verified)
+        let is_verified = match &self.apart {
+            Some(origin) => origin.is_verified(),
+            None => matches!(self.stream.lock().state, State::Verified),
+        };
+        self.position == self.stream.descriptor.size && is_verified
+    }
+
+    /// Whether the others went on without it.
+    pub(super) fn was_detached(&self) -> bool {
+        self.stream
+            .lock()
+            .targets
+            .get(self.target)
+            .is_some_and(|place| place.is_detached)
+    }
+
+    /// Why its own read of the source failed, if it had one. The common read's failure is the stream's.
+    pub(super) fn take_failure(&mut self) -> Option<StoreError> {
+        self.failure.take()
+    }
+
+    /// Goes on at `offset`, which may lie before what was read: the target has no more than that. From here on it reads
+    /// for itself, beginning where the newest snapshot of the hash allows (decisions D3).
+    pub(super) fn restart(&mut self, offset: u64) {
+        let mut ring = self.stream.lock();
+        let snapshots = self
+            .apart
+            .as_ref()
+            .map_or(&ring.snapshots, Origin::snapshots);
+        let origin = Origin::at(snapshots, self.stream.descriptor, offset);
+        if ring.move_to(self.target, None) {
+            self.stream.moved.notify_all();
+        }
+        drop(ring);
+        self.apart = Some(origin);
+        self.position = offset;
+        self.chunk = None;
+        self.within = 0;
+        self.failure = None;
+    }
+
+    /// The next chunk: from the ring, or by a read of its own.
+    fn next(&mut self) -> io::Result<Option<Arc<Vec<u8>>>> {
+        if self.apart.is_none() {
+            match self.stream.next(self.target, self.position)? {
+                Next::Chunk(chunk) => return Ok(Some(chunk)),
+                Next::End => return Ok(None),
+                Next::Apart => self.restart(self.position),
+            }
+        }
+        let Some(origin) = &mut self.apart else {
+            return Ok(None);
+        };
+        if origin.is_verified() {
+            return Ok(None);
+        }
+        let mut chunk = Vec::new();
+        let before = origin.offset();
+        let result = origin.fill_from(self.stream.source, self.stream.descriptor, &mut chunk);
+        self.stream.lock().read_apart += origin.offset() - before;
+        match result {
+            Ok(()) => Ok(Some(Arc::new(chunk))),
+            Err(error) => {
+                self.failure = Some(error);
+                Err(io::Error::other("the source failed"))
+            }
+        }
     }
 }
 
@@ -326,7 +438,7 @@ impl Read for Reader<'_, '_> {
                 }
                 self.chunk = None;
             }
-            match self.stream.chunk(self.target, self.position)? {
+            match self.next()? {
                 Some(chunk) => {
                     self.chunk = Some(chunk);
                     self.within = 0;
@@ -346,34 +458,8 @@ impl Drop for Reader<'_, '_> {
     }
 }
 
-fn length_error(descriptor: &Descriptor, got: u64) -> StoreError {
-    let relation = if got > descriptor.size {
-        "more than"
-    } else {
-        "only"
-    };
-    let got = got.min(descriptor.size);
-    let text = format!(
-        "the source sent {relation} {got} of {} bytes of {}",
-        descriptor.size, descriptor.digest
-    );
-    StoreError::new(Class::Corrupt, text)
-}
-
-/// The adapter's own error out of the `io::Error` that carried it.
-fn store_error(error: io::Error) -> StoreError {
-    match error.downcast::<StoreError>() {
-        Ok(error) => error,
-        Err(error) => StoreError::new(Class::Transient, error),
-    }
-}
-
-/// Bytes read at a time: one buffer of the HTTP client.
-const CHUNK: usize = 64 * 1024;
 /// Chunks between the fastest and the slowest target: 1 MiB (decisions D8).
 const RING_CHUNKS: usize = 16;
-/// A broken source is opened again in place once for this much progress.
-const REOPEN_AFTER: u64 = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -495,7 +581,7 @@ mod tests {
         ] {
             for targets in [1, 2, 7] {
                 let (source, descriptor) = blob(length);
-                let stream = Stream::new(&source, &descriptor, targets);
+                let stream = Stream::new(&source, &descriptor, targets, Patience::default());
                 for (got, whole) in read_by(targets, &stream) {
                     assert!(
                         whole && got == source.content,
@@ -512,7 +598,7 @@ mod tests {
     #[test]
     fn a_source_that_nobody_reads_is_not_opened() {
         let (source, descriptor) = blob(5);
-        let stream = Stream::new(&source, &descriptor, 2);
+        let stream = Stream::new(&source, &descriptor, 2, Patience::default());
         drop((stream.reader(0), stream.reader(1)));
         assert!(stream.finish().1.is_ok());
         assert_eq!(source.opened.load(Ordering::SeqCst), 0);
@@ -528,7 +614,7 @@ mod tests {
             ] {
                 let (mut source, descriptor) = blob(length);
                 spoil(&mut source.content);
-                let stream = Stream::new(&source, &descriptor, 3);
+                let stream = Stream::new(&source, &descriptor, 3, Patience::default());
                 for (got, whole) in read_by(3, &stream) {
                     // The last chunk is held back until all is known to be right.
                     assert!(!whole && got.len() < length, "{} of {length}", got.len());
@@ -544,7 +630,7 @@ mod tests {
         let length = 60 * CHUNK;
         let (source, descriptor) = blob(length);
         *source.breaks.lock().unwrap() = vec![50 * CHUNK, 20 * CHUNK + 3];
-        let stream = Stream::new(&source, &descriptor, 2);
+        let stream = Stream::new(&source, &descriptor, 2, Patience::default());
         assert!(
             read_by(2, &stream)
                 .iter()
@@ -553,7 +639,7 @@ mod tests {
         assert_eq!(source.opened.load(Ordering::SeqCst), 3);
         // Without a mebibyte of progress in between it goes back to the coordinator.
         *source.breaks.lock().unwrap() = vec![20 * CHUNK + 9, 20 * CHUNK + 3];
-        let stream = Stream::new(&source, &descriptor, 1);
+        let stream = Stream::new(&source, &descriptor, 1, Patience::default());
         assert!(!read_by(1, &stream)[0].1);
         assert_eq!(stream.finish().1.unwrap_err().class, Class::Transient);
     }
@@ -561,7 +647,7 @@ mod tests {
     #[test]
     fn a_target_that_leaves_holds_up_nobody() {
         let (source, descriptor) = blob(60 * CHUNK);
-        let stream = Stream::new(&source, &descriptor, 3);
+        let stream = Stream::new(&source, &descriptor, 3, Patience::default());
         let mut early = stream.reader(2);
         assert_eq!(early.read(&mut [0; 10]).unwrap(), 10);
         let waiting = Mutex::new(Some(early));
@@ -584,10 +670,77 @@ mod tests {
     }
 
     #[test]
+    fn a_target_that_is_too_slow_goes_on_alone() {
+        let (source, descriptor) = blob(60 * CHUNK + 9);
+        let patience = Patience {
+            at_least: Duration::from_millis(2),
+            share: 0.01,
+        };
+        let stream = Stream::new(&source, &descriptor, 2, patience);
+        let mut slow = stream.reader(1);
+        let mut got = vec![0; CHUNK + 5];
+        slow.read_exact(&mut got).unwrap();
+        // The other one is held up at the end of the ring, until it is not.
+        let mut fast = stream.reader(0);
+        let mut whole = Vec::new();
+        fast.read_to_end(&mut whole).unwrap();
+        assert!(fast.is_finished() && !fast.was_detached() && whole == source.content);
+        slow.read_to_end(&mut got).unwrap();
+        assert!(slow.is_finished() && slow.was_detached() && got == source.content);
+        drop((fast, slow));
+        assert_eq!(source.opened.load(Ordering::SeqCst), 2);
+        // It did not begin at the begin: the hash was taken up where it was.
+        let (read, result) = stream.finish();
+        assert!(result.is_ok());
+        assert!(read <= 2 * descriptor.size - CHUNK as u64, "{read}");
+    }
+
+    #[test]
+    fn a_target_that_lost_bytes_goes_back_to_any_offset() {
+        for length in [3 * CHUNK + 1, 40 * CHUNK] {
+            for back_to in [0, 1, CHUNK, length / 2, length - 1] {
+                let (source, descriptor) = blob(length);
+                let stream = Stream::new(&source, &descriptor, 2, Patience::default());
+                let (mut one, mut other) = (stream.reader(0), stream.reader(1));
+                let read_other = || other.read_to_end(&mut Vec::new()).unwrap();
+                let mut lost = Vec::new();
+                thread::scope(|scope| {
+                    thread::Builder::new()
+                        .spawn_scoped(scope, read_other)
+                        .unwrap();
+                    one.read_to_end(&mut lost).unwrap();
+                });
+                one.restart(back_to as u64);
+                assert!(!one.is_finished());
+                let mut again = Vec::new();
+                one.read_to_end(&mut again).unwrap();
+                assert!(
+                    one.is_finished() && again == source.content[back_to..],
+                    "{back_to} of {length}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_read_apart_finds_what_is_wrong_too() {
+        let (mut source, descriptor) = blob(5 * CHUNK);
+        source.content[4 * CHUNK] ^= 1;
+        let stream = Stream::new(&source, &descriptor, 1, Patience::default());
+        let mut reader = stream.reader(0);
+        reader.restart(2 * CHUNK as u64);
+        assert!(reader.read_to_end(&mut Vec::new()).is_err());
+        assert_eq!(reader.take_failure().unwrap().class, Class::Corrupt);
+        drop(reader);
+        // The common read never began, so nothing is wrong with it.
+        assert!(stream.finish().1.is_ok());
+    }
+
+    #[test]
     fn a_panic_of_the_reading_thread_ends_the_stream_for_all() {
         let (mut source, descriptor) = blob(3 * CHUNK);
         source.panics = true;
-        let stream = Stream::new(&source, &descriptor, 2);
+        let stream = Stream::new(&source, &descriptor, 2, Patience::default());
         thread::scope(|scope| {
             let threads: Vec<_> = (0..2)
                 .map(|number| {

@@ -8,7 +8,7 @@ use std::thread;
 use crossbeam_channel::Receiver;
 
 use super::job::{Done, Job, Reply, Want};
-use super::stream::{Reader, Stream};
+use super::stream::{Patience, Reader, Stream};
 use crate::oci::{Descriptor, Manifest, Reference};
 use crate::records::{Journal, Record};
 use crate::store::{Begin, Class, Place, SendError, Source, StoreError, Stores};
@@ -17,6 +17,7 @@ use crate::store::{Begin, Class, Place, SendError, Source, StoreError, Stores};
 pub(super) struct Worker<'a> {
     pub(super) stores: &'a dyn Stores,
     pub(super) journal: &'a Journal,
+    pub(super) patience: Patience,
 }
 
 impl Worker<'_> {
@@ -103,7 +104,12 @@ impl Worker<'_> {
     /// Copies to the first target on this thread and to each other on one of its own, for the time of the copy.
     fn copy(&self, reply: Reply, source: &Place, descriptor: &Descriptor, wants: Vec<Want>) {
         let source = self.stores.open(source);
-        let stream = Stream::new(&*source as &dyn Source, descriptor, wants.len());
+        let stream = Stream::new(
+            &*source as &dyn Source,
+            descriptor,
+            wants.len(),
+            self.patience,
+        );
         let slots = wants
             .into_iter()
             .enumerate()
@@ -164,22 +170,44 @@ fn upload(begin: Begin, mut reader: Reader<'_, '_>) -> Result<Done, StoreError> 
             mount_denied,
         } => (upload, mount_denied),
     };
-    match upload.send(&mut reader) {
-        Ok(()) if reader.is_finished() => {}
-        // The store sent less than the blob, or said so before the digest was known to be right.
-        Ok(()) => {
-            return Err(StoreError::new(
-                Class::Transient,
-                "the target took less than the whole blob",
-            ));
+    let mut resumed_at = None;
+    loop {
+        match upload.send(&mut reader) {
+            Ok(()) if reader.is_finished() => break,
+            // The store sent less than the blob, or said so before the digest was known to be right.
+            Ok(()) => {
+                return Err(StoreError::new(
+                    Class::Transient,
+                    "the target took less than the whole blob",
+                ));
+            }
+            Err(SendError::Body) => return reader.take_failure().map_or(Ok(Done::NotSent), Err),
+            Err(SendError::Target(error)) => {
+                let offset = if error.class == Class::Transient {
+                    upload.resume().unwrap_or(None)
+                } else {
+                    None
+                };
+                // Once for each mebibyte of progress, or a target that takes nothing would be asked for ever.
+                let Some(offset) = offset
+                    .filter(|&offset| resumed_at.is_none_or(|last| offset >= last + RESUME_AFTER))
+                else {
+                    return Err(error);
+                };
+                log::info!("an upload broke off and goes on at byte {offset}: {error}");
+                resumed_at = Some(offset);
+                reader.restart(offset);
+            }
         }
-        Err(SendError::Body) => return Ok(Done::NotSent),
-        Err(SendError::Target(error)) => return Err(error),
     }
+    let is_detached = reader.was_detached();
     // The ring is free for the others while this target finishes.
     drop(reader);
     upload.commit()?;
-    Ok(Done::BlobSent { mount_denied })
+    Ok(Done::BlobSent {
+        mount_denied,
+        is_detached,
+    })
 }
 
 /// A child must have the size and, where both say what they are, the type that its index gives (protocol.md M11).
@@ -202,3 +230,6 @@ fn check_child(manifest: &Manifest, expected: &Descriptor) -> Result<(), StoreEr
     }
     Ok(())
 }
+
+/// Bytes of progress between two times that a broken upload is gone on with.
+const RESUME_AFTER: u64 = 1024 * 1024;

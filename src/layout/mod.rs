@@ -393,6 +393,11 @@ impl Upload for BlobUpload {
         self.offset
     }
 
+    /// A file that could not be written is the end of the run.
+    fn resume(&mut self) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
+
     /// Not `io::copy`, which does not tell which side failed.
     fn send(&mut self, body: &mut dyn Read) -> Result<(), SendError> {
         let mut buffer = vec![0; COPY_BUFFER];

@@ -171,10 +171,7 @@ impl Upload for RegistryUpload {
 
     fn send(&mut self, body: &mut dyn Read) -> Result<(), SendError> {
         let size = self.descriptor.size;
-        let by_put = match self.client.registry.refused_upload() {
-            Some(refused) => refused == Method::Patch,
-            None => size <= MAX_SMALL,
-        };
+        let by_put = self.is_sent_by_put();
         if size == 0 && body.read(&mut [0]).is_err() {
             // A body without bytes is not read by the request, and yet it may say that something is wrong with it.
             self.cancel();
@@ -191,6 +188,10 @@ impl Upload for RegistryUpload {
             .stream(Outgoing::new(body, size - self.offset));
         if by_put && size > MAX_SMALL {
             request = request.patiently();
+        }
+        if self.offset > 0 {
+            // Only a PATCH that goes on says where: the first one may be of any length (decisions D4).
+            request = request.header("content-range", format!("{}-{}", self.offset, size - 1));
         }
         let result = self.client.send(&mut request);
         let (is_broken, is_all_sent) = request
@@ -214,6 +215,27 @@ impl Upload for RegistryUpload {
         Ok(())
     }
 
+    fn resume(&mut self) -> Result<Option<u64>, StoreError> {
+        // What went by PUT was to be complete with it, and its session may be anything now (E60).
+        if self.is_sent_by_put() || self.is_stored {
+            return Ok(None);
+        }
+        let mut request = Request::to(Method::Get, self.location.clone(), self.client.scope());
+        let response = self.client.send(&mut request)?;
+        if !(200..=299).contains(&response.status) {
+            return Ok(None);
+        }
+        let Some(kept) = response.header("range").and_then(kept_bytes) else {
+            return Ok(None);
+        };
+        if kept > self.descriptor.size {
+            return Ok(None);
+        }
+        self.move_on(&response)?;
+        self.offset = kept;
+        Ok(Some(kept))
+    }
+
     fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
         if !self.is_stored {
             let mut request =
@@ -232,6 +254,13 @@ impl Upload for RegistryUpload {
 }
 
 impl RegistryUpload {
+    fn is_sent_by_put(&self) -> bool {
+        match self.client.registry.refused_upload() {
+            Some(refused) => refused == Method::Patch,
+            None => self.descriptor.size <= MAX_SMALL,
+        }
+    }
+
     /// Where the closing PUT goes. The Location's query stays as it is (E46).
     fn closing_location(&self) -> Verdict {
         let digest = self.descriptor.digest.as_str();
@@ -302,6 +331,10 @@ impl RegistryUpload {
         let Some(refusal) = error.refusal() else {
             return error.into();
         };
+        if self.offset > 0 {
+            // It does not go on as it said it would: a fresh session may be taken all the same (E53).
+            return error.with_class(Class::Transient);
+        }
         let code = refusal.code.as_deref().unwrap_or_default();
         // The session is lost: with a restart, or behind a balancer that leads each request elsewhere (R11). Or the
         // content was damaged on its way, for its digest was right here (R14).
@@ -328,6 +361,18 @@ impl RegistryUpload {
     fn cancel(&self) {
         cancel(&self.client, self.location.clone());
     }
+}
+
+/// How much of an upload the `Range` of its status says was kept: `0-N`, also as `bytes=0-N`. `0-0` is said of nothing
+/// and of one byte, so it says nothing (E52).
+fn kept_bytes(range: &str) -> Option<u64> {
+    let range = range.trim();
+    let (start, last) = range
+        .strip_prefix("bytes=")
+        .unwrap_or(range)
+        .split_once('-')?;
+    let last: u64 = last.parse().ok()?;
+    (start == "0" && last > 0).then_some(last + 1)
 }
 
 /// Bytes that go in one PUT; more are sent by a PATCH first, which can be gone on with.

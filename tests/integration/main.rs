@@ -27,3 +27,4 @@ mod registry;
 mod retries;
 mod sweep;
 mod traps;
+mod resume;

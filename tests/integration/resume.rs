@@ -1,0 +1,120 @@
+//! Transfers that break and go on: an upload where its registry kept what came, a download by range, and a target that
+//! is too slow for the others. Not here: faults that cost a fresh transfer (`healing.rs`, `sweep.rs`).
+
+use std::time::Duration;
+
+use crate::harness::{Run, assert_in_sync};
+use crate::image::Maker;
+use crate::invariants::check_invariants;
+use crate::registry::{Act, End, FakeRegistry, Fault, Habit, Kind, Nth, Options};
+
+const LARGE: usize = (16 << 20) + (3 << 20);
+
+fn pair(habit: Habit) -> (FakeRegistry, FakeRegistry) {
+    let (source, target) = (
+        FakeRegistry::new(),
+        FakeRegistry::start(Options::default().habit(habit)),
+    );
+    source.push("a/b", "v1", &Maker::new(1).oci(&[LARGE, 1000]));
+    (source, target)
+}
+
+fn run(source: &FakeRegistry, target: &FakeRegistry) -> crate::harness::Output {
+    let run = Run::new()
+        .rule(&source.name("a/b"), target.name("a/b"))
+        .env("IMAGE_SYNCER_TIME_SCALE", "0.01");
+    run.run().expect(0)
+}
+
+#[test]
+fn a_broken_upload_goes_on_where_the_registry_kept_it() {
+    for habit in [
+        Habit::DISTRIBUTION_3,
+        Habit::FERRO,
+        Habit::CUE,
+        Habit::GITEA,
+    ] {
+        let (source, target) = pair(habit.clone());
+        target.fault(Fault::on(Kind::UploadPatch, Act::CutUpload(10 << 20)).nth(Nth::Only(1)));
+        let output = run(&source, &target);
+        check_invariants(&[&source], &[&target], &output);
+        assert_in_sync(&source, "a/b", &target, "a/b", &["v1"]);
+        assert_eq!(target.count(Kind::UploadGet), 1);
+        assert_eq!(target.count(Kind::UploadPatch), 2, "{habit:?}");
+        // What was kept is not sent again: less than a quarter of the blob is on the wire twice.
+        let sent: usize = target
+            .history()
+            .iter()
+            .filter(|e| e.kind == Kind::UploadPatch)
+            .map(|e| e.bytes_in)
+            .sum();
+        assert!(sent < LARGE * 5 / 4, "{sent} bytes to {habit:?}");
+    }
+}
+
+#[test]
+fn a_session_that_is_gone_costs_one_fresh_upload() {
+    for habit in [Habit::DISTRIBUTION_2, Habit::DISTRIBUTION_3] {
+        let (source, target) = pair(habit.clone());
+        target.fault(Fault::on(Kind::UploadPatch, Act::CutUpload(10 << 20)).nth(Nth::Only(1)));
+        target.fault(Fault::on(Kind::UploadGet, Act::status(404)).nth(Nth::Always));
+        run(&source, &target);
+        assert_in_sync(&source, "a/b", &target, "a/b", &["v1"]);
+        assert_eq!(target.count(Kind::UploadPatch), 2);
+    }
+}
+
+#[test]
+fn a_status_that_lies_ends_in_a_whole_blob_all_the_same() {
+    for range in [
+        "0-5",
+        "0-9999999",
+        "bytes=0-1048575",
+        "0-99999999999",
+        "7-9",
+        "x",
+    ] {
+        let (source, target) = pair(Habit::DISTRIBUTION_3);
+        target.fault(Fault::on(Kind::UploadPatch, Act::CutUpload(10 << 20)).nth(Nth::Only(1)));
+        target.fault(
+            Fault::on(Kind::UploadGet, Act::SetHeader("Range", range.into())).nth(Nth::Always),
+        );
+        run(&source, &target);
+        assert_in_sync(&source, "a/b", &target, "a/b", &["v1"]);
+    }
+}
+
+#[test]
+fn a_broken_download_goes_on_by_range() {
+    let (source, target) = pair(Habit::DISTRIBUTION_3);
+    source.fault(Fault::on(Kind::BlobGet, Act::CutBody(7 << 20, End::Reset)).nth(Nth::Only(1)));
+    let output = run(&source, &target);
+    check_invariants(&[&source], &[&target], &output);
+    assert_in_sync(&source, "a/b", &target, "a/b", &["v1"]);
+    // The upload never noticed.
+    assert_eq!(target.count(Kind::UploadPatch), 1);
+}
+
+#[test]
+fn a_target_that_stalls_does_not_hold_up_the_others() {
+    let source = FakeRegistry::new();
+    source.push("a/b", "v1", &Maker::new(1).oci(&[LARGE]));
+    let targets = [
+        FakeRegistry::new(),
+        FakeRegistry::new(),
+        FakeRegistry::new(),
+    ];
+    targets[1].fault(Fault::on(Kind::UploadPatch, Act::NoRead).nth(Nth::Only(1)));
+    let names: Vec<String> = targets.iter().map(|target| target.name("a/b")).collect();
+    let config = serde_json::json!({ "images": { source.name("a/b"): names } });
+    // The stalled upload is noticed after about a second; a target detached after that would be noticed by its reads.
+    let run = Run::new()
+        .config(config)
+        .env("IMAGE_SYNCER_TIME_SCALE", "0.05")
+        .within(Duration::from_mins(1));
+    let output = run.run();
+    output.expect(0);
+    for target in &targets {
+        assert_in_sync(&source, "a/b", target, "a/b", &["v1"]);
+    }
+}
