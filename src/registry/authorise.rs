@@ -100,6 +100,19 @@ pub(super) struct Round {
     is_renewed: bool,
 }
 
+impl Round {
+    /// A try without a login.
+    pub(super) fn anonymous(request: &Request<'_>) -> Self {
+        Self {
+            authorization: None,
+            demand: None,
+            scope: request.scope.clone(),
+            is_widened: false,
+            is_renewed: false,
+        }
+    }
+}
+
 impl Client {
     /// What the first try is sent with: what the host demanded of earlier requests.
     pub(super) fn first_round(
@@ -107,20 +120,16 @@ impl Client {
         request: &Request<'_>,
         url: &Url,
     ) -> Result<Round, RequestError> {
-        let scope = request.scope.clone();
         let demand = lock(&self.registry.sign_in.demand).clone();
+        let failed = |failure| request.failed(url, failure);
         let authorization = match &demand {
-            Some(demand) => self.meet(demand, &scope, None, &|failure| {
-                request.failed(url, failure)
-            })?,
+            Some(demand) => self.meet(demand, &request.scope, None, &failed)?,
             None => None,
         };
         Ok(Round {
             authorization,
             demand,
-            scope,
-            is_widened: false,
-            is_renewed: false,
+            ..Round::anonymous(request)
         })
     }
 

@@ -194,6 +194,29 @@ fn a_token_that_dies_before_an_upload_is_renewed_whether_the_body_was_begun_or_n
 }
 
 #[test]
+fn workers_that_meet_a_host_together_all_sign_in() {
+    for round in 0..10 {
+        let basic = Options::default().basic("ada", "a-planted-password");
+        let (source, target) = (FakeRegistry::start(basic), target());
+        for number in 0..8 {
+            let image = Image::oci(&Maker::new(73 + number).config("linux/amd64"), &[]);
+            source.push("a", &format!("v{number}"), &image);
+        }
+        let output = Run::new()
+            .auth(&source, "ada", "a-planted-password")
+            .rule(
+                &format!("{}:v0,v1,v2,v3,v4,v5,v6,v7", source.name("a")),
+                target.name("b"),
+            )
+            .args(["--proc=8", "--retries=0"])
+            .run()
+            .expect(0);
+        check_invariants(&[&source], &[&target], &output);
+        assert_eq!(target.tags("b").len(), 8, "round {round}");
+    }
+}
+
+#[test]
 fn a_host_that_does_not_know_expect_is_sent_none_again() {
     let (source, target) = (FakeRegistry::new(), target());
     source.push("a", "v1", &Maker::new(71).oci(&[2 << 20, 3 << 20]));
