@@ -126,13 +126,12 @@ impl Client {
         first: Option<Response>,
     ) -> Result<Response, RequestError> {
         // What the probe got was sent without a login, whatever has been learned of the host meanwhile.
-        let (mut round, mut response) = match first {
-            Some(response) => (Round::anonymous(request), response),
-            None => {
-                let round = self.first_round(request, url)?;
-                let response = self.exchange_in(request, url, round.authorization.as_ref())?;
-                (round, response)
-            }
+        let (mut round, mut response) = if let Some(response) = first {
+            (Round::anonymous(request), response)
+        } else {
+            let round = self.first_round(request, url)?;
+            let response = self.exchange_in(request, url, round.authorization.as_ref())?;
+            (round, response)
         };
         for _ in 0..MAX_ROUNDS {
             if response.status == 417 && request.body.is_untouched() && self.registry.heeds_expect()

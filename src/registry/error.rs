@@ -303,10 +303,8 @@ impl Refusal {
             Err(_) if text.trim_start().starts_with('<') => (None, "(a web page)".into()),
             Err(_) => (None, text.trim().to_owned()),
         };
-        let clean = |mut text: String| {
-            for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-                text = text.replace(secret, "***");
-            }
+        let clean = |text: String| {
+            let text = blot(text, secrets);
             sanitise(&text.chars().take(MAX_MESSAGE).collect::<String>()).into()
         };
         self.code = code.map(clean);
@@ -369,6 +367,16 @@ impl fmt::Display for Refusal {
         }
         Ok(())
     }
+}
+
+/// Blots out what must not be repeated to anybody, as it is and as JSON quotes it.
+pub(super) fn blot(mut text: String, secrets: &[&str]) -> String {
+    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+        let quoted = Value::from(*secret).to_string();
+        text = text.replace(secret, "***");
+        text = text.replace(quoted.trim_matches('"'), "***");
+    }
+    text
 }
 
 /// Code and message of an error in any of the shapes seen (protocol.md E69).
