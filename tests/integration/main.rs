@@ -9,6 +9,7 @@ mod fanout;
 )]
 mod harness;
 mod healing;
+mod hostile;
 #[expect(
     dead_code,
     reason = "the tests that need the rest of it come with the program"
@@ -24,7 +25,7 @@ mod invariants;
     reason = "the tests that need the rest of it come with the program"
 )]
 mod registry;
+mod resume;
 mod retries;
 mod sweep;
 mod traps;
-mod resume;

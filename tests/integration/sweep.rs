@@ -336,5 +336,5 @@ fn lasting_faults_fail_what_needs_the_request_and_nothing_else() {
     sweep_for_ever("shared layers", shared_layers);
     sweep_for_ever("index", index_and_artifact);
     sweep_for_ever("two targets", two_targets);
-    sweep_for_ever("unchanged", unchanged);
+    sweep_for_ever("tokens", tokens);
 }
