@@ -280,6 +280,8 @@ const MAX_MANIFEST: u64 = 8 << 20;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::super::testing::{Reply, Seen, Server};
     use super::*;
     use crate::oci::Tag;
@@ -313,7 +315,7 @@ mod tests {
         let server = start(|_| {
             Reply::new(200)
                 .header("content-type", "text/plain")
-                .header("docker-content-digest", other_digest())
+                .header("docker-content-digest", image().digest())
                 .body(IMAGE)
         });
         let manifest = server.store("a/b").manifest(&tag()).unwrap();
@@ -324,6 +326,28 @@ mod tests {
             accept.contains(media_type::OCI_INDEX) && !accept.contains('*'),
             "{accept}"
         );
+    }
+
+    #[test]
+    fn a_manifest_that_is_not_what_its_header_says_is_read_twice() {
+        let serve = |first: &'static str, second: &'static str, told: Digest| {
+            let requests = AtomicUsize::new(0);
+            let server = start(move |_| {
+                let is_first = requests.fetch_add(1, Ordering::Relaxed) == 0;
+                Reply::new(200)
+                    .header("docker-content-digest", &told)
+                    .body(if is_first { first } else { second })
+            });
+            let manifest = server.store("a/b").manifest(&tag());
+            assert_eq!(server.requests().len(), 2);
+            manifest.map(|manifest| manifest.digest().clone())
+        };
+        // Damaged on its way; served with a wrong header; never twice the same.
+        let right = image().digest().clone();
+        assert_eq!(serve("{", IMAGE, right.clone()).unwrap(), right);
+        assert_eq!(serve(IMAGE, IMAGE, other_digest()).unwrap(), right);
+        let error = serve("{", IMAGE, other_digest()).unwrap_err();
+        assert_eq!(error.class, Class::Transient);
     }
 
     #[test]
@@ -538,6 +562,13 @@ mod tests {
                 404,
                 "BLOB_UNKNOWN",
                 named.as_str(),
+                Some(vec![&config]),
+                Class::Permanent,
+            ),
+            (
+                404,
+                "BLOB_UNKNOWN",
+                foreign.as_str(),
                 Some(vec![&config]),
                 Class::Permanent,
             ),
