@@ -78,6 +78,10 @@ impl Blob {
         self.source.place
     }
 
+    pub(super) fn copy(&self) -> TaskId {
+        self.copy
+    }
+
     /// Has a source take the place of one that failed, as long as there is another.
     fn choose_source(&mut self) {
         if self.source.failure.is_some()

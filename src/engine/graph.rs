@@ -85,6 +85,14 @@ impl<'a> Graph<'a> {
         }
     }
 
+    /// The task that is scheduled for this one: wants are served by their blob's copy.
+    pub(super) fn scheduled(&self, task: TaskId) -> TaskId {
+        match self.tasks[task].kind {
+            Kind::Want(blob, _) => self.blobs[blob].copy(),
+            _ => task,
+        }
+    }
+
     /// The host that a task's requests and failures count for.
     pub(super) fn host_of(&self, task: TaskId) -> HostId {
         let place = match &self.tasks[task].kind {

@@ -278,6 +278,7 @@ impl<'a> Run<'a> {
                     "{name} is left alone for {:.1} s: {error}",
                     pause.as_secs_f64()
                 );
+                self.schedule.put_off(self.graph.scheduled(task), host);
                 self.graph.again_after_pause(task);
                 if pause > self.schedule.late_after() {
                     self.graph.set_late(host, true);

@@ -41,6 +41,8 @@ pub(super) struct Schedule {
     timers: BinaryHeap<Reverse<(Time, u64, Timer)>>,
     timer_number: u64,
     attempts: HashMap<TaskId, Attempts>,
+    /// Tasks that a host answered by asking for a pause, and nothing else since.
+    put_off: HashMap<TaskId, HostId>,
     random: u64,
 }
 
@@ -72,11 +74,11 @@ struct Host {
     successes: usize,
     paused_until: Option<Time>,
     pauses_in_row: u32,
+    /// When it first asked for a pause, if it has answered nothing else since.
+    throttled_since: Option<Time>,
     unreachable_in_row: u32,
     /// Why nothing is sent to it any more in this pass.
     down: Option<String>,
-    /// It asked to be left alone for longer than anybody waits, until then: it stays down in later passes too.
-    barred_until: Option<Time>,
     /// After a pass in which it was down: one request goes alone.
     is_probed: bool,
 }
@@ -121,6 +123,7 @@ impl Schedule {
             timers: BinaryHeap::new(),
             timer_number: 0,
             attempts: HashMap::new(),
+            put_off: HashMap::new(),
             random: policy.seed | 1,
         }
     }
@@ -189,11 +192,17 @@ impl Schedule {
                     .as_ref()
                     .is_none_or(|host| !self.is_paused(*host) && has_room(host, None))
         };
+        // What was put off goes last: others may be answered meanwhile, and then it is no matter of the whole host.
+        let is_put_off = |task| self.put_off.contains_key(&task);
         let groups = self.groups.iter().filter(|(group, _)| may_go(group));
         groups
-            .filter_map(|(_, tasks)| tasks.first())
+            .filter_map(|(_, tasks)| {
+                let first = tasks.iter().find(|(_, task)| !is_put_off(*task));
+                first.or(tasks.first())
+            })
+            .map(|&(key, task)| (is_put_off(task), key, task))
             .min()
-            .map(|(_, task)| *task)
+            .map(|(_, _, task)| task)
     }
 
     fn share(&self) -> usize {
@@ -233,9 +242,10 @@ impl Schedule {
     }
 
     pub(super) fn is_paused(&self, host: HostId) -> bool {
+        // A pause that is too long to wait for has made it be down instead.
         self.hosts
             .get(&host)
-            .is_some_and(|host| host.paused_until.is_some())
+            .is_some_and(|host| host.paused_until.is_some() && host.down.is_none())
     }
 
     /// How many ready tasks could go if slots were free.
@@ -278,6 +288,7 @@ impl Schedule {
         let row = self.host(host);
         row.unreachable_in_row = 0;
         row.pauses_in_row = 0;
+        row.throttled_since = None;
         row.is_probed = false;
         row.successes += 1;
         if row.successes >= row.window && row.window < workers {
@@ -285,6 +296,12 @@ impl Schedule {
             row.successes = 0;
         }
         self.attempts.remove(&task);
+        self.put_off.retain(|_, by| *by != host);
+    }
+
+    /// Has other tasks of a host go before this one, which it put off, until it has answered one.
+    pub(super) fn put_off(&mut self, task: TaskId, host: HostId) {
+        self.put_off.insert(task, host);
     }
 
     /// Judges a failed attempt.
@@ -296,6 +313,16 @@ impl Schedule {
         retry_after: Option<Duration>,
         now: Time,
     ) -> Verdict {
+        if let Some(wait) = retry_after.filter(|&wait| wait > self.scaled(LONGEST_WAIT))
+            && !class.is_final()
+        {
+            let row = self.host(host);
+            row.paused_until = Some(now.saturating_add(wait));
+            row.down = Some(format!(
+                "it asks for a pause of {} s, which is too long to wait for",
+                wait.as_secs()
+            ));
+        }
         match class {
             Class::Throttled => return self.throttled(task, host, retry_after, now),
             Class::Unreachable => self.unreachable(host),
@@ -303,6 +330,7 @@ impl Schedule {
             _ => {
                 let row = self.host(host);
                 row.unreachable_in_row = 0;
+                row.throttled_since = None;
                 row.is_probed = false;
             }
         }
@@ -331,17 +359,6 @@ impl Schedule {
         now: Time,
     ) -> Verdict {
         let longest = self.scaled(LONGEST_WAIT);
-        if let Some(wait) = retry_after.filter(|&wait| wait > longest) {
-            // No pause: its timer would keep the pass from ending, and hide what is to fail.
-            let row = self.host(host);
-            row.barred_until = Some(now + wait);
-            row.down = Some(format!(
-                "it asks for a pause of {} s, which is too long to wait for",
-                wait.as_secs()
-            ));
-            self.attempts.remove(&task);
-            return Verdict::GiveUp { attempts: 1 };
-        }
         let since = *self
             .attempts
             .entry(task)
@@ -354,12 +371,20 @@ impl Schedule {
             row.window = (row.window / 2).max(1);
             row.successes = 0;
         }
-        let pauses = row.pauses_in_row;
-        let until = now + retry_after.unwrap_or_else(|| self.backoff(pauses));
-        let row = self.host(host);
-        if row.paused_until.is_none_or(|end| end < until) {
-            row.paused_until = Some(until);
-            self.arm(until, Timer::Host(host));
+        let silent_since = *row.throttled_since.get_or_insert(now);
+        if now.saturating_sub(silent_since) >= longest {
+            row.down.get_or_insert_with(|| {
+                "it asks for one pause after another and answers nothing else".to_owned()
+            });
+        }
+        if row.down.is_none() {
+            let pauses = row.pauses_in_row;
+            let until = now + retry_after.unwrap_or_else(|| self.backoff(pauses));
+            let row = self.host(host);
+            if row.paused_until.is_none_or(|end| end < until) {
+                row.paused_until = Some(until);
+                self.arm(until, Timer::Host(host));
+            }
         }
         if now.saturating_sub(since) >= longest || self.down(host).is_some() {
             self.attempts.remove(&task);
@@ -419,15 +444,26 @@ impl Schedule {
         }
     }
 
-    /// A new pass: attempts begin anew, and a host that was down gets one probe first, never earlier than it asked for.
+    /// A new pass: attempts begin anew, and a host that was down gets one probe first, but never before the time that
+    /// it asked for.
     pub(super) fn new_pass(&mut self, now: Time) {
         self.attempts.clear();
-        for host in self.hosts.values_mut() {
-            if host.barred_until.is_some_and(|end| end > now) {
-                continue;
+        self.put_off.clear();
+        let longest = self.scaled(LONGEST_WAIT);
+        let mut pauses = Vec::new();
+        for (&id, host) in &mut self.hosts {
+            host.unreachable_in_row = 0;
+            host.throttled_since = None;
+            if let Some(end) = host.paused_until {
+                if end.saturating_sub(now) > longest {
+                    continue;
+                }
+                pauses.push((end, id));
             }
             host.is_probed = host.down.take().is_some();
-            host.unreachable_in_row = 0;
+        }
+        for (end, host) in pauses {
+            self.arm(end, Timer::Host(host));
         }
     }
 
@@ -439,9 +475,9 @@ impl Schedule {
             successes: 0,
             paused_until: None,
             pauses_in_row: 0,
+            throttled_since: None,
             unreachable_in_row: 0,
             down: None,
-            barred_until: None,
             is_probed: false,
         })
     }
