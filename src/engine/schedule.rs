@@ -262,9 +262,10 @@ impl Schedule {
             .sum()
     }
 
-    /// Whether anything is ready, running or timed.
+    /// Whether nothing is ready or waits for its time. The pause of a host that nobody wants is no reason to wait.
     pub(super) fn is_idle(&self) -> bool {
-        self.groups.is_empty() && self.timers.is_empty()
+        let is_host = |timer: &Reverse<(Time, u64, Timer)>| matches!(timer.0.2, Timer::Host(_));
+        self.groups.is_empty() && self.timers.iter().all(is_host)
     }
 
     /// A request to `host` has begun, in a slot of its own or (a copy's source) beside its targets' slots.
