@@ -697,7 +697,7 @@ fn scale() -> usize {
     std::env::var("IMAGE_SYNCER_SCALE")
         .ok()
         .and_then(|text| text.parse().ok())
-        .unwrap_or(10_000)
+        .unwrap_or(2_000)
 }
 
 #[test]
