@@ -5,6 +5,7 @@ mod auth;
 mod cli;
 mod content;
 mod economy;
+mod environment;
 mod failures;
 mod fanout;
 mod golden;
