@@ -4,6 +4,7 @@
 mod auth;
 mod cli;
 mod content;
+mod documents;
 mod economy;
 mod environment;
 mod failures;
