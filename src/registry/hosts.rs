@@ -84,6 +84,8 @@ struct Abilities {
     self_mount: Knowledge,
     mount_refused: HashSet<(Repository, Repository)>,
     upload_refused: Option<Method>,
+    max_body: Option<u64>,
+    refuses_large_chunks: bool,
     ignores_expect: bool,
 }
 
@@ -195,6 +197,40 @@ impl Registry {
         first || abilities.upload_refused == Some(method)
     }
 
+    /// The largest body that the host takes, as far as that is known; of those that say which part of an upload they are,
+    /// if this one does.
+    pub(super) fn max_body(&self, is_part: bool) -> u64 {
+        let abilities = lock(&self.abilities);
+        let max = abilities.max_body.unwrap_or(u64::MAX);
+        if is_part && abilities.refuses_large_chunks {
+            max.min(LARGE_CHUNK)
+        } else {
+            max
+        }
+    }
+
+    /// Sends no body of `refused` bytes any more: it was too large for the host, or for a proxy before it.
+    pub(super) fn lower_max_body(&self, refused: u64) {
+        let mut abilities = lock(&self.abilities);
+        let step = BODY_STEPS.into_iter().find(|&step| step < refused);
+        // Another thread may have got further down.
+        if let Some(step) = step
+            && abilities.max_body.is_none_or(|max| max >= refused)
+        {
+            log::info!(
+                "{}: does not take {refused} bytes at once, {step} are tried",
+                self.host
+            );
+            abilities.max_body = Some(step);
+        }
+    }
+
+    /// Goes on with uploads in small parts from now on: a larger one was refused, though it began where it had to
+    /// (protocol.md E51).
+    pub(super) fn forgo_large_chunks(&self) {
+        lock(&self.abilities).refuses_large_chunks = true;
+    }
+
     /// Whether `Expect: 100-continue` is of use.
     pub(super) fn heeds_expect(&self) -> bool {
         !lock(&self.abilities).ignores_expect
@@ -205,6 +241,11 @@ impl Registry {
         lock(&self.abilities).ignores_expect = true;
     }
 }
+
+/// Sizes of bodies to fall back to, one after another.
+const BODY_STEPS: [u64; 5] = [64 << 20, 16 << 20, 4 << 20, 1 << 20, 256 << 10];
+/// GHCR takes no more in a PATCH with a Content-Range (protocol.md E51).
+pub(super) const LARGE_CHUNK: u64 = 4 << 20;
 
 /// Enters a lock even where another thread panicked in it: all that is guarded here is whole after each statement.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
