@@ -112,6 +112,7 @@ fn reopen(
         offset: 0,
         min_chunk: 0,
         by_put: false,
+        renewed_at: None,
         is_stored: false,
         cost_a_question: false,
     };
@@ -160,6 +161,7 @@ fn session(
         offset: 0,
         min_chunk: min_chunk.unwrap_or(0),
         by_put: false,
+        renewed_at: None,
         is_stored: false,
         cost_a_question,
     };
@@ -208,6 +210,8 @@ struct RegistryUpload {
     min_chunk: u64,
     /// All of it goes in the PUT that completes it.
     by_put: bool,
+    /// The offset where the login was last renewed with a body under way.
+    renewed_at: Option<u64>,
     /// The blob is complete at the registry: there is nothing left to close.
     is_stored: bool,
     /// A HEAD had asked for the blob, which a self-mount may spare the next ones.
@@ -331,9 +335,16 @@ impl RegistryUpload {
             self.cancel();
             return Err(SendError::Body);
         }
-        if let Ok(response) = &result
-            && self.takes_less(response.status, length, is_part)
-        {
+        let sends_again = match &result {
+            Ok(response) => self.takes_less(response.status, length, is_part),
+            // A registry asks for the login first: it has taken nothing. Once for each part, or a login that never lasts
+            // would be renewed for ever (A11).
+            Err(error) => {
+                matches!(error.failure, Failure::LoginRenewed)
+                    && self.renewed_at.replace(self.offset) != Some(self.offset)
+            }
+        };
+        if sends_again {
             return if is_untouched {
                 Ok(())
             } else {
