@@ -86,6 +86,7 @@ struct Abilities {
     upload_refused: Option<Method>,
     max_body: Option<u64>,
     refuses_large_chunks: bool,
+    ignores_range: bool,
     ignores_expect: bool,
 }
 
@@ -228,7 +229,21 @@ impl Registry {
     /// Goes on with uploads in small parts from now on: a larger one was refused, though it began where it had to
     /// (protocol.md E51).
     pub(super) fn forgo_large_chunks(&self) {
-        lock(&self.abilities).refuses_large_chunks = true;
+        if !std::mem::replace(&mut lock(&self.abilities).refuses_large_chunks, true) {
+            log::info!("{}: goes on with uploads in small parts only", self.host);
+        }
+    }
+
+    /// Whether a part of a blob may be had.
+    pub(super) fn heeds_range(&self) -> bool {
+        !lock(&self.abilities).ignores_range
+    }
+
+    /// Asks for whole blobs from now on: a part was refused, or all of it came.
+    pub(super) fn forgo_range(&self) {
+        if !std::mem::replace(&mut lock(&self.abilities).ignores_range, true) {
+            log::info!("{}: does not serve parts of blobs", self.host);
+        }
     }
 
     /// Whether `Expect: 100-continue` is of use.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::economy::{one_worker, sync, with_habit};
 use crate::harness::{Run, assert_in_sync};
 use crate::image::{Blob, Image, Maker};
-use crate::registry::{Act, Entry, FakeRegistry, Fault, Habit, Kind, Nth};
+use crate::registry::{Act, End, Entry, FakeRegistry, Fault, Habit, Kind, Nth};
 
 const MIB: usize = 1 << 20;
 
@@ -213,4 +213,30 @@ fn a_limit_on_parts_alone_is_tried_once_a_host() {
     assert_eq!(target.count(Kind::UploadPost), 2);
     // A cut, the refused part, three small ones; a cut, three small ones.
     assert_eq!(target.count(Kind::UploadPatch), 5 + 4);
+}
+
+#[test]
+fn a_registry_without_ranges_is_asked_for_one_once() {
+    for (habit, most) in [(Habit::GITEA, 0), (Habit::FERRO, 0), (Habit::GGCR, 1)] {
+        let name = habit.name;
+        let (source, target) = (with_habit(habit), FakeRegistry::new());
+        source.push(
+            "a",
+            "v1",
+            &image(&mut Maker::new(7), &[MIB, MIB + 1, MIB + 2]),
+        );
+        // Every whole blob breaks off once.
+        for number in [1, 3 + most, 5 + most] {
+            let fault = Fault::on(Kind::BlobGet, Act::CutBody(MIB / 2, End::Reset));
+            source.fault(fault.nth(Nth::Only(number)));
+        }
+        sync(&copy(&source, &target), &[&source], &[&target]);
+        assert_in_sync(&source, "a", &target, "b", &["v1"]);
+        let reads = of_kind(&source, Kind::BlobGet);
+        let ranged = reads
+            .iter()
+            .filter(|entry| entry.head.to_ascii_lowercase().contains("range:"));
+        assert_eq!((reads.len(), ranged.count()), (6 + most, 1), "{name}");
+        assert_eq!(target.count(Kind::UploadPost), 3, "{name}");
+    }
 }
