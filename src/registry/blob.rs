@@ -8,6 +8,7 @@ use super::body::Floor;
 use super::client::Client;
 use super::error::{Failure, RequestError};
 use super::exchange::{Incoming, Response};
+use super::hosts::Ability;
 use super::request::{Method, Request};
 use super::transport::{Break, Transport};
 use crate::oci::{Descriptor, Digest};
@@ -51,7 +52,7 @@ pub(super) fn open(
     if from >= descriptor.size {
         return Ok(Box::new(io::empty()));
     }
-    if from > 0 && client.registry.heeds_range() {
+    if from > 0 && client.registry.can(Ability::Ranges) {
         let mut response = get(client, descriptor, Some(from))?;
         let all = match response.status {
             206 if is_rest(&response, from, descriptor.size) => {
@@ -68,7 +69,7 @@ pub(super) fn open(
         };
         let reader = whole(all, descriptor, from)?;
         // The blob is as long as it should be, so the offset was good.
-        client.registry.forgo_range();
+        client.registry.forgo(Ability::Ranges);
         return Ok(reader);
     }
     whole(get(client, descriptor, None)?, descriptor, from)

@@ -10,6 +10,7 @@ use super::authorise::Authorization;
 use super::body::Outgoing;
 use super::client::Client;
 use super::error::{Failure, Login, Refusal, RequestError};
+use super::hosts::Ability;
 use super::request::{Body, Method, Patience, Request};
 use super::transport::{body_broken, transport};
 use super::url::Url;
@@ -53,7 +54,7 @@ impl Client {
             head = head.header(header::CONTENT_LENGTH, length);
         }
         let expects =
-            length.is_some_and(|length| length > EXPECT_FROM) && self.registry.heeds_expect();
+            length.is_some_and(|length| length > EXPECT_FROM) && self.registry.can(Ability::Expect);
         if expects {
             head = head.header(header::EXPECT, "100-continue");
         }
@@ -76,7 +77,7 @@ impl Client {
             .and_then(Outgoing::first_read)
             .map(|first| first - started);
         if expects && waited.is_some_and(|waited| waited >= EXPECT_LIMIT) {
-            self.registry.forgo_expect();
+            self.registry.forgo(Ability::Expect);
         }
         let milliseconds = started.elapsed().as_millis();
         let answer = match answer {

@@ -2,6 +2,7 @@
 //! able to do. Not here: requests.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::RegistryStore;
@@ -85,9 +86,31 @@ struct Abilities {
     mount_refused: HashSet<(Repository, Repository)>,
     upload_refused: Option<Method>,
     max_body: Option<u64>,
-    refuses_large_chunks: bool,
-    ignores_range: bool,
-    ignores_expect: bool,
+    lacking: HashSet<Ability>,
+}
+
+/// What most hosts can do, and all are taken to be able to do at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Ability {
+    /// Asking for a body before it is sent.
+    Expect,
+    /// Serving blobs from an offset on.
+    Ranges,
+    /// Taking parts of an upload that are larger than [`LARGE_PART`], each with its place.
+    LargeParts,
+    /// Understanding a mount that does not say where from (protocol.md E56).
+    MountFromAnywhere,
+}
+
+impl fmt::Display for Ability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expect => "Expect: 100-continue",
+            Self::Ranges => "reading blobs from an offset on",
+            Self::LargeParts => "large parts of uploads",
+            Self::MountFromAnywhere => "mounts from any repository",
+        })
+    }
 }
 
 /// What is known of something that a host may be able to do.
@@ -203,8 +226,8 @@ impl Registry {
     pub(super) fn max_body(&self, is_part: bool) -> u64 {
         let abilities = lock(&self.abilities);
         let max = abilities.max_body.unwrap_or(u64::MAX);
-        if is_part && abilities.refuses_large_chunks {
-            max.min(LARGE_CHUNK)
+        if is_part && abilities.lacking.contains(&Ability::LargeParts) {
+            max.min(LARGE_PART)
         } else {
             max
         }
@@ -226,41 +249,23 @@ impl Registry {
         }
     }
 
-    /// Goes on with uploads in small parts from now on: a larger one was refused, though it began where it had to
-    /// (protocol.md E51).
-    pub(super) fn forgo_large_chunks(&self) {
-        if !std::mem::replace(&mut lock(&self.abilities).refuses_large_chunks, true) {
-            log::info!("{}: goes on with uploads in small parts only", self.host);
+    /// Whether the host is not known to lack an ability.
+    pub(super) fn can(&self, ability: Ability) -> bool {
+        !lock(&self.abilities).lacking.contains(&ability)
+    }
+
+    /// Does without an ability from now on: the host showed that it lacks it.
+    pub(super) fn forgo(&self, ability: Ability) {
+        if lock(&self.abilities).lacking.insert(ability) {
+            log::info!("{}: does not support {ability}", self.host);
         }
-    }
-
-    /// Whether a part of a blob may be had.
-    pub(super) fn heeds_range(&self) -> bool {
-        !lock(&self.abilities).ignores_range
-    }
-
-    /// Asks for whole blobs from now on: a part was refused, or all of it came.
-    pub(super) fn forgo_range(&self) {
-        if !std::mem::replace(&mut lock(&self.abilities).ignores_range, true) {
-            log::info!("{}: does not serve parts of blobs", self.host);
-        }
-    }
-
-    /// Whether `Expect: 100-continue` is of use.
-    pub(super) fn heeds_expect(&self) -> bool {
-        !lock(&self.abilities).ignores_expect
-    }
-
-    /// Sends no `Expect` from now on: the host let it time out or answered 417.
-    pub(super) fn forgo_expect(&self) {
-        lock(&self.abilities).ignores_expect = true;
     }
 }
 
 /// Sizes of bodies to fall back to, one after another.
 const BODY_STEPS: [u64; 5] = [64 << 20, 16 << 20, 4 << 20, 1 << 20, 256 << 10];
 /// GHCR takes no more in a PATCH with a Content-Range (protocol.md E51).
-pub(super) const LARGE_CHUNK: u64 = 4 << 20;
+pub(super) const LARGE_PART: u64 = 4 << 20;
 
 /// Enters a lock even where another thread panicked in it: all that is guarded here is whole after each statement.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

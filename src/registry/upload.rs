@@ -11,7 +11,7 @@ use super::body::Outgoing;
 use super::client::Client;
 use super::error::{Failure, RequestError};
 use super::exchange::Response;
-use super::hosts::{Knowledge, LARGE_CHUNK};
+use super::hosts::{Ability, Knowledge, LARGE_PART};
 use super::request::{Method, Request};
 use super::url::{Purpose, Verdict};
 use crate::oci::{Descriptor, Digest, Repository};
@@ -64,9 +64,13 @@ pub(super) fn begin(
     }
 
     let from = match usable {
-        Some(from) => Some(from),
+        Some(from) => Some(MountFrom::Repository(from)),
         None if hint.prior == Prior::Distrusted || is_broken => None,
-        None => Some(own).filter(|_| client.registry.self_mount() != Knowledge::No),
+        None if client.registry.self_mount() != Knowledge::No => Some(MountFrom::Repository(own)),
+        // In place of the plain POST, and no dearer (E56).
+        None => {
+            Some(MountFrom::Anywhere).filter(|_| client.registry.can(Ability::MountFromAnywhere))
+        }
     };
     let opened = |response: &Response| {
         let upload = session(client, response, descriptor, asks_first)?;
@@ -78,7 +82,7 @@ pub(super) fn begin(
     if let Some(from) = from {
         let response = post(client, Some((&descriptor.digest, from)))?;
         match response.status {
-            201 if from == own => {
+            201 if from == MountFrom::Repository(own) => {
                 client.registry.learn_self_mount(Knowledge::Yes);
                 return Ok(Begin::Present(Found::Existing));
             }
@@ -86,8 +90,13 @@ pub(super) fn begin(
             202 => return opened(&response),
             status if is_passing(status) => return Err(response.refuse().into()),
             // Neither a refused login nor a missing repository, here: a mount that is not to be had (E55).
-            _ if from == own => client.registry.learn_self_mount(Knowledge::No),
-            _ => client.registry.refuse_mount(from, own),
+            _ => match from {
+                MountFrom::Anywhere => client.registry.forgo(Ability::MountFromAnywhere),
+                MountFrom::Repository(from) if from == own => {
+                    client.registry.learn_self_mount(Knowledge::No);
+                }
+                MountFrom::Repository(from) => client.registry.refuse_mount(from, own),
+            },
         }
     }
     let response = post(client, None)?;
@@ -126,13 +135,27 @@ fn reopen(
     }
 }
 
-fn post(client: &Client, mount: Option<(&Digest, &Repository)>) -> Result<Response, RequestError> {
+/// Where a blob may be mounted from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum MountFrom<'a> {
+    Repository(&'a Repository),
+    /// Wherever the registry finds it.
+    Anywhere,
+}
+
+fn post(
+    client: &Client,
+    mount: Option<(&Digest, MountFrom<'_>)>,
+) -> Result<Response, RequestError> {
     let mut path = client.path("blobs/uploads/");
     let mut scope = client.scope();
     if let Some((digest, from)) = mount {
-        path = format!("{path}?mount={digest}&from={from}");
-        if *from != client.repository {
-            scope = Scope::push_and_mount(&client.repository, from);
+        path = format!("{path}?mount={digest}");
+        if let MountFrom::Repository(from) = from {
+            path = format!("{path}&from={from}");
+            if *from != client.repository {
+                scope = Scope::push_and_mount(&client.repository, from);
+            }
         }
     }
     let request = Request::new(Method::Post, path, scope);
@@ -175,7 +198,10 @@ fn learn_self_mount(client: &Arc<Client>, digest: &Digest) {
     if !client.registry.claim_self_mount() {
         return;
     }
-    let knowledge = match post(client, Some((digest, &client.repository))) {
+    let knowledge = match post(
+        client,
+        Some((digest, MountFrom::Repository(&client.repository))),
+    ) {
         Ok(response) if response.status == 201 => Knowledge::Yes,
         Ok(response) => {
             if response.status == 202
@@ -373,7 +399,7 @@ impl RegistryUpload {
                 registry.lower_max_body(length);
             }
             // Or it begins at the wrong place; then the shorter one is refused as well (E53).
-            416 if is_part && length > LARGE_CHUNK => registry.forgo_large_chunks(),
+            416 if is_part && length > LARGE_PART => registry.forgo(Ability::LargeParts),
             _ => return false,
         }
         self.next_part().0 < length
@@ -750,7 +776,7 @@ mod tests {
             .count();
         assert_eq!(
             (mounts, server.requests().len()),
-            (2, 7),
+            (3, 8),
             "{:?}",
             requests(&server)
         );

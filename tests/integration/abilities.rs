@@ -240,3 +240,51 @@ fn a_registry_without_ranges_is_asked_for_one_once() {
         assert_eq!(target.count(Kind::UploadPost), 3, "{name}");
     }
 }
+
+/// A registry that does not mount from the repository itself, perhaps from anywhere. It holds an image in `old`, and gets
+/// it and another as `b`.
+fn mounted(from_anywhere: bool) -> (FakeRegistry, FakeRegistry) {
+    let (source, target) = (
+        FakeRegistry::new(),
+        with_habit(Habit {
+            mounts_from_anywhere: from_anywhere,
+            ..Habit::NO_SELF_MOUNT
+        }),
+    );
+    let mut maker = Maker::new(8);
+    let (known, base) = (image(&mut maker, &[100, 200]), image(&mut maker, &[300]));
+    target.push("old", "v1", &known);
+    // What is there already teaches that there is no self-mount.
+    target.push("b", "v0", &base);
+    let all = [base.blobs.as_slice(), &known.blobs, &[maker.layer(70)]].concat();
+    source.push("a", "v1", &Image::oci(&all[0], &all[1..]));
+    (source, target)
+}
+
+#[test]
+fn a_blob_that_a_registry_finds_anywhere_is_not_sent() {
+    for (from_anywhere, sent) in [(true, 1), (false, 3)] {
+        let (source, target) = mounted(from_anywhere);
+        sync(&copy(&source, &target), &[&source], &[&target]);
+        assert_in_sync(&source, "a", &target, "b", &["v1"]);
+        assert_eq!(source.count(Kind::BlobGet), sent);
+        assert_eq!(target.count(Kind::UploadPut), sent);
+        // One for each blob, and the one that taught.
+        assert_eq!(target.count(Kind::UploadPost), 3 + 1);
+    }
+}
+
+#[test]
+fn a_registry_that_wants_to_know_where_from_is_asked_once_without() {
+    let (source, target) = mounted(false);
+    // The first POST is the one that teaches; old Quay refuses the second (E56).
+    target.fault(Fault::on(Kind::UploadPost, Act::status(400)).nth(Nth::Only(2)));
+    sync(&copy(&source, &target), &[&source], &[&target]);
+    assert_in_sync(&source, "a", &target, "b", &["v1"]);
+    assert_eq!(answered(&target, 400), 1);
+    let posts = of_kind(&target, Kind::UploadPost);
+    let asked = posts
+        .iter()
+        .filter(|entry| entry.target.contains("mount=") && entry.from.is_none());
+    assert_eq!((asked.count(), posts.len()), (1, 3 + 1 + 1));
+}
