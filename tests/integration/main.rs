@@ -15,6 +15,8 @@ mod habits;
     reason = "the tests that need the rest of it come with the program"
 )]
 mod harness;
+mod healing;
+mod hostile;
 mod image;
 mod interrupt;
 #[expect(
@@ -31,4 +33,7 @@ mod records;
 )]
 mod registry;
 mod resume;
+mod retries;
+mod sweep;
 mod sync;
+mod traps;
