@@ -325,7 +325,8 @@ impl RegistryUpload {
         let left = self.descriptor.size - self.offset;
         let is_part = self.offset > 0 || left > self.client.registry.max_body(false);
         let max = self.client.registry.max_body(is_part).max(self.min_chunk);
-        (left.min(max), is_part)
+        // Another upload may have lowered the limit in between.
+        (left.min(max), is_part || max < left)
     }
 
     /// One request: all of the rest, or a part of it. Where nothing was sent and the next request may do better, the
