@@ -350,7 +350,7 @@ impl<'a> Run<'a> {
         let target = row.target(index);
         let place = &self.graph.places[target.place].place;
         if let Some(digest) = row.digest()
-            && self.graph.hints.tag(place, &target.tag) != Some(digest)
+            && self.graph.hints.tag(place, &target.tag).as_ref() != Some(digest)
         {
             self.journal.append(&Record::image(
                 place,

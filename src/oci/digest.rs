@@ -102,6 +102,31 @@ impl fmt::Debug for Digest {
     }
 }
 
+/// A digest as bytes, for tables of very many.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum RawDigest {
+    Sha256([u8; 32]),
+    Sha512(Box<[u8; 64]>),
+}
+
+impl RawDigest {
+    /// Parses what [`Digest::parse`] does.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        match text.split_once(':')? {
+            ("sha256", hex) => unhex(hex).map(Self::Sha256),
+            ("sha512", hex) => unhex(hex).map(|bytes| Self::Sha512(Box::new(bytes))),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn digest(&self) -> Digest {
+        match self {
+            Self::Sha256(bytes) => join(Algorithm::Sha256, bytes),
+            Self::Sha512(bytes) => join(Algorithm::Sha512, &**bytes),
+        }
+    }
+}
+
 /// Computes a digest of what passes by. A clone is a snapshot.
 #[derive(Clone, Debug)]
 pub struct Hasher(State);
@@ -198,6 +223,25 @@ fn is_algorithm_name(name: &str) -> bool {
     })
 }
 
+fn unhex<const N: usize>(hex: &str) -> Option<[u8; N]> {
+    let digit = |b: u8| match b {
+        b'0'..=b'9' => Some(b - b'0'),
+        b'a'..=b'f' => Some(b - b'a' + 10),
+        _ => None,
+    };
+    let mut bytes = [0; N];
+    let (pairs, []) = hex.as_bytes().as_chunks::<2>() else {
+        return None;
+    };
+    if pairs.len() != N {
+        return None;
+    }
+    for (byte, &[high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = digit(high)? << 4 | digit(low)?;
+    }
+    Some(bytes)
+}
+
 fn join(algorithm: Algorithm, hash: &[u8]) -> Digest {
     use fmt::Write as _;
     let mut text = String::with_capacity(algorithm.name().len() + 1 + 2 * hash.len());
@@ -226,6 +270,7 @@ mod tests {
         let sha512 = format!("sha512:{}", "0".repeat(128));
         for text in [EMPTY, &sha512] {
             assert_eq!(Digest::parse(text).unwrap().to_string(), text);
+            assert_eq!(RawDigest::parse(text).unwrap().digest().as_str(), text);
         }
         assert_eq!(Digest::of(Algorithm::Sha256, b"").as_str(), EMPTY);
         assert_eq!(
@@ -290,6 +335,7 @@ mod tests {
                 matches!(Digest::parse(text), Err(DigestError::Malformed(_))),
                 "{text}"
             );
+            assert_eq!(RawDigest::parse(text), None, "{text}");
         }
         for text in [
             "md5:d41d8cd98f00b204e9800998ecf8427e",
@@ -300,6 +346,7 @@ mod tests {
                 matches!(Digest::parse(text), Err(DigestError::Unsupported(_))),
                 "{text}"
             );
+            assert_eq!(RawDigest::parse(text), None, "{text}");
         }
     }
 }

@@ -2,6 +2,7 @@
 //! start (decisions D6). Records are hints: they choose the order of questions and never replace one. A file that
 //! cannot be read or written never fails an image. Not here: what follows from a hint.
 
+mod compact;
 mod hints;
 mod journal;
 mod record;
@@ -38,12 +39,12 @@ mod tests {
         }
     }
 
-    fn place(text: &str) -> Place {
+    pub(super) fn place(text: &str) -> Place {
         let (host, repository) = crate::oci::reference::split_name(text).unwrap();
         Place::Registry(host, repository)
     }
 
-    fn descriptor() -> Descriptor {
+    pub(super) fn descriptor() -> Descriptor {
         Descriptor {
             media_type: "x".into(),
             digest: Digest::parse(A).unwrap(),
@@ -73,7 +74,7 @@ mod tests {
         );
         assert!(hints.has_blob(&at, &descriptor().digest));
         assert!(!hints.has_blob(&place("a.b/d"), &descriptor().digest));
-        assert_eq!(hints.tag(&at, &tag), Some(&descriptor().digest));
+        assert_eq!(hints.tag(&at, &tag), Some(descriptor().digest));
         // Each line has more than two commas, so the original never takes one for its own.
         for line in std::fs::read_to_string(&path).unwrap().lines() {
             assert!(line.matches(',').count() > 2, "{line}");
