@@ -1,6 +1,8 @@
 //! What the records file said when the run began, in tables for a million lines. Not here: what follows from a hint.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::record::{Head, Line};
 use crate::oci::digest::RawDigest;
@@ -23,6 +25,8 @@ pub struct Hints {
     uploads: HashMap<(u32, RawDigest), OpenUpload>,
     /// Where lines begin that a later version wrote.
     later: Vec<u64>,
+    /// The times of the lines that vouch for their tags, in seconds since 1970.
+    trusted: Option<RangeInclusive<u64>>,
 }
 
 /// A blob at the place or host of this number. The order of the fields is that of the table.
@@ -40,6 +44,8 @@ struct Tagged {
     tag: Tag,
     start: u64,
     digest: RawDigest,
+    /// In seconds since 1970.
+    time: u64,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +89,29 @@ impl Hints {
     /// The digest that a tag was last seen to have.
     pub fn tag(&self, place: &Place, tag: &Tag) -> Option<Digest> {
         Some(self.tagged(place, tag)?.digest.digest())
+    }
+
+    /// From now on the newest line of a registry's tag vouches for it where it was written within `time` before `now`.
+    pub fn trust(&mut self, time: Duration, now: SystemTime) {
+        let now = seconds(now);
+        self.trusted = Some(now.saturating_sub(time.as_secs())..=now);
+    }
+
+    /// The digest of a tag that need not be asked for. There is nothing to spare by that in a layout.
+    pub fn vouched(&self, place: &Place, tag: &Tag) -> Option<Digest> {
+        let trusted = self.trusted.as_ref()?;
+        let row = self.tagged(place, tag)?;
+        let vouches = matches!(place, Place::Registry(..)) && trusted.contains(&row.time);
+        vouches.then(|| row.digest.digest())
+    }
+
+    /// Whether a line that says that a tag is `digest` now would tell nothing new.
+    pub fn is_recorded(&self, place: &Place, tag: &Tag, digest: &Digest) -> bool {
+        let recorded = match self.trusted {
+            Some(_) => self.vouched(place, tag),
+            None => self.tag(place, tag),
+        };
+        recorded.as_ref() == Some(digest)
     }
 
     /// An upload of a blob to a place that an earlier run left open. Only the run that had the file to itself at its
@@ -147,6 +176,7 @@ impl Hints {
                 tag: Tag::parse(&line.tag).ok()?,
                 start,
                 digest,
+                time: humantime::parse_rfc3339(&line.time).map_or(NEVER, seconds),
             }),
             _ => {
                 let is_whole = !line.location.is_empty() && !line.hash.is_empty();
@@ -231,5 +261,12 @@ fn sort<T: Ord>(table: &mut Vec<T>, is_same: impl Fn(&T, &T) -> bool) {
     table.shrink_to_fit();
 }
 
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
+}
+
 /// States that are kept of an upload. Registries have practically all that was sent, so the newest ones matter.
 const MAX_STATES: usize = 16;
+/// The time of a line that has none: such a line vouches for nothing.
+const NEVER: u64 = u64::MAX;

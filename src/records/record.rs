@@ -123,6 +123,8 @@ pub(super) struct Line<'a> {
     pub(super) offset: Option<u64>,
     #[serde(borrow, default)]
     pub(super) hash: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub(super) time: Cow<'a, str>,
 }
 
 /// What tells whether a line was written by a later version, which may mean anything by the other fields.

@@ -31,3 +31,4 @@ mod records;
 mod registry;
 mod resume;
 mod sync;
+mod trust;
