@@ -16,7 +16,14 @@ pub(crate) fn scale() -> f64 {
     })
 }
 
-/// A wait or limit as it is in this process.
+/// A wait as it is in this process.
 pub(crate) fn scaled(time: Duration) -> Duration {
     time.mul_f64(scale())
 }
+
+/// A limit of what others do in time: it is scaled too, but not to less than a busy machine needs.
+pub(crate) fn limit(time: Duration) -> Duration {
+    scaled(time).max(SHORTEST_LIMIT.min(time))
+}
+
+const SHORTEST_LIMIT: Duration = Duration::from_millis(400);

@@ -16,7 +16,8 @@ use crate::store::{Class, Found, Hint, Place, Prior, StoreError};
 pub(super) type BlobId = Id<Blob>;
 
 pub(super) struct Blob {
-    pub(super) descriptor: Descriptor,
+    pub(super) digest: Digest,
+    pub(super) size: u64,
     /// Where it is read from; failed only if all others have, too.
     source: BlobSource,
     /// Other repositories that hold it by the word of a manifest.
@@ -64,8 +65,21 @@ pub(super) enum Doubt {
 }
 
 impl Blob {
+    /// What is to be copied. What it is for does not matter any more.
+    fn descriptor(&self) -> Descriptor {
+        Descriptor {
+            media_type: "application/octet-stream".into(),
+            digest: self.digest.clone(),
+            size: self.size,
+        }
+    }
+
     pub(super) fn source(&self) -> PlaceId {
         self.source.place
+    }
+
+    pub(super) fn copy(&self) -> TaskId {
+        self.copy
     }
 
     /// Has a source take the place of one that failed, as long as there is another.
@@ -113,12 +127,12 @@ impl Graph<'_> {
         };
         let task = self.add_task(Kind::Want(blob, place), order, State::Waiting);
         self.add_source(&descriptor.digest, source);
-        if self.blobs[blob].descriptor.size != descriptor.size {
+        if self.blobs[blob].size != descriptor.size {
             let failure = Failure {
                 operation: format!("copy blob {}", descriptor.digest),
                 cause: format!(
                     "it is named with two sizes, {} and {}",
-                    self.blobs[blob].descriptor.size, descriptor.size
+                    self.blobs[blob].size, descriptor.size
                 ),
                 is_final: true,
                 not_found: false,
@@ -145,7 +159,8 @@ impl Graph<'_> {
     fn add_blob(&mut self, descriptor: &Descriptor, source: PlaceId, order: u32) -> BlobId {
         let copy = self.add_task(Kind::Copy(self.blobs.next_id()), order, State::Waiting);
         let blob = self.blobs.push(Blob {
-            descriptor: descriptor.clone(),
+            digest: descriptor.digest.clone(),
+            size: descriptor.size,
             source: BlobSource {
                 place: source,
                 failure: None,
@@ -167,7 +182,7 @@ impl Graph<'_> {
             running: 0,
             holders: Vec::new(),
         };
-        for place in self.hints.holders(&self.blobs[blob].descriptor.digest) {
+        for place in self.hints.holders(&self.blobs[blob].digest) {
             let place = self.place(&place);
             if self.places[place].host == host {
                 queue.add_holder(place, false);
@@ -236,7 +251,7 @@ impl Graph<'_> {
         let key = Key {
             order,
             rank: 3,
-            smallness: u64::MAX - row.descriptor.size,
+            smallness: u64::MAX - row.size,
         };
         Some(Readiness {
             key,
@@ -294,13 +309,13 @@ impl Graph<'_> {
         Some(Job::Copy {
             reply: reply(copy, self.places[source].host),
             source: self.places[source].place.clone(),
-            descriptor: self.blobs[blob].descriptor.clone(),
+            descriptor: self.blobs[blob].descriptor(),
             wants,
         })
     }
 
     fn hint(&mut self, blob: BlobId, place: PlaceId) -> Hint {
-        let digest = self.blobs[blob].descriptor.digest.clone();
+        let digest = self.blobs[blob].digest.clone();
         let digest = &digest;
         // Offered once: an upload that could not be gone on with is not tried a second time.
         let session = self
@@ -384,7 +399,7 @@ impl Graph<'_> {
             } => {
                 self.hosts[host].detached += u32::from(*is_detached);
                 self.totals.sent += 1;
-                self.totals.pushed += self.blobs[blob].descriptor.size;
+                self.totals.pushed += self.blobs[blob].size;
                 *mount_denied
             }
             _ => {
@@ -413,7 +428,7 @@ impl Graph<'_> {
         if let Some(queue) = self.blobs[blob].queue(host) {
             queue.add_holder(place, true);
         }
-        let digest = self.blobs[blob].descriptor.digest.clone();
+        let digest = self.blobs[blob].digest.clone();
         self.doubts.remove(&(place, digest.clone()));
         self.part_done(task, place, &digest);
     }

@@ -24,7 +24,7 @@ pub(super) fn coordinate(
                 log::debug!("no worker is left to take a job");
             }
         }
-        match run.progress() {
+        match run.progress(began.elapsed()) {
             Progress::Wait => {}
             Progress::Again => continue,
             Progress::Over => return,

@@ -28,6 +28,7 @@ pub(super) struct Graph<'a> {
     pub(super) places: Arena<PlaceRow>,
     pub(super) place_ids: HashMap<Place, PlaceId>,
     pub(super) tasks: Arena<Task>,
+    free_tasks: Vec<TaskId>,
     pub(super) images: Arena<Image>,
     /// Images that were admitted and are not settled.
     pub(super) open_images: HashSet<ImageId>,
@@ -67,6 +68,7 @@ impl<'a> Graph<'a> {
             places: Arena::new(),
             place_ids: HashMap::new(),
             tasks: Arena::new(),
+            free_tasks: Vec::new(),
             images: Arena::new(),
             open_images: HashSet::new(),
             blobs: Arena::new(),
@@ -80,6 +82,14 @@ impl<'a> Graph<'a> {
             news: Vec::new(),
             held_bytes: 0,
             totals: Totals::default(),
+        }
+    }
+
+    /// The task that is scheduled for this one: wants are served by their blob's copy.
+    pub(super) fn scheduled(&self, task: TaskId) -> TaskId {
+        match self.tasks[task].kind {
+            Kind::Want(blob, _) => self.blobs[blob].copy(),
+            _ => task,
         }
     }
 
@@ -359,14 +369,21 @@ impl<'a> Graph<'a> {
 
     /// A new task. `Ready` ones are offered to the schedule.
     pub(super) fn add_task(&mut self, kind: Kind, order: u32, state: State) -> TaskId {
-        let task = self.tasks.push(Task {
+        let row = Task {
             kind,
             state,
             pending: 0,
             dependents: Vec::new(),
             order,
             rounds: 0,
-        });
+        };
+        let task = match self.free_tasks.pop() {
+            Some(task) => {
+                self.tasks[task] = row;
+                task
+            }
+            None => self.tasks.push(row),
+        };
         self.changed.push(task);
         task
     }
@@ -376,9 +393,16 @@ impl<'a> Graph<'a> {
         self.changed.push(task);
     }
 
+    pub(super) fn has_failed(&self, task: TaskId) -> bool {
+        matches!(self.tasks[task].state, State::Failed(_))
+    }
+
+    /// A task is done, and nobody knows it any more: its row serves another one. (One that failed may still be known to
+    /// parts that it waited for.)
     pub(super) fn finish(&mut self, task: TaskId) {
         self.tasks[task].state = State::Done;
         self.changed.push(task);
+        self.free_tasks.push(task);
     }
 
     pub(super) fn operation(&self, kind: &Kind) -> String {
@@ -415,14 +439,14 @@ impl<'a> Graph<'a> {
             Kind::Want(blob, place) => {
                 format!(
                     "copy blob {} to {}",
-                    self.blobs[*blob].descriptor.digest, self.places[*place].place
+                    self.blobs[*blob].digest, self.places[*place].place
                 )
             }
             Kind::Copy(blob) => {
                 let blob = &self.blobs[*blob];
                 format!(
                     "read blob {} of {}",
-                    blob.descriptor.digest,
+                    blob.digest,
                     self.places[blob.source()].place
                 )
             }

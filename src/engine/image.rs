@@ -261,11 +261,11 @@ impl Graph<'_> {
         let target = row.target(index);
         let place = target.place;
         let vouched = self.hints.vouched(&self.places[place].place, &target.tag);
-        let vouched = vouched.filter(|digest| row.digest().is_none_or(|known| known == digest));
+        let vouched = vouched.filter(|digest| row.digest().is_none_or(|known| known == *digest));
         let state = match (&self.places[place].tags, vouched) {
             (Tags::Listed(tags, _), _) if !tags.contains(&target.tag) => TargetState::Lacks,
             (Tags::Missing, _) => TargetState::Lacks,
-            (_, Some(digest)) => TargetState::Vouched(digest),
+            (_, Some(digest)) => TargetState::Vouched(digest.clone()),
             (Tags::Unknown | Tags::Asked, None) if target.list == List::First => {
                 return self.list_for(place, image);
             }

@@ -126,9 +126,10 @@ impl Graph<'_> {
 
     /// A blob or child has arrived at its place.
     pub(super) fn part_done(&mut self, task: TaskId, place: PlaceId, digest: &Digest) {
-        self.finish(task);
         self.parts.insert((place, digest.clone()), Part::Done);
-        for dependent in std::mem::take(&mut self.tasks[task].dependents) {
+        let dependents = std::mem::take(&mut self.tasks[task].dependents);
+        self.finish(task);
+        for dependent in dependents {
             let row = &mut self.tasks[dependent];
             row.pending = row.pending.saturating_sub(1);
             if row.pending == 0 && matches!(row.state, State::Waiting) {

@@ -99,7 +99,7 @@ impl<'a> Run<'a> {
     }
 
     /// What to do now that there is no job: wait, begin another pass, or end.
-    pub(super) fn progress(&mut self) -> Progress {
+    pub(super) fn progress(&mut self, now: Time) -> Progress {
         if self.in_flight > 0 {
             return Progress::Wait;
         }
@@ -107,7 +107,7 @@ impl<'a> Run<'a> {
             return Progress::Over;
         }
         if self.schedule.is_idle() && !self.plan.has_waiting() {
-            return self.end_pass();
+            return self.end_pass(now);
         }
         if self.schedule.next_timer().is_none() {
             // Ready work that cannot go, and nothing that would change that.
@@ -118,7 +118,7 @@ impl<'a> Run<'a> {
     }
 
     /// All that could be done in this pass has come to an end.
-    fn end_pass(&mut self) -> Progress {
+    fn end_pass(&mut self, now: Time) -> Progress {
         if !self.plan.break_circle(&mut self.graph, self.stores) {
             self.check_end();
             if self.retries == 0 || self.is_stopping {
@@ -126,7 +126,7 @@ impl<'a> Run<'a> {
             }
             self.retries -= 1;
             self.graph.forget_failures();
-            self.schedule.new_pass();
+            self.schedule.new_pass(now);
             if !self.plan.new_pass(&mut self.graph, self.stores) {
                 return Progress::Over;
             }
@@ -251,6 +251,9 @@ impl<'a> Run<'a> {
         if error.class == Class::Fatal {
             self.stop(error.to_string());
         }
+        if self.graph.has_failed(task) {
+            return; // given up meanwhile, for the sake of a newer manifest
+        }
         if self.is_stopping {
             return self.graph.failed(task, error);
         }
@@ -275,6 +278,7 @@ impl<'a> Run<'a> {
                     "{name} is left alone for {:.1} s: {error}",
                     pause.as_secs_f64()
                 );
+                self.schedule.put_off(self.graph.scheduled(task), host);
                 self.graph.again_after_pause(task);
                 if pause > self.schedule.late_after() {
                     self.graph.set_late(host, true);

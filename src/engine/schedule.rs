@@ -41,6 +41,8 @@ pub(super) struct Schedule {
     timers: BinaryHeap<Reverse<(Time, u64, Timer)>>,
     timer_number: u64,
     attempts: HashMap<TaskId, Attempts>,
+    /// Tasks that a host answered by asking for a pause, and nothing else since.
+    put_off: HashMap<TaskId, HostId>,
     random: u64,
 }
 
@@ -72,6 +74,8 @@ struct Host {
     successes: usize,
     paused_until: Option<Time>,
     pauses_in_row: u32,
+    /// When it first asked for a pause, if it has answered nothing else since.
+    throttled_since: Option<Time>,
     unreachable_in_row: u32,
     /// Why nothing is sent to it any more in this pass.
     down: Option<String>,
@@ -119,6 +123,7 @@ impl Schedule {
             timers: BinaryHeap::new(),
             timer_number: 0,
             attempts: HashMap::new(),
+            put_off: HashMap::new(),
             random: policy.seed | 1,
         }
     }
@@ -187,11 +192,17 @@ impl Schedule {
                     .as_ref()
                     .is_none_or(|host| !self.is_paused(*host) && has_room(host, None))
         };
+        // What was put off goes last: others may be answered meanwhile, and then it is no matter of the whole host.
+        let is_put_off = |task| self.put_off.contains_key(&task);
         let groups = self.groups.iter().filter(|(group, _)| may_go(group));
         groups
-            .filter_map(|(_, tasks)| tasks.first())
+            .filter_map(|(_, tasks)| {
+                let first = tasks.iter().find(|(_, task)| !is_put_off(*task));
+                first.or(tasks.first())
+            })
+            .map(|&(key, task)| (is_put_off(task), key, task))
             .min()
-            .map(|(_, task)| *task)
+            .map(|(_, _, task)| task)
     }
 
     fn share(&self) -> usize {
@@ -231,9 +242,10 @@ impl Schedule {
     }
 
     pub(super) fn is_paused(&self, host: HostId) -> bool {
+        // A pause that is too long to wait for has made it be down instead.
         self.hosts
             .get(&host)
-            .is_some_and(|host| host.paused_until.is_some())
+            .is_some_and(|host| host.paused_until.is_some() && host.down.is_none())
     }
 
     /// How many ready tasks could go if slots were free.
@@ -250,9 +262,10 @@ impl Schedule {
             .sum()
     }
 
-    /// Whether anything is ready, running or timed.
+    /// Whether nothing is ready or waits for its time. The pause of a host that nobody wants is no reason to wait.
     pub(super) fn is_idle(&self) -> bool {
-        self.groups.is_empty() && self.timers.is_empty()
+        let is_host = |timer: &Reverse<(Time, u64, Timer)>| matches!(timer.0.2, Timer::Host(_));
+        self.groups.is_empty() && self.timers.iter().all(is_host)
     }
 
     /// A request to `host` has begun, in a slot of its own or (a copy's source) beside its targets' slots.
@@ -276,6 +289,7 @@ impl Schedule {
         let row = self.host(host);
         row.unreachable_in_row = 0;
         row.pauses_in_row = 0;
+        row.throttled_since = None;
         row.is_probed = false;
         row.successes += 1;
         if row.successes >= row.window && row.window < workers {
@@ -283,6 +297,12 @@ impl Schedule {
             row.successes = 0;
         }
         self.attempts.remove(&task);
+        self.put_off.retain(|_, by| *by != host);
+    }
+
+    /// Has other tasks of a host go before this one, which it put off, until it has answered one.
+    pub(super) fn put_off(&mut self, task: TaskId, host: HostId) {
+        self.put_off.insert(task, host);
     }
 
     /// Judges a failed attempt.
@@ -294,6 +314,16 @@ impl Schedule {
         retry_after: Option<Duration>,
         now: Time,
     ) -> Verdict {
+        if let Some(wait) = retry_after.filter(|&wait| wait > self.scaled(LONGEST_WAIT))
+            && !class.is_final()
+        {
+            let row = self.host(host);
+            row.paused_until = Some(now.saturating_add(wait));
+            row.down = Some(format!(
+                "it asks for a pause of {} s, which is too long to wait for",
+                wait.as_secs()
+            ));
+        }
         match class {
             Class::Throttled => return self.throttled(task, host, retry_after, now),
             Class::Unreachable => self.unreachable(host),
@@ -301,6 +331,7 @@ impl Schedule {
             _ => {
                 let row = self.host(host);
                 row.unreachable_in_row = 0;
+                row.throttled_since = None;
                 row.is_probed = false;
             }
         }
@@ -341,18 +372,20 @@ impl Schedule {
             row.window = (row.window / 2).max(1);
             row.successes = 0;
         }
-        if let Some(wait) = retry_after.filter(|&wait| wait > longest) {
-            row.down = Some(format!(
-                "it asks for a pause of {} s, which is too long to wait for",
-                wait.as_secs()
-            ));
+        let silent_since = *row.throttled_since.get_or_insert(now);
+        if now.saturating_sub(silent_since) >= longest {
+            row.down.get_or_insert_with(|| {
+                "it asks for one pause after another and answers nothing else".to_owned()
+            });
         }
-        let pauses = row.pauses_in_row;
-        let until = now + retry_after.unwrap_or_else(|| self.backoff(pauses));
-        let row = self.host(host);
-        if row.paused_until.is_none_or(|end| end < until) {
-            row.paused_until = Some(until);
-            self.arm(until, Timer::Host(host));
+        if row.down.is_none() {
+            let pauses = row.pauses_in_row;
+            let until = now + retry_after.unwrap_or_else(|| self.backoff(pauses));
+            let row = self.host(host);
+            if row.paused_until.is_none_or(|end| end < until) {
+                row.paused_until = Some(until);
+                self.arm(until, Timer::Host(host));
+            }
         }
         if now.saturating_sub(since) >= longest || self.down(host).is_some() {
             self.attempts.remove(&task);
@@ -412,12 +445,26 @@ impl Schedule {
         }
     }
 
-    /// A new pass: attempts begin anew, and a host that was down gets one probe first.
-    pub(super) fn new_pass(&mut self) {
+    /// A new pass: attempts begin anew, and a host that was down gets one probe first, but never before the time that
+    /// it asked for.
+    pub(super) fn new_pass(&mut self, now: Time) {
         self.attempts.clear();
-        for host in self.hosts.values_mut() {
-            host.is_probed = host.down.take().is_some();
+        self.put_off.clear();
+        let longest = self.scaled(LONGEST_WAIT);
+        let mut pauses = Vec::new();
+        for (&id, host) in &mut self.hosts {
             host.unreachable_in_row = 0;
+            host.throttled_since = None;
+            if let Some(end) = host.paused_until {
+                if end.saturating_sub(now) > longest {
+                    continue;
+                }
+                pauses.push((end, id));
+            }
+            host.is_probed = host.down.take().is_some();
+        }
+        for (end, host) in pauses {
+            self.arm(end, Timer::Host(host));
         }
     }
 
@@ -429,6 +476,7 @@ impl Schedule {
             successes: 0,
             paused_until: None,
             pauses_in_row: 0,
+            throttled_since: None,
             unreachable_in_row: 0,
             down: None,
             is_probed: false,

@@ -410,7 +410,7 @@ fn simulate(
             )));
             running.insert(key, job);
         }
-        match run.progress() {
+        match run.progress(now) {
             Progress::Over => break,
             Progress::Again => continue,
             Progress::Wait => {}
@@ -692,8 +692,16 @@ fn what_is_refused_fails_and_the_rest_is_done() {
     }
 }
 
+/// How many images the test of scale has: `IMAGE_SYNCER_SCALE` of them, a million in the longest runs.
+fn scale() -> usize {
+    std::env::var("IMAGE_SYNCER_SCALE")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(2_000)
+}
+
 #[test]
-fn ten_thousand_images_cost_each_the_same() {
+fn many_images_cost_each_the_same() {
     let mut scene = Scene::new(
         7,
         World {
@@ -703,7 +711,8 @@ fn ten_thousand_images_cost_each_the_same() {
     );
     let source = place("big.io/a/many");
     let repo = scene.registries.repos.entry(source.clone()).or_default();
-    for number in 0..10_000 {
+    let images = scale();
+    for number in 0..images {
         let root = image(&[number + 100, 3, 4].into());
         fill(repo, &root, &[]);
         repo.tags.insert(
@@ -717,7 +726,57 @@ fn ten_thousand_images_cost_each_the_same() {
     }];
     let rules = [rule(0, source, Selection::All, targets)];
     let report = simulate(&rules, &mut scene.registries, 8, 0, 1);
-    assert_eq!((report.copied, report.totals.sent), (10_000, 20_002));
+    let blobs = 2 * images + 2;
+    assert_eq!((report.copied, report.totals.sent), (images, blobs as u64));
     // One list of each side, a read and a put of each manifest, a read and a write of each blob: nothing else.
-    assert_eq!(scene.registries.requests, 2 + 2 * 10_000 + 3 * 20_002);
+    assert_eq!(scene.registries.requests, 2 + 2 * images + 3 * blobs);
+}
+
+#[test]
+fn fifty_hosts_with_faults_bring_every_image_to_an_end() {
+    let mut scene = Scene::new(
+        7,
+        World {
+            transient: 1,
+            mounts: true,
+            ..World::default()
+        },
+    );
+    let mut rules = Vec::new();
+    let images = scale();
+    for host in 0..50 {
+        let source = place(&format!("big{}.io/a/r{host}", host % 7));
+        let repo = scene.registries.repos.entry(source.clone()).or_default();
+        for number in 0..images / 50 {
+            let root = image(&[host * images + number + 100, number % 50].into());
+            fill(repo, &root, &[]);
+            repo.tags.insert(
+                Tag::parse(&format!("v{number}")).unwrap(),
+                root.digest().clone(),
+            );
+        }
+        let targets = vec![RuleTarget {
+            place: place(&format!("t{host}.io/b/r")),
+            tag: None,
+        }];
+        rules.push(rule(host, source, Selection::All, targets));
+    }
+    let began = std::time::Instant::now();
+    let report = simulate(&rules, &mut scene.registries, 64, 2, 1);
+    assert_eq!(
+        report.copied + report.failed_tasks + report.failed_generations,
+        images
+    );
+    assert!(
+        report.failed_tasks + report.failed_generations <= images / 1000,
+        "{report}"
+    );
+    // Of interest where the number is large: the stores of the simulation are in it, too.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .unwrap_or("VmHWM unknown")
+        .to_owned();
+    log::info!("{images} images in {:?}, {peak}", began.elapsed());
 }

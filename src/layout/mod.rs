@@ -292,7 +292,7 @@ impl Target for Layout {
         let (folder, _) = self.blob_path(digest);
         create_folder(&folder)?;
         // Written even if it is there: a damaged one heals so.
-        write_file(&folder, digest.encoded(), manifest.bytes())?;
+        write_file(&folder, &digest.encoded(), manifest.bytes())?;
         if let Reference::Tag(tag) = reference {
             self.set_tag(tag, manifest)?;
         }
@@ -325,7 +325,7 @@ impl Index {
         let entry = manifest.descriptor();
         self.entries.push(json!({
             "mediaType": &*entry.media_type,
-            "digest": entry.digest.as_str(),
+            "digest": entry.digest.to_string(),
             "size": entry.size,
             "annotations": { REF_NAME: tag.as_str() },
         }));
@@ -608,7 +608,7 @@ mod tests {
         let (_folder, layout, old) = Folder::with_image();
         let kept = [
             json!({"mediaType": "application/x", "digest": "blake3:00", "size": 1}),
-            json!({"mediaType": "m", "digest": old.digest().as_str(), "size": 1, "annotations": {REF_NAME: "docker.io/a/b:c"}}),
+            json!({"mediaType": "m", "digest": old.digest().to_string(), "size": 1, "annotations": {REF_NAME: "docker.io/a/b:c"}}),
             json!("no entry at all"),
         ];
         let mut index = index_of(&layout);
@@ -627,7 +627,7 @@ mod tests {
         let entry = |name, manifest: &Manifest| {
             json!({
                 "mediaType": media_type::OCI_IMAGE,
-                "digest": manifest.digest().as_str(),
+                "digest": manifest.digest().to_string(),
                 "size": manifest.bytes().len(),
                 "annotations": {REF_NAME: name},
             })
@@ -640,7 +640,7 @@ mod tests {
     #[test]
     fn a_sole_image_needs_no_tag() {
         let (_folder, layout, image) = Folder::with_image();
-        let entry = |name: Value| json!({"mediaType": "", "digest": image.digest().as_str(), "size": image.bytes().len(), "annotations": {REF_NAME: name}});
+        let entry = |name: Value| json!({"mediaType": "", "digest": image.digest().to_string(), "size": image.bytes().len(), "annotations": {REF_NAME: name}});
         let unnamed = entry(Value::Null);
         let reference = entry(json!("docker.io/library/nginx:1"));
         assert_eq!(layout.sole().unwrap(), None);

@@ -1,7 +1,6 @@
 //! Digests: the names of content, and the hasher that computes them. Not here: readers and streams.
 
 use std::fmt;
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -26,19 +25,19 @@ impl Algorithm {
             Self::Sha512 => "sha512",
         }
     }
-
-    fn hex_length(self) -> usize {
-        match self {
-            Self::Sha256 => 64,
-            Self::Sha512 => 128,
-        }
-    }
 }
 
 /// A verified-by-construction digest such as `sha256:44136fa3…`: a supported algorithm and lower-case hex of the
 /// right length (image-spec, descriptor.md "Digests"). So it is safe as a part of a URL and of a path (S07).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Digest(Arc<str>);
+pub struct Digest(Value);
+
+/// The hash itself: a run over many images holds many of them.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Value {
+    Sha256([u8; 32]),
+    Sha512(Box<[u8; 64]>),
+}
 
 impl Digest {
     /// Parses and checks `text`.
@@ -55,12 +54,11 @@ impl Digest {
             }
             _ => return Err(malformed()),
         };
-        let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        if encoded.len() == algorithm.hex_length() && encoded.bytes().all(lower_hex) {
-            Ok(Self(text.into()))
-        } else {
-            Err(malformed())
-        }
+        let value = match algorithm {
+            Algorithm::Sha256 => decode(encoded).map(Value::Sha256),
+            Algorithm::Sha512 => decode(encoded).map(|hash| Value::Sha512(Box::new(hash))),
+        };
+        value.map(Self).ok_or_else(malformed)
     }
 
     /// The digest of `bytes`.
@@ -72,58 +70,39 @@ impl Digest {
 
     /// The algorithm in front of the colon.
     pub fn algorithm(&self) -> Algorithm {
-        if self.0.starts_with("sha512:") {
-            Algorithm::Sha512
-        } else {
-            Algorithm::Sha256
+        match self.0 {
+            Value::Sha256(_) => Algorithm::Sha256,
+            Value::Sha512(_) => Algorithm::Sha512,
         }
     }
 
     /// The hex digits after the colon.
-    pub fn encoded(&self) -> &str {
-        self.0.split_once(':').map_or("", |(_, encoded)| encoded)
+    pub fn encoded(&self) -> String {
+        let text = self.to_string();
+        text.split_once(':')
+            .map_or_else(String::new, |(_, hex)| hex.to_owned())
     }
 
-    /// The whole text.
-    pub fn as_str(&self) -> &str {
-        &self.0
+    fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Value::Sha256(hash) => hash,
+            Value::Sha512(hash) => &hash[..],
+        }
     }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        write!(f, "{}:", self.algorithm().name())?;
+        self.bytes()
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A digest as bytes, for tables of very many.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum RawDigest {
-    Sha256([u8; 32]),
-    Sha512(Box<[u8; 64]>),
-}
-
-impl RawDigest {
-    /// Parses what [`Digest::parse`] does.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        match text.split_once(':')? {
-            ("sha256", hex) => unhex(hex).map(Self::Sha256),
-            ("sha512", hex) => unhex(hex).map(|bytes| Self::Sha512(Box::new(bytes))),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn digest(&self) -> Digest {
-        match self {
-            Self::Sha256(bytes) => join(Algorithm::Sha256, bytes),
-            Self::Sha512(bytes) => join(Algorithm::Sha512, &**bytes),
-        }
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -179,8 +158,8 @@ impl Hasher {
     /// The digest of all bytes seen.
     pub fn finish(self) -> Digest {
         match self.0 {
-            State::Sha256(state) => join(Algorithm::Sha256, &state.finalize()),
-            State::Sha512(state) => join(Algorithm::Sha512, &state.finalize()),
+            State::Sha256(state) => Digest(Value::Sha256(state.finalize().into())),
+            State::Sha512(state) => Digest(Value::Sha512(Box::new(state.finalize().into()))),
         }
     }
 }
@@ -223,35 +202,22 @@ fn is_algorithm_name(name: &str) -> bool {
     })
 }
 
-fn unhex<const N: usize>(hex: &str) -> Option<[u8; N]> {
-    let digit = |b: u8| match b {
-        b'0'..=b'9' => Some(b - b'0'),
-        b'a'..=b'f' => Some(b - b'a' + 10),
+/// `N` bytes of lower-case hex, no more and no less.
+fn decode<const N: usize>(hex: &str) -> Option<[u8; N]> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
         _ => None,
     };
-    let mut bytes = [0; N];
-    let (pairs, []) = hex.as_bytes().as_chunks::<2>() else {
-        return None;
-    };
-    if pairs.len() != N {
+    let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
+    if pairs.len() != N || !rest.is_empty() {
         return None;
     }
-    for (byte, &[high, low]) in bytes.iter_mut().zip(pairs) {
-        *byte = digit(high)? << 4 | digit(low)?;
+    let mut bytes = [0; N];
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = digit(*high)? << 4 | digit(*low)?;
     }
     Some(bytes)
-}
-
-fn join(algorithm: Algorithm, hash: &[u8]) -> Digest {
-    use fmt::Write as _;
-    let mut text = String::with_capacity(algorithm.name().len() + 1 + 2 * hash.len());
-    text.push_str(algorithm.name());
-    text.push(':');
-    for byte in hash {
-        // Writing to a String cannot fail.
-        write!(text, "{byte:02x}").unwrap_or_default();
-    }
-    Digest(text.into())
 }
 
 /// States are compatible within a minor version of `sha2`.
@@ -270,9 +236,8 @@ mod tests {
         let sha512 = format!("sha512:{}", "0".repeat(128));
         for text in [EMPTY, &sha512] {
             assert_eq!(Digest::parse(text).unwrap().to_string(), text);
-            assert_eq!(RawDigest::parse(text).unwrap().digest().as_str(), text);
         }
-        assert_eq!(Digest::of(Algorithm::Sha256, b"").as_str(), EMPTY);
+        assert_eq!(Digest::of(Algorithm::Sha256, b"").to_string(), EMPTY);
         assert_eq!(
             Digest::parse(&sha512).unwrap().algorithm(),
             Algorithm::Sha512
@@ -335,7 +300,6 @@ mod tests {
                 matches!(Digest::parse(text), Err(DigestError::Malformed(_))),
                 "{text}"
             );
-            assert_eq!(RawDigest::parse(text), None, "{text}");
         }
         for text in [
             "md5:d41d8cd98f00b204e9800998ecf8427e",
@@ -346,7 +310,6 @@ mod tests {
                 matches!(Digest::parse(text), Err(DigestError::Unsupported(_))),
                 "{text}"
             );
-            assert_eq!(RawDigest::parse(text), None, "{text}");
         }
     }
 }

@@ -126,7 +126,7 @@ mod tests {
         (
             hints.holders(&digest),
             at.clone().map(|place| hints.has_blob(&place, &digest)),
-            at.clone().map(|place| hints.tag(&place, &tag)),
+            at.clone().map(|place| hints.tag(&place, &tag).cloned()),
             at.map(|place| hints.upload(&place, &digest).cloned()),
         )
     }

@@ -5,7 +5,6 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::record::{Head, Line};
-use crate::oci::digest::RawDigest;
 use crate::oci::{Digest, Host, Repository, Tag};
 use crate::store::{Place, Session};
 
@@ -22,7 +21,7 @@ pub struct Hints {
     /// The newest digest of each tag.
     tags: Vec<Tagged>,
     /// Uploads that were left open.
-    uploads: HashMap<(u32, RawDigest), OpenUpload>,
+    uploads: HashMap<(u32, Digest), OpenUpload>,
     /// Where lines begin that a later version wrote.
     later: Vec<u64>,
     /// The times of the lines that vouch for their tags, in seconds since 1970.
@@ -32,7 +31,7 @@ pub struct Hints {
 /// A blob at the place or host of this number. The order of the fields is that of the table.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Seen {
-    digest: RawDigest,
+    digest: Digest,
     at: u32,
     /// Where its line begins.
     start: u64,
@@ -43,7 +42,7 @@ struct Tagged {
     at: u32,
     tag: Tag,
     start: u64,
-    digest: RawDigest,
+    digest: Digest,
     /// In seconds since 1970.
     time: u64,
 }
@@ -58,12 +57,9 @@ struct OpenUpload {
 impl Hints {
     /// The places that have been seen to have a blob, in the order of their lines.
     pub fn holders(&self, digest: &Digest) -> Vec<Place> {
-        let Some(digest) = RawDigest::parse(digest.as_str()) else {
-            return Vec::new();
-        };
-        let first = self.blobs.partition_point(|row| row.digest < digest);
+        let first = self.blobs.partition_point(|row| row.digest < *digest);
         let rows = self.blobs.iter().skip(first);
-        let mut rows: Vec<&Seen> = rows.take_while(|row| row.digest == digest).collect();
+        let mut rows: Vec<&Seen> = rows.take_while(|row| row.digest == *digest).collect();
         rows.sort_unstable_by_key(|row| row.start);
         rows.iter()
             .filter_map(|row| self.places.get(row.at as usize).cloned())
@@ -72,11 +68,8 @@ impl Hints {
 
     /// Whether a place was seen to have a blob, or its registry was said to.
     pub fn has_blob(&self, place: &Place, digest: &Digest) -> bool {
-        let Some(digest) = RawDigest::parse(digest.as_str()) else {
-            return false;
-        };
         let has = |table: &[Seen], at: Option<u32>| {
-            let find = |at| table.binary_search_by(|row| (&row.digest, row.at).cmp(&(&digest, at)));
+            let find = |at| table.binary_search_by(|row| (&row.digest, row.at).cmp(&(digest, at)));
             at.is_some_and(|at| find(at).is_ok())
         };
         let host = match place {
@@ -87,8 +80,8 @@ impl Hints {
     }
 
     /// The digest that a tag was last seen to have.
-    pub fn tag(&self, place: &Place, tag: &Tag) -> Option<Digest> {
-        Some(self.tagged(place, tag)?.digest.digest())
+    pub fn tag(&self, place: &Place, tag: &Tag) -> Option<&Digest> {
+        self.tagged(place, tag).map(|row| &row.digest)
     }
 
     /// From now on the newest line of a registry's tag vouches for it where it was written within `time` before `now`.
@@ -98,11 +91,11 @@ impl Hints {
     }
 
     /// The digest of a tag that need not be asked for. There is nothing to spare by that in a layout.
-    pub fn vouched(&self, place: &Place, tag: &Tag) -> Option<Digest> {
+    pub fn vouched(&self, place: &Place, tag: &Tag) -> Option<&Digest> {
         let trusted = self.trusted.as_ref()?;
         let row = self.tagged(place, tag)?;
         let vouches = matches!(place, Place::Registry(..)) && trusted.contains(&row.time);
-        vouches.then(|| row.digest.digest())
+        vouches.then_some(&row.digest)
     }
 
     /// Whether a line that says that a tag is `digest` now would tell nothing new.
@@ -111,13 +104,13 @@ impl Hints {
             Some(_) => self.vouched(place, tag),
             None => self.tag(place, tag),
         };
-        recorded.as_ref() == Some(digest)
+        recorded == Some(digest)
     }
 
     /// An upload of a blob to a place that an earlier run left open. Only the run that had the file to itself at its
     /// start is told: no upload is gone on with by two.
     pub fn upload(&self, place: &Place, digest: &Digest) -> Option<&Session> {
-        let key = (self.number(place)?, RawDigest::parse(digest.as_str())?);
+        let key = (self.number(place)?, digest.clone());
         self.uploads.get(&key).map(|upload| &upload.session)
     }
 
@@ -164,7 +157,7 @@ impl Hints {
     }
 
     fn add(&mut self, line: &Line<'_>, start: u64) -> Option<()> {
-        let digest = RawDigest::parse(&line.digest)?;
+        let digest = Digest::parse(&line.digest).ok()?;
         let at = self.place(&line.at)?;
         match &*line.kind {
             "blob" => {
@@ -196,7 +189,7 @@ impl Hints {
         else {
             return None;
         };
-        let (host, digest) = (Host::parse(host).ok()?, RawDigest::parse(digest)?);
+        let (host, digest) = (Host::parse(host).ok()?, Digest::parse(digest).ok()?);
         let next = u32::try_from(self.host_numbers.len()).ok()?;
         let at = *self.host_numbers.entry(host).or_insert(next);
         self.somewhere.push(Seen { digest, at, start });

@@ -74,7 +74,7 @@ mod tests {
         );
         assert!(hints.has_blob(&at, &descriptor().digest));
         assert!(!hints.has_blob(&place("a.b/d"), &descriptor().digest));
-        assert_eq!(hints.tag(&at, &tag), Some(descriptor().digest));
+        assert_eq!(hints.tag(&at, &tag), Some(&descriptor().digest));
         // Each line has more than two commas, so the original never takes one for its own.
         for line in std::fs::read_to_string(&path).unwrap().lines() {
             assert!(line.matches(',').count() > 2, "{line}");

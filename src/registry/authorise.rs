@@ -96,7 +96,21 @@ pub(super) struct Round {
     pub(super) authorization: Option<Authorization>,
     demand: Option<Demand>,
     scope: Scope,
+    is_widened: bool,
     is_renewed: bool,
+}
+
+impl Round {
+    /// A try without a login.
+    pub(super) fn anonymous(request: &Request<'_>) -> Self {
+        Self {
+            authorization: None,
+            demand: None,
+            scope: request.scope.clone(),
+            is_widened: false,
+            is_renewed: false,
+        }
+    }
 }
 
 impl Client {
@@ -106,19 +120,16 @@ impl Client {
         request: &Request<'_>,
         url: &Url,
     ) -> Result<Round, RequestError> {
-        let scope = request.scope.clone();
         let demand = lock(&self.registry.sign_in.demand).clone();
+        let failed = |failure| request.failed(url, failure);
         let authorization = match &demand {
-            Some(demand) => self.meet(demand, &scope, None, &|failure| {
-                request.failed(url, failure)
-            })?,
+            Some(demand) => self.meet(demand, &request.scope, None, &failed)?,
             None => None,
         };
         Ok(Round {
             authorization,
             demand,
-            scope,
-            is_renewed: false,
+            ..Round::anonymous(request)
         })
     }
 
@@ -157,21 +168,25 @@ impl Client {
             authorization,
             demand: demanded,
             mut scope,
+            mut is_widened,
             mut is_renewed,
         } = last;
         let sent = authorization.filter(|_| demanded.as_ref() == Some(&demand));
         let refused = match sent.map(|sent| sent.token) {
             // The password is refused.
             Some(None) => return Ok(None),
-            // So is a token got for this very request: nothing can help but a wider scope (A10), or another token where
-            // this one died on the way; and that once.
+            // So is a token got for this very request: nothing but a wider scope can help, and that once (A10), or
+            // another token where this one died before it was used (H02).
             Some(Some((token, Freshness::New))) => {
                 let wider = scope.union(&wanted);
-                if is_renewed || (wider == scope && !is_invalid) {
+                if !is_widened && wider != scope {
+                    scope = wider;
+                    is_widened = true;
+                } else if !is_renewed && is_invalid {
+                    is_renewed = true;
+                } else {
                     return Ok(None);
                 }
-                scope = wider;
-                is_renewed = true;
                 Some(token)
             }
             Some(Some((token, Freshness::Kept))) => Some(token),
@@ -184,6 +199,7 @@ impl Client {
             authorization: Some(authorization),
             demand: Some(demand),
             scope,
+            is_widened,
             is_renewed,
         }))
     }

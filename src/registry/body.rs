@@ -4,7 +4,7 @@
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-use crate::pace::scaled;
+use crate::pace::limit;
 
 /// The body of an upload as ureq reads it.
 ///
@@ -97,11 +97,11 @@ impl Floor {
     pub(super) fn is_missed(&mut self, took: Duration, bytes: usize) -> bool {
         self.time += took;
         self.bytes += bytes as u64;
-        if self.time < scaled(FLOOR_TIME) {
+        if self.time < limit(FLOOR_TIME) {
             return false;
         }
         let missed =
-            u128::from(self.bytes) * 1000 < u128::from(FLOOR_RATE) * scaled(FLOOR_TIME).as_millis();
+            u128::from(self.bytes) * 1000 < u128::from(FLOOR_RATE) * limit(FLOOR_TIME).as_millis();
         *self = Self::default();
         missed
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::auth::Scope;
-use super::authorise::Authorization;
+use super::authorise::{Authorization, Round};
 use super::credentials::Credential;
 use super::error::{Failure, RequestError};
 use super::exchange::Response;
@@ -135,11 +135,13 @@ impl Client {
         url: &Url,
         first: Option<Response>,
     ) -> Result<Response, RequestError> {
-        let mut round = self.first_round(request, url)?;
-        let mut response = match first {
-            // What the probe got without a login, if nothing else could have been sent.
-            Some(response) => response,
-            None => self.exchange_in(request, url, round.authorization.as_ref())?,
+        // What the probe got was sent without a login, whatever has been learned of the host meanwhile.
+        let (mut round, mut response) = if let Some(response) = first {
+            (Round::anonymous(request), response)
+        } else {
+            let round = self.first_round(request, url)?;
+            let response = self.exchange_in(request, url, round.authorization.as_ref())?;
+            (round, response)
         };
         for _ in 0..MAX_ROUNDS {
             if response.status == 417 && request.body.is_untouched() && self.registry.heeds_expect()

@@ -313,10 +313,8 @@ impl Refusal {
             Err(_) if text.trim_start().starts_with('<') => (None, "(a web page)".into()),
             Err(_) => (None, text.trim().to_owned()),
         };
-        let clean = |mut text: String| {
-            for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-                text = text.replace(secret, "***");
-            }
+        let clean = |text: String| {
+            let text = blot(text, secrets);
             sanitise(&text.chars().take(MAX_MESSAGE).collect::<String>()).into()
         };
         self.code = code.map(clean);
@@ -327,6 +325,13 @@ impl Refusal {
     /// Whether the code is this one.
     pub(super) fn has_code(&self, code: &str) -> bool {
         self.code.as_deref() == Some(code)
+    }
+
+    /// Whether the code says, in so many words, that a blob is not there.
+    pub(super) fn says_blob_unknown(&self) -> bool {
+        ["MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"]
+            .iter()
+            .any(|code| self.has_code(code))
     }
 
     fn class(&self, method: Method) -> Class {
@@ -356,6 +361,10 @@ impl Refusal {
             404 if method == Method::Post || self.has_code("NAME_UNKNOWN") && method.is_write() => {
                 f.write_str(" (the repository or its project may have to be created first)")
             }
+            // What was brought was looked for, and brought again, before this is told to anybody (R13).
+            400 | 404 if self.has_code("MANIFEST_BLOB_UNKNOWN") => f.write_str(
+                " (the target does not find what was brought there twice: its own index may be broken)",
+            ),
             413 => f.write_str(" (the registry or a proxy before it limits the size of a request)"),
             _ => Ok(()),
         }
@@ -376,6 +385,16 @@ impl fmt::Display for Refusal {
         }
         Ok(())
     }
+}
+
+/// Blots out what must not be repeated to anybody, as it is and as JSON quotes it.
+pub(super) fn blot(mut text: String, secrets: &[&str]) -> String {
+    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+        let quoted = Value::from(*secret).to_string();
+        text = text.replace(secret, "***");
+        text = text.replace(quoted.trim_matches('"'), "***");
+    }
+    text
 }
 
 /// Code and message of an error in any of the shapes seen (protocol.md E69).

@@ -9,12 +9,12 @@ use ureq::{Agent, AsSendBody, BodyReader, SendBody, http};
 use super::authorise::Authorization;
 use super::body::Outgoing;
 use super::client::Client;
-use super::error::{Failure, Login, Refusal, RequestError};
+use super::error::{Failure, Login, Refusal, RequestError, blot};
 use super::request::{Body, Method, Patience, Request};
 use super::transport::{body_broken, transport};
 use super::url::Url;
 use crate::logging::sanitise;
-use crate::pace::scaled;
+use crate::pace::limit;
 use crate::secret::Secret;
 use crate::store::StoreError;
 
@@ -209,9 +209,12 @@ impl Response {
             retry_after: self.retry_after(),
             login: self.login.clone(),
         };
-        let secrets: Vec<&str> = self.secrets.iter().map(Secret::expose).collect();
-        refusal.read_body(&body, &secrets);
+        refusal.read_body(&body, &self.secrets());
         self.failed(Failure::Status(Box::new(refusal)))
+    }
+
+    fn secrets(&self) -> Vec<&str> {
+        self.secrets.iter().map(Secret::expose).collect()
     }
 
     /// How long the other side wants to be left alone: seconds, or a date, which is taken relative to the answer's own
@@ -251,7 +254,8 @@ impl Response {
         match self.header("content-encoding") {
             None | Some("" | "identity") => Ok(()),
             Some(encoding) => {
-                let encoding = sanitise(encoding).into();
+                let encoding = blot(encoding.to_owned(), &self.secrets());
+                let encoding = sanitise(&encoding).into();
                 Err(self.failed(Failure::Encoded(encoding)))
             }
         }
@@ -296,8 +300,8 @@ fn run(
         Patience::Usual => request,
         Patience::Long => agent
             .configure_request(request)
-            .timeout_recv_response(Some(scaled(LONG_LIMIT)))
-            .timeout_per_read(Some(scaled(LONG_LIMIT)))
+            .timeout_recv_response(Some(limit(LONG_LIMIT)))
+            .timeout_per_read(Some(limit(LONG_LIMIT)))
             .build(),
     })
 }
@@ -308,7 +312,10 @@ fn trace_headers(response: &Response) {
         let value = match name.as_str() {
             // Upload sessions, signed storage URLs and pages carry their rights in the query.
             "set-cookie" | "location" | "link" | "content-location" => "***".into(),
-            _ => sanitise(&String::from_utf8_lossy(value.as_bytes())).into_owned(),
+            _ => {
+                let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+                sanitise(&blot(value, &response.secrets())).into_owned()
+            }
         };
         log::trace!("{} {}: {name}: {value}", response.method, response.url);
     }

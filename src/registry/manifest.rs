@@ -28,71 +28,103 @@ pub(super) fn head(client: &Client, reference: &Reference) -> Result<Presence, S
 
 /// Fetches a manifest.
 pub(super) fn get(client: &Client, reference: &Reference) -> Result<Manifest, StoreError> {
-    let mut response = client.send(&mut request(client, Method::Get, reference))?;
-    if response.status != 200 {
-        return Err(response.refuse().into());
-    }
-    let bytes = response.bytes(MAX_MANIFEST)?;
-    let algorithm = match reference {
-        Reference::Digest(digest) => digest.algorithm(),
-        Reference::Tag(_) => Algorithm::Sha256,
-    };
-    let computed = Digest::of(algorithm, &bytes);
-    let served_type = response.header("content-type");
-    let parse = |digest| {
-        Manifest::parse(&bytes, served_type, digest)
-            .map_err(|error| response.failed(Failure::Manifest(error)))
-    };
-
+    let mut served = Served::fetch(client, reference)?;
     match reference {
         Reference::Digest(asked) => {
-            let manifest = parse(computed.clone());
+            let manifest = served.parse(served.computed.clone());
             if manifest
                 .as_ref()
                 .is_ok_and(|manifest| manifest.kind() == Kind::Schema1)
             {
-                return Err(response.failed(Failure::Schema1ByDigest).into());
+                return Err(served.response.failed(Failure::Schema1ByDigest).into());
             }
             // The header has no say in it (E16, V7).
-            if computed != *asked {
-                return Err(response
-                    .failed(Failure::Digest {
-                        expected: asked.clone(),
-                        actual: computed,
-                    })
-                    .into());
+            if served.computed != *asked {
+                return Err(served.damaged(asked.clone()).into());
             }
             Ok(manifest?)
         }
         Reference::Tag(tag) => {
-            let told = digest_header(&response);
-            let manifest = parse(computed)?;
-            if manifest.kind() == Kind::Schema1 {
-                return schema1(client, &response, manifest, parse);
+            // Damaged on its way, or a registry that says wrong digests: what comes twice is what the registry has
+            // (E16).
+            if served.contradiction().is_some() {
+                let first = served.computed;
+                served = Served::fetch(client, reference)?;
+                if let Some(told) = served.contradiction() {
+                    if served.computed != first {
+                        return Err(served.damaged(told).into());
+                    }
+                    log::warn!(
+                        "{}/{}:{tag}: the registry says {told}, the manifest is {first}",
+                        client.registry.host,
+                        client.repository,
+                    );
+                }
             }
-            if let Some(told) = told.filter(|told| told != manifest.digest()) {
-                log::warn!(
-                    "{}/{}:{tag}: the registry says {told}, the manifest is {}",
-                    client.registry.host,
-                    client.repository,
-                    manifest.digest()
-                );
+            let manifest = served.parse(served.computed.clone())?;
+            if manifest.kind() == Kind::Schema1 {
+                return schema1(client, &served, manifest);
             }
             Ok(manifest)
         }
     }
 }
 
+/// A manifest as it came.
+struct Served {
+    response: Response,
+    bytes: Vec<u8>,
+    /// The digest of the bytes.
+    computed: Digest,
+}
+
+impl Served {
+    fn fetch(client: &Client, reference: &Reference) -> Result<Self, StoreError> {
+        let mut response = client.send(&mut request(client, Method::Get, reference))?;
+        if response.status != 200 {
+            return Err(response.refuse().into());
+        }
+        let bytes = response.bytes(MAX_MANIFEST)?;
+        let algorithm = match reference {
+            Reference::Digest(digest) => digest.algorithm(),
+            Reference::Tag(_) => Algorithm::Sha256,
+        };
+        let computed = Digest::of(algorithm, &bytes);
+        Ok(Self {
+            response,
+            bytes,
+            computed,
+        })
+    }
+
+    fn parse(&self, digest: Digest) -> Result<Manifest, RequestError> {
+        Manifest::parse(&self.bytes, self.response.header("content-type"), digest)
+            .map_err(|error| self.response.failed(Failure::Manifest(error)))
+    }
+
+    /// The digest that the registry says, where it is not that of the bytes and should be.
+    fn contradiction(&self) -> Option<Digest> {
+        let is_wrong = |told: &Digest| Digest::of(told.algorithm(), &self.bytes) != *told;
+        let told = digest_header(&self.response).filter(is_wrong)?;
+        let is_schema1 = |manifest: Manifest| manifest.kind() == Kind::Schema1;
+        let is_signed = self.parse(self.computed.clone()).is_ok_and(is_schema1);
+        (!is_signed).then_some(told)
+    }
+
+    fn damaged(&self, expected: Digest) -> RequestError {
+        self.response.failed(Failure::Digest {
+            expected,
+            actual: self.computed.clone(),
+        })
+    }
+}
+
 /// The digest of a signed one is that of a part of it, and registries sign anew each time: theirs counts (M22). Its
 /// layers have no sizes in it, so they are asked for.
-fn schema1(
-    client: &Client,
-    response: &Response,
-    manifest: Manifest,
-    parse: impl Fn(Digest) -> Result<Manifest, RequestError>,
-) -> Result<Manifest, StoreError> {
+fn schema1(client: &Client, served: &Served, manifest: Manifest) -> Result<Manifest, StoreError> {
+    let response = &served.response;
     let mut manifest = match digest_header(response) {
-        Some(digest) => parse(digest)?,
+        Some(digest) => served.parse(digest)?,
         None if manifest.media_type() == media_type::SCHEMA1 => manifest,
         None => return Err(response.failed(Failure::Header(DIGEST_HEADER)).into()),
     };
@@ -202,12 +234,13 @@ fn refused(
         let failure = Failure::ForeignWanted(message);
         return Err(RequestError { failure, ..error }.into());
     }
-    let parts = || manifest.blobs().iter().chain(manifest.children());
-    let named = refusal.named.iter();
-    let missing = named
-        .filter(|named| parts().any(|part| part.digest == **named))
-        .cloned()
-        .collect();
+    let parts = manifest.blobs().iter().chain(manifest.children());
+    let parts: Vec<&Digest> = parts.map(|part| &part.digest).collect();
+    let named = parts.iter().filter(|part| refusal.named.contains(part));
+    let mut missing: Vec<Digest> = named.map(|part| (*part).clone()).collect();
+    if missing.is_empty() && refusal.says_blob_unknown() {
+        missing = parts.into_iter().cloned().collect();
+    }
     let class = if status == 500 {
         Class::Transient
     } else {
@@ -252,6 +285,8 @@ const MAX_MANIFEST: u64 = 8 << 20;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::super::testing::{Reply, Seen, Server};
     use super::*;
     use crate::oci::Tag;
@@ -285,7 +320,7 @@ mod tests {
         let server = start(|_| {
             Reply::new(200)
                 .header("content-type", "text/plain")
-                .header("docker-content-digest", other_digest())
+                .header("docker-content-digest", image().digest())
                 .body(IMAGE)
         });
         let manifest = server.store("a/b").manifest(&tag()).unwrap();
@@ -296,6 +331,28 @@ mod tests {
             accept.contains(media_type::OCI_INDEX) && !accept.contains('*'),
             "{accept}"
         );
+    }
+
+    #[test]
+    fn a_manifest_that_is_not_what_its_header_says_is_read_twice() {
+        let serve = |first: &'static str, second: &'static str, told: Digest| {
+            let requests = AtomicUsize::new(0);
+            let server = start(move |_| {
+                let is_first = requests.fetch_add(1, Ordering::Relaxed) == 0;
+                Reply::new(200)
+                    .header("docker-content-digest", &told)
+                    .body(if is_first { first } else { second })
+            });
+            let manifest = server.store("a/b").manifest(&tag());
+            assert_eq!(server.requests().len(), 2);
+            manifest.map(|manifest| manifest.digest().clone())
+        };
+        // Damaged on its way; served with a wrong header; never twice the same.
+        let right = image().digest().clone();
+        assert_eq!(serve("{", IMAGE, right.clone()).unwrap(), right);
+        assert_eq!(serve(IMAGE, IMAGE, other_digest()).unwrap(), right);
+        let error = serve("{", IMAGE, other_digest()).unwrap_err();
+        assert_eq!(error.class, Class::Transient);
     }
 
     #[test]
@@ -487,7 +544,7 @@ mod tests {
                 (Class::Permanent, &None)
             );
             assert!(
-                error.to_string().contains(other_digest().as_str()),
+                error.to_string().contains(&other_digest().to_string()),
                 "{error}"
             );
         }
@@ -510,6 +567,13 @@ mod tests {
                 404,
                 "BLOB_UNKNOWN",
                 named.as_str(),
+                Some(vec![&config]),
+                Class::Permanent,
+            ),
+            (
+                404,
+                "BLOB_UNKNOWN",
+                foreign.as_str(),
                 Some(vec![&config]),
                 Class::Permanent,
             ),

@@ -23,7 +23,7 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use super::hosts::lock;
 use super::url::{Scheme, Url, UrlError, check_addresses};
 use crate::oci::Host;
-use crate::pace::scaled;
+use crate::pace::limit;
 
 /// What all connections of a run share.
 pub(super) struct Network {
@@ -124,10 +124,10 @@ fn agent_config(workers: usize) -> ConfigBuilder<AgentScope> {
         .http_status_as_error(false)
         .max_redirects(0)
         .user_agent(concat!("image-syncer/", env!("CARGO_PKG_VERSION")))
-        .timeout_connect(Some(scaled(CONNECT_LIMIT)))
-        .timeout_recv_response(Some(scaled(ANSWER_LIMIT)))
-        .timeout_per_read(Some(scaled(READ_LIMIT)))
-        .timeout_per_write(Some(scaled(WRITE_LIMIT)))
+        .timeout_connect(Some(limit(CONNECT_LIMIT)))
+        .timeout_recv_response(Some(limit(ANSWER_LIMIT)))
+        .timeout_per_read(Some(limit(READ_LIMIT)))
+        .timeout_per_write(Some(limit(WRITE_LIMIT)))
         .input_buffer_size(buffer)
         .output_buffer_size(buffer)
         // The registry itself, its token service and its storage.

@@ -303,7 +303,7 @@ impl RegistryUpload {
 
     /// Where the closing PUT goes. The Location's query stays as it is (E46).
     fn closing_location(&self) -> Verdict {
-        let digest = self.descriptor.digest.as_str();
+        let digest = &self.descriptor.digest.to_string();
         Verdict {
             url: self.location.url.with_query_parameter("digest", digest),
             ..self.location.clone()

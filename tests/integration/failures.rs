@@ -164,6 +164,26 @@ fn a_password_of_any_characters_is_sent_as_it_is_written() {
 }
 
 #[test]
+fn a_pull_limit_of_hours_is_told_and_ends_the_run_at_once() {
+    let (source, target) = (source(Options::default()), FakeRegistry::new());
+    source.push("team/app", "v2", &Maker::new(9).oci(&[10]));
+    let body = json!({"errors": [{"code": "TOOMANYREQUESTS", "message": "your pull rate limit"}]});
+    let wait = vec![("Retry-After", "3600".to_string())];
+    let limit = Act::Status(429, wait, body.to_string().into());
+    source.fault(Fault::on(Kind::ManifestGet, limit));
+    let run = copy_all(&source, &target).args(["--proc", "1"]);
+    let output = run.run().expect(1);
+    check_invariants(&[&source], &[&target], &output);
+    assert_eq!(output.finished(), Some((0, 2)));
+    assert_words(
+        &output.stderr,
+        &["your pull rate limit", "it asks for a pause of 3600 s"],
+    );
+    // Not again in the passes that follow: the hour is not over.
+    assert_eq!(source.count(Kind::ManifestGet), 1);
+}
+
+#[test]
 fn tags_that_cannot_be_listed_have_one_text_for_each_cause() {
     let page = |status| {
         let head = vec![("Content-Type", "text/html".to_string())];

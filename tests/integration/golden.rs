@@ -351,7 +351,8 @@ fn g21_a_run_that_is_ended_by_term_keeps_what_is_done() {
         .d
         .wait_until(|all| all.iter().filter(|entry| is_stored(entry)).count() == 3);
     // The first asks the run to end, the second ends what hangs.
-    running.signal("INT");
+    running.signal("TERM");
+    running.wait_until_says("interrupted: ");
     running.signal("TERM");
     let output = running.wait().expect(143);
     check_invariants(&[&world.h], &[&world.d], &output);

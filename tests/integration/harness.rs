@@ -9,9 +9,9 @@ use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, TryRecvError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -175,12 +175,14 @@ impl Run {
             // A program that does not read all of it closes the pipe early.
             start("stdin", move || drop(pipe.write_all(&bytes)));
         }
-        let stdout = read_all("stdout", child.stdout.take());
-        let stderr = read_all("stderr", child.stderr.take());
+        let said = Arc::new(Said::default());
+        let stdout = read_all("stdout", child.stdout.take(), Arc::default());
+        let stderr = read_all("stderr", child.stderr.take(), Arc::clone(&said));
         Running {
             process: child.id(),
             status: wait_for(child),
             readers: Some((stdout, stderr)),
+            said,
             folder: Arc::clone(&self.folder),
             given: self.given.clone(),
             secrets: self.secrets.clone(),
@@ -195,6 +197,7 @@ pub(crate) struct Running {
     process: u32,
     status: Receiver<ExitStatus>,
     readers: Option<(JoinHandle<String>, JoinHandle<String>)>,
+    said: Arc<Said>,
     folder: Arc<Folder>,
     given: BTreeSet<String>,
     secrets: Vec<Secret>,
@@ -206,6 +209,19 @@ impl Running {
     /// Sends a signal such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         assert!(self.try_signal(name), "cannot send {name}");
+    }
+
+    /// Waits until a text stands on stderr; panics if none comes within 30 s.
+    pub(crate) fn wait_until_says(&self, text: &str) {
+        let lacks = |said: &mut Vec<u8>| !String::from_utf8_lossy(said).contains(text);
+        let said = self.said.text.lock().expect("the reader panicked");
+        let waited = self
+            .said
+            .grown
+            .wait_timeout_while(said, Duration::from_secs(30), lacks);
+        let (said, waited) = waited.expect("the reader panicked");
+        let said = String::from_utf8_lossy(&said);
+        assert!(!waited.timed_out(), "never said {text:?}:\n{said}");
     }
 
     /// Sends a signal to what the wrapper has started.
@@ -399,12 +415,30 @@ fn send_signal(process: u32, name: &str) -> bool {
     sent.is_ok_and(|status| status.success())
 }
 
-fn read_all(name: &str, pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
+/// What has come through a pipe so far.
+#[derive(Default)]
+struct Said {
+    text: Mutex<Vec<u8>>,
+    grown: Condvar,
+}
+
+fn read_all(
+    name: &str,
+    pipe: Option<impl Read + Send + 'static>,
+    said: Arc<Said>,
+) -> JoinHandle<String> {
     let mut pipe = pipe.expect("no pipe");
     start(name, move || {
-        let mut bytes = Vec::new();
-        pipe.read_to_end(&mut bytes).expect("a pipe broke");
-        String::from_utf8_lossy(&bytes).into_owned()
+        let mut chunk = [0; 4096];
+        loop {
+            let length = pipe.read(&mut chunk).expect("a pipe broke");
+            let mut text = said.text.lock().expect("who waited panicked");
+            if length == 0 {
+                return String::from_utf8_lossy(&text).into_owned();
+            }
+            text.extend_from_slice(&chunk[..length]);
+            said.grown.notify_all();
+        }
     })
 }
 

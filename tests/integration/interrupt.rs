@@ -138,6 +138,7 @@ fn a_second_signal_ends_what_hangs_at_once() {
             .source
             .wait_until(|all| all.iter().filter(|entry| entry.has_fault).count() == 2);
         running.signal(first);
+        running.wait_until_says("interrupted: ");
         running.signal(second);
         world.assert_ended_in_order(&run, &running.wait(), status);
     }

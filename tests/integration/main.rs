@@ -14,6 +14,8 @@ mod habits;
     reason = "the tests that need the rest of it come with the program"
 )]
 mod harness;
+mod healing;
+mod hostile;
 mod image;
 mod interrupt;
 #[expect(
@@ -30,5 +32,8 @@ mod records;
 )]
 mod registry;
 mod resume;
+mod retries;
+mod sweep;
 mod sync;
+mod traps;
 mod trust;

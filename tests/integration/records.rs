@@ -96,7 +96,7 @@ fn descriptor(digest: &Digest) -> Descriptor {
 fn holds(hints: &Hints, claim: &Claim) -> bool {
     match &claim.tag {
         None => hints.has_blob(&claim.place, &claim.digest),
-        Some(tag) => hints.tag(&claim.place, tag).as_ref() == Some(&claim.digest),
+        Some(tag) => hints.tag(&claim.place, tag) == Some(&claim.digest),
     }
 }
 

@@ -78,6 +78,8 @@ pub(crate) enum Act {
     StallBody(usize),
     /// The answer goes out so many bytes at a time, with a pause between them.
     Drip(usize, Duration),
+    /// The answer's head does so, and its body follows at once.
+    DripHead(usize, Duration),
     /// One bit of this byte of the answer's body is wrong.
     Flip(usize),
     /// The answer's body lacks so many bytes at its end, and Content-Length agrees.

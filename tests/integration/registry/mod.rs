@@ -64,7 +64,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Listens at another loopback address: another host, for redirects and credentials.
+    /// Listens at another loopback address: another host, for redirects and credentials. With `:PORT` at that port,
+    /// else at any.
     pub(crate) fn at(mut self, address: &str) -> Self {
         self.address = address.to_string();
         self
@@ -126,7 +127,13 @@ impl FakeRegistry {
     }
 
     fn start_with(options: Options, state: Arc<Mutex<State>>, is_storage: bool) -> Self {
-        let socket = TcpListener::bind((options.address.as_str(), 0)).expect("no loopback port");
+        let address = options.address.as_str();
+        let socket = if address.contains(':') {
+            TcpListener::bind(address)
+        } else {
+            TcpListener::bind((address, 0))
+        };
+        let socket = socket.expect("no loopback port");
         let addr = socket.local_addr().expect("no address").to_string();
         let mut token_server = None;
         let guard = match options.auth {

@@ -468,18 +468,18 @@ impl Shared {
             connection.write(&head.as_bytes()[..at.min(head.len())])?;
             return Ok(After::Cut);
         }
-        match pace.filter(|_| !request.is_head()) {
-            None => connection.write_answer(&answer, request.is_head())?,
-            Some((bytes, every)) => {
-                connection.write(answer.head().as_bytes())?;
-                for part in answer.body.chunks(bytes) {
-                    if self.stop.is_set() {
-                        return Ok(After::Cut);
-                    }
-                    connection.write(part)?;
-                    self.stop.pause(every);
-                }
-            }
+        let head_pace = acts.iter().find_map(|act| match act {
+            Act::DripHead(bytes, every) => Some((*bytes, *every)),
+            _ => None,
+        });
+        if let Some(pace) = head_pace {
+            self.drip(connection, answer.head().as_bytes(), pace)?;
+            connection.write(&answer.body)?;
+        } else if let Some(pace) = pace.filter(|_| !request.is_head()) {
+            connection.write(answer.head().as_bytes())?;
+            self.drip(connection, &answer.body, pace)?;
+        } else {
+            connection.write_answer(&answer, request.is_head())?;
         }
         if stalls {
             connection.wait_for_end();
@@ -490,6 +490,23 @@ impl Shared {
         } else {
             After::Keep
         }))
+    }
+
+    /// Writes so many bytes at a time, with a pause after each, as long as the registry lives.
+    fn drip(
+        &self,
+        connection: &mut Connection,
+        bytes: &[u8],
+        (size, every): (usize, Duration),
+    ) -> io::Result<()> {
+        for part in bytes.chunks(size) {
+            if self.stop.is_set() {
+                return Err(io::ErrorKind::NotConnected.into());
+            }
+            connection.write(part)?;
+            self.stop.pause(every);
+        }
+        Ok(())
     }
 }
 

@@ -1,0 +1,340 @@
+//! The sweep (reliability.md 5.3): a faultless run of a scenario is recorded, then each of its requests goes wrong in
+//! each way, once and for ever, and after every run all invariants hold. `cargo test` takes a sample of the cases;
+//! `IMAGE_SYNCER_SWEEP=all` takes all of them, `IMAGE_SYNCER_SEED=N` the sample of a run that failed.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+
+use crate::harness::{Output, Run};
+use crate::image::{Blob, Image, Maker};
+use crate::invariants::check_invariants;
+use crate::registry::{Act, Bearer, End, Entry, FakeRegistry, Fault, Kind, Nth, Options};
+
+/// Registries, rules between them, and the images that the rules mean.
+struct World {
+    /// The source first, then the targets.
+    registries: Vec<FakeRegistry>,
+    run: Run,
+    images: Vec<(&'static str, Image)>,
+}
+
+impl World {
+    /// All images of the source's one repository go to the same repository of each target.
+    fn new(tags: &str, images: Vec<(&'static str, Image)>, registries: Vec<FakeRegistry>) -> Self {
+        for (tag, image) in &images {
+            registries[0].push("a", tag, image);
+        }
+        let targets = registries[1..].iter().map(|target| target.name("b"));
+        let run = registries
+            .iter()
+            .filter_map(|registry| Some((registry, registry.login()?)))
+            .fold(Run::new(), |run, (registry, login)| {
+                run.auth(registry, &login.user, &login.password)
+            })
+            .rule(
+                &format!("{}{tags}", registries[0].name("a")),
+                json!(targets.collect::<Vec<_>>()),
+            )
+            .env("IMAGE_SYNCER_TIME_SCALE", "0.001");
+        Self {
+            registries,
+            run,
+            images,
+        }
+    }
+
+    /// The tags that are not at a target as they are at the source, each with the number of the target.
+    fn lacking(&self) -> BTreeSet<(usize, &'static str)> {
+        let is_lacking = |target: &FakeRegistry, (tag, image): &(&'static str, Image)| {
+            let found = target.manifest("b", tag);
+            found.is_none_or(|(digest, _)| digest != image.digest)
+        };
+        let targets = self.registries.iter().enumerate().skip(1);
+        targets
+            .flat_map(|(number, target)| {
+                let lacking = self.images.iter().filter(|image| is_lacking(target, image));
+                lacking.map(move |(tag, _)| (number, *tag))
+            })
+            .collect()
+    }
+
+    /// The same with so many passes after the first.
+    fn retrying(self, retries: u32) -> Self {
+        let run = self.run.arg(format!("--retries={retries}"));
+        Self { run, ..self }
+    }
+
+    /// Runs, and checks all that must hold of any run.
+    fn sync(&self) -> Output {
+        let (source, targets) = self.registries.split_first().expect("no registry");
+        let output = self.run.run();
+        let targets: Vec<&FakeRegistry> = targets.iter().collect();
+        check_invariants(&[source], &targets, &output);
+        let lacking = self.lacking();
+        let expected = i32::from(!lacking.is_empty());
+        let text = &output.stderr;
+        assert_eq!(output.status, Some(expected), "{lacking:?}\n{text}");
+        output
+    }
+
+    /// The tags whose images need the request: all where that cannot be told.
+    fn dependents(&self, registry: usize, entry: &Entry) -> BTreeSet<&'static str> {
+        let history = self.registries[registry].history();
+        let of_session = |session: &str| {
+            let mut same = history
+                .iter()
+                .filter(|e| e.session.as_deref() == Some(session));
+            same.find_map(|e| e.digest.clone())
+        };
+        let by_session = || entry.session.as_deref().and_then(of_session);
+        let digest = entry.digest.clone().or_else(by_session);
+        let needs = |(tag, image): &(&'static str, Image)| match entry.kind {
+            Kind::ManifestHead | Kind::ManifestGet | Kind::ManifestPut => {
+                entry.reference == *tag || holds_manifest(image, &entry.reference)
+            }
+            _ => digest
+                .as_ref()
+                .is_none_or(|digest| image.all_blobs().iter().any(|b| b.digest == *digest)),
+        };
+        let images = self.images.iter().filter(|image| needs(image));
+        images.map(|(tag, _)| *tag).collect()
+    }
+}
+
+fn holds_manifest(image: &Image, digest: &str) -> bool {
+    image.digest == digest || image.children.iter().any(|c| holds_manifest(c, digest))
+}
+
+/// A way to go wrong.
+#[derive(Clone, Debug)]
+struct Wrong {
+    act: Act,
+    /// Whether a single time may fail the images that need the request.
+    may_fail: bool,
+}
+
+/// All acts that make sense for a request.
+fn wrongs(entry: &Entry) -> Vec<Wrong> {
+    let is_verified = matches!(entry.kind, Kind::BlobGet | Kind::ManifestGet);
+    let has_body = entry.bytes_out > 0;
+    let sends = entry.bytes_in > 0;
+    let mut acts: Vec<(Act, bool)> = [500, 502, 503, 429]
+        .map(|status| (Act::status(status), false))
+        .into();
+    for end in [End::Fin, End::Reset] {
+        acts.push((Act::CutBefore(end), false));
+        acts.push((Act::CommitThenClose(end), false));
+        if has_body {
+            acts.push((Act::CutBody(entry.bytes_out / 2, end), false));
+        }
+    }
+    acts.push((Act::CommitThenStatus(500), false));
+    acts.push((Act::CutHead(20), false));
+    acts.push((Act::status(401), true));
+    if entry.authorization.is_some() && entry.kind != Kind::Token {
+        acts.push((Act::ExpireTokens, false));
+    }
+    if is_verified {
+        acts.push((Act::Flip(entry.bytes_out / 2), false));
+        acts.push((Act::Shorten(1), false));
+    }
+    if sends {
+        acts.push((Act::RefuseBody(401), true));
+        acts.push((Act::RefuseBody(413), true));
+        acts.push((Act::CutUpload(entry.bytes_in / 2), false));
+    }
+    let wrongs = acts.into_iter();
+    wrongs
+        .map(|(act, may_fail)| Wrong { act, may_fail })
+        .collect()
+}
+
+/// Goes wrong once at every request, in every way.
+fn sweep_once(scenario: &str, build: impl Fn() -> World) {
+    for_each_case(scenario, &build, 11, |registry, number, _, wrong| {
+        let world = build().retrying(0);
+        let fault = Fault::on_any(wrong.act.clone()).nth(Nth::Only(number));
+        world.registries[registry].fault(fault);
+        world.sync();
+        let lacking = world.lacking();
+        let history = world.registries[registry].history();
+        // In another order of requests there may be one less of them.
+        if let Some(met) = history.iter().find(|entry| entry.has_fault) {
+            let dependents = world.dependents(registry, met);
+            let is_hit = |(target, tag): &(usize, &str)| {
+                (registry == 0 || registry == *target) && dependents.contains(tag)
+            };
+            let is_allowed = lacking.is_empty() || wrong.may_fail && lacking.iter().all(is_hit);
+            assert!(is_allowed, "{lacking:?} failed, needing {met:?}");
+        }
+    });
+}
+
+/// Goes wrong at every request and its like for ever: the run ends, and what does not need the request is done.
+fn sweep_for_ever(scenario: &str, build: impl Fn() -> World) {
+    for_each_case(scenario, &build, 23, |registry, _, entry, wrong| {
+        // What a tag names is what the registry says it is, time and again (E16).
+        if matches!(wrong.act, Act::Flip(_)) && !entry.reference.contains(':') {
+            return;
+        }
+        let world = build().retrying(1);
+        let fault = Fault::on(entry.kind, wrong.act.clone());
+        let name = match entry.kind {
+            Kind::UploadPut => entry.digest.as_deref(),
+            _ => Some(&*entry.reference).filter(|name| !name.is_empty()),
+        };
+        let fault = name.map_or(fault.clone(), |name| fault.of(name));
+        world.registries[registry].fault(fault);
+        world.sync();
+        let history = world.registries[registry].history();
+        let met = history.iter().filter(|entry| entry.has_fault);
+        let hit: BTreeSet<&str> = met
+            .flat_map(|entry| world.dependents(registry, entry))
+            .collect();
+        let lacking = world.lacking();
+        let is_hit = |(target, tag): &(usize, &str)| {
+            (registry == 0 || registry == *target) && hit.contains(tag)
+        };
+        assert!(lacking.iter().all(is_hit), "{lacking:?}, hit {hit:?}");
+    });
+}
+
+/// Records a faultless run, and tries every way to go wrong at each of its requests: of these cases one in `stride`,
+/// unless all are asked for.
+fn for_each_case(
+    scenario: &str,
+    build: &dyn Fn() -> World,
+    stride: u64,
+    run: impl Fn(usize, usize, &Entry, &Wrong),
+) {
+    let stride = if takes_all() { 1 } else { stride };
+    let seed = seed();
+    let mut turn = seed;
+    let world = build();
+    world.sync();
+    assert!(world.lacking().is_empty(), "{scenario} fails by itself");
+    for (registry, fake) in world.registries.iter().enumerate() {
+        let entries = fake.history();
+        let entries = entries.iter().filter(|entry| !entry.is_challenged);
+        for (number, entry) in (1..).zip(entries) {
+            for wrong in wrongs(entry) {
+                turn += 1;
+                if !turn.is_multiple_of(stride) {
+                    continue;
+                }
+                let case = AssertUnwindSafe(|| run(registry, number, entry, &wrong));
+                let outcome = catch_unwind(case);
+                assert!(
+                    outcome.is_ok(),
+                    "{scenario}: {wrong:?} at request {number} of registry {registry}, which was {entry:?}; seed {seed}"
+                );
+            }
+        }
+    }
+}
+
+fn takes_all() -> bool {
+    env::var("IMAGE_SYNCER_SWEEP").is_ok_and(|which| which == "all")
+}
+
+fn seed() -> u64 {
+    static SEED: OnceLock<u64> = OnceLock::new();
+    *SEED.get_or_init(|| {
+        let given = env::var("IMAGE_SYNCER_SEED").ok();
+        given.and_then(|text| text.parse().ok()).unwrap_or_else(|| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            now.map_or(0, |now| u64::from(now.subsec_nanos()))
+        })
+    })
+}
+
+/// Two images that share a layer, by their tags.
+fn two_images(registries: Vec<FakeRegistry>) -> World {
+    let mut maker = Maker::new(41);
+    let shared = maker.layer(900);
+    let images = ["v1", "v2"].map(|tag| {
+        let layers: [Blob; 2] = [shared.clone(), maker.layer(700)];
+        (tag, Image::oci(&maker.config("linux/amd64"), &layers))
+    });
+    World::new(":v1,v2", images.into(), registries)
+}
+
+fn plain(count: usize) -> Vec<FakeRegistry> {
+    (0..count).map(|_| FakeRegistry::new()).collect()
+}
+
+fn shared_layers() -> World {
+    two_images(plain(2))
+}
+
+fn tokens() -> World {
+    let start = |address, user, password| {
+        let bearer = Bearer::for_user(user, password);
+        FakeRegistry::start(Options::default().at(address).bearer(bearer))
+    };
+    two_images(vec![
+        start("127.0.0.1", "ada", "the-source's-password"),
+        start("127.0.0.2", "bob", "the-target's-password"),
+    ])
+}
+
+fn two_targets() -> World {
+    let registries = ["127.0.0.1", "127.0.0.2", "127.0.0.3"];
+    let start = |address| FakeRegistry::start(Options::default().at(address));
+    let image = Maker::new(42).docker(&[600, 800]);
+    World::new(":v1", vec![("v1", image)], registries.map(start).into())
+}
+
+fn index_and_artifact() -> World {
+    let mut maker = Maker::new(43);
+    let index = maker.index(&["linux/amd64", "linux/arm64", "linux/arm/v7"], 500);
+    let file = Blob::new("application/vnd.example.file", maker.bytes(300));
+    let about = json!({"artifactType": "application/vnd.example.file"});
+    let artifact = Image::oci_with(&Blob::empty(), &[file], about);
+    World::new("", vec![("index", index), ("file", artifact)], plain(2))
+}
+
+fn unchanged() -> World {
+    let world = shared_layers();
+    world.sync();
+    world.registries.iter().for_each(FakeRegistry::forget);
+    world
+}
+
+#[test]
+fn one_fault_in_a_copy_of_shared_layers_fails_nothing() {
+    sweep_once("shared layers", shared_layers);
+}
+
+#[test]
+fn one_fault_in_a_copy_with_tokens_fails_nothing() {
+    sweep_once("tokens", tokens);
+}
+
+#[test]
+fn one_fault_in_a_copy_of_an_index_fails_nothing() {
+    sweep_once("index", index_and_artifact);
+}
+
+#[test]
+fn one_fault_in_a_copy_to_two_targets_fails_nothing() {
+    sweep_once("two targets", two_targets);
+}
+
+#[test]
+fn one_fault_in_an_unchanged_rerun_fails_nothing() {
+    sweep_once("unchanged", unchanged);
+}
+
+#[test]
+fn lasting_faults_fail_what_needs_the_request_and_nothing_else() {
+    sweep_for_ever("shared layers", shared_layers);
+    sweep_for_ever("index", index_and_artifact);
+    sweep_for_ever("two targets", two_targets);
+    sweep_for_ever("tokens", tokens);
+}
