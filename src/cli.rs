@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lexopt::{Arg, Parser};
 use log::LevelFilter;
@@ -42,6 +43,8 @@ pub struct Options {
     pub retries: u32,
     /// The file that remembers what was done.
     pub records: PathBuf,
+    /// How long a tag of a target is not asked for after it was put or seen there.
+    pub trust_records: Option<Duration>,
     /// `SOURCE TARGET...`: one rule in place of those of the file. Empty: the file's.
     pub images: Vec<String>,
 }
@@ -113,6 +116,7 @@ fn options(
         workers: workers(take("proc").unwrap_or_default())?,
         retries: retries(take("retries").unwrap_or_default())?,
         records: take("records").unwrap_or_default().into(),
+        trust_records: take("trust-records").map(trust_records).transpose()?,
         images,
     })
 }
@@ -148,6 +152,10 @@ fn retries(text: String) -> Result<u32, UsageError> {
     number
         .and_then(|number| number.max(0).try_into().ok())
         .ok_or(UsageError::Retries(text))
+}
+
+fn trust_records(text: String) -> Result<Duration, UsageError> {
+    humantime::parse_duration(&text).map_err(|_| UsageError::TrustRecords(text))
 }
 
 fn log_level(text: String) -> Result<LevelFilter, UsageError> {
@@ -217,6 +225,8 @@ pub enum UsageError {
     Workers(String),
     /// `--retries` with something else than a number.
     Retries(String),
+    /// `--trust-records` with something else than a time.
+    TrustRecords(String),
     /// `--log-level` with something else than a level.
     LogLevel(String),
 }
@@ -244,6 +254,10 @@ impl fmt::Display for UsageError {
             Self::Retries(text) => write!(
                 f,
                 "--retries {text:?} is no number of passes; give one such as 2, or 0 for none"
+            ),
+            Self::TrustRecords(text) => write!(
+                f,
+                "--trust-records {text:?} is no time; give one such as 12h or 30m"
             ),
             Self::LogLevel(text) => write!(
                 f,
@@ -310,7 +324,7 @@ impl DefaultValue {
     }
 }
 
-const FLAGS: [Flag; 17] = [
+const FLAGS: [Flag; 18] = [
     value(
         "config",
         None,
@@ -366,6 +380,13 @@ const FLAGS: [Flag; 17] = [
         "N",
         DefaultValue::Text("2"),
         "how many more passes over what failed",
+    ),
+    value(
+        "trust-records",
+        None,
+        "DURATION",
+        DefaultValue::None,
+        "do not ask targets for tags that the records saw within this time, such as 12h",
     ),
     flag("help", Some('h'), Kind::Help, "print this help"),
     flag("version", None, Kind::Version, "print the version"),
@@ -444,6 +465,7 @@ mod tests {
             workers: 5,
             retries: 2,
             records: "./records".into(),
+            trust_records: None,
             images: Vec::new(),
         }
     }
@@ -464,6 +486,7 @@ mod tests {
             workers: 7,
             retries: 9,
             records: "rec".into(),
+            trust_records: Some(Duration::from_mins(90)),
             images: vec!["a:1".into(), "b".into(), "c".into()],
         };
         let joined = [
@@ -477,6 +500,7 @@ mod tests {
             "--proc=7",
             "--retries=9",
             "--records=rec",
+            "--trust-records=1h 30m",
             "c",
         ];
         assert_eq!(options_of(&joined), expected);
@@ -508,6 +532,7 @@ mod tests {
             "--proc=",
             "--records=",
             "--retries=",
+            "--trust-records=",
             "--auth=",
             "--images=",
             "--arch=",
@@ -575,6 +600,10 @@ mod tests {
             (
                 &["--log-level=loud"],
                 "--log-level \"loud\" is no level; give error, warn, info, debug or trace",
+            ),
+            (
+                &["--trust-records=12"],
+                "--trust-records \"12\" is no time; give one such as 12h or 30m",
             ),
             (
                 &["--config"],

@@ -39,3 +39,4 @@ mod retries;
 mod sweep;
 mod sync;
 mod traps;
+mod trust;
