@@ -89,7 +89,6 @@ impl Error for RequestError {
         match &self.failure {
             Failure::Transport(broken) => broken.cause.as_deref().map(|cause| cause as _),
             Failure::Url(error) => Some(error),
-            Failure::Json(error) => Some(error),
             Failure::Credential(error) => Some(error),
             Failure::Token(error) => Some(error),
             Failure::Manifest(error) => Some(error),
@@ -218,7 +217,12 @@ impl fmt::Display for Failure {
             ),
             Self::TooLarge(limit) => write!(f, "an answer of more than {limit} bytes"),
             Self::Header(name) => write!(f, "the answer has no usable {name} header"),
-            Self::Json(_) => f.write_str("the answer cannot be read"),
+            // Not serde's words, which quote what came: a registry may send our own secrets back to us.
+            Self::Json(error) => {
+                let what = if error.is_data() { "not what was asked for" } else { "not JSON" };
+                let (line, column) = (error.line(), error.column());
+                write!(f, "the answer cannot be read: {what} at line {line}, column {column}")
+            }
             Self::Token(_) => f.write_str("the token service gave no token"),
             Self::Credential(_) => f.write_str("no login"),
             Self::LoginRefused(login) => {

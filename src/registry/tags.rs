@@ -319,4 +319,16 @@ mod tests {
         };
         assert!(next(elsewhere).to_string().contains("another host"));
     }
+
+    #[test]
+    fn what_came_in_place_of_a_list_is_not_repeated() {
+        for body in [r#"{"tags":"hunter2"}"#, r#""hunter2""#, "hunter2"] {
+            let server = Server::start(move |_| Some(Reply::new(200).body(body)));
+            let error = server.store("a/b").tags().unwrap_err().to_string();
+            assert!(
+                error.contains("cannot be read") && !error.contains("hunter2"),
+                "{error}"
+            );
+        }
+    }
 }
