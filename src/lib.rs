@@ -5,7 +5,7 @@
 //! ```text
 //! main -> lib -> cli, config, logging, signal
 //!          |---> engine -> store (ports) -> oci
-//!          |       +-----> records, report (values)
+//!          |       +-----> config, records, report (values)
 //!          +--> registry, layout (implement store) -> store, oci, secret
 //! ```
 //!

@@ -56,6 +56,8 @@ struct Ring {
     state: State,
     /// A used chunk, to be filled again.
     spare: Option<Vec<u8>>,
+    /// How many wait for `moved`.
+    waiting: usize,
     /// When the first byte was wanted.
     began: Option<Instant>,
     /// Since when somebody has been waiting for the slowest target.
@@ -114,6 +116,7 @@ impl<'a> Stream<'a> {
                 snapshots: Snapshots::default(),
                 state: State::Flowing,
                 spare: None,
+                waiting: 0,
                 began: None,
                 full_since: None,
                 read_apart: 0,
@@ -158,7 +161,7 @@ impl<'a> Stream<'a> {
         let mut ring = self.lock();
         ring.began.get_or_insert_with(Instant::now);
         if ring.move_to(target, Some(position)) {
-            self.moved.notify_all();
+            self.tell(&ring);
         }
         loop {
             if ring
@@ -185,10 +188,12 @@ impl<'a> Stream<'a> {
                     ring = self.read_on(origin, spare);
                 }
                 None if has_room => {
+                    ring.waiting += 1;
                     ring = self
                         .moved
                         .wait(ring)
                         .unwrap_or_else(PoisonError::into_inner);
+                    ring.waiting -= 1;
                 }
                 None => ring = self.wait_for_slowest(ring),
             }
@@ -199,7 +204,7 @@ impl<'a> Stream<'a> {
     fn wait_for_slowest<'s>(&'s self, mut ring: MutexGuard<'s, Ring>) -> MutexGuard<'s, Ring> {
         ring.full_since.get_or_insert_with(Instant::now);
         if ring.detach_slowest(&self.patience) {
-            self.moved.notify_all();
+            self.tell(&ring);
             return ring;
         }
         let wait = self
@@ -207,10 +212,21 @@ impl<'a> Stream<'a> {
             .at_least
             .div_f64(8.0)
             .max(Duration::from_millis(1));
-        self.moved
+        ring.waiting += 1;
+        ring = self
+            .moved
             .wait_timeout(ring, wait)
             .unwrap_or_else(PoisonError::into_inner)
-            .0
+            .0;
+        ring.waiting -= 1;
+        ring
+    }
+
+    /// Wakes those who wait. A condvar goes to the kernel even where nobody does, which for one target is each time.
+    fn tell(&self, ring: &Ring) {
+        if ring.waiting > 0 {
+            self.moved.notify_all();
+        }
     }
 
     /// Reads the next chunk outside the lock and enters it.
@@ -237,7 +253,7 @@ impl<'a> Stream<'a> {
         }
         origin.note(&mut ring.snapshots);
         ring.origin = Some(origin);
-        self.moved.notify_all();
+        self.tell(&ring);
         ring
     }
 }

@@ -366,6 +366,15 @@ impl Refusal {
                 " (the target does not find what was brought there twice: its own index may be broken)",
             ),
             413 => f.write_str(" (the registry or a proxy before it limits the size of a request)"),
+            429 => match self.retry_after {
+                Some(wait) => write!(
+                    f,
+                    " (a pause of {} s is asked for; {})",
+                    wait.as_secs(),
+                    self.login
+                ),
+                None => write!(f, " ({})", self.login),
+            },
             _ => Ok(()),
         }
     }
@@ -552,18 +561,39 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_may_help() {
-        let error = RequestError {
-            method: Method::Post,
-            url: "https://r.io/v2/p/x/blobs/uploads/".into(),
-            failure: Failure::Status(Box::new(refusal(
+        let gone = r#"{"errors":[{"code":"NAME_UNKNOWN","message":"not known"}]}"#;
+        for (method, status, body, retry_after, text) in [
+            (
+                Method::Post,
                 404,
-                r#"{"errors":[{"code":"NAME_UNKNOWN","message":"not known"}]}"#,
-            ))),
-        };
-        assert_eq!(
-            error.to_string(),
-            "POST https://r.io/v2/p/x/blobs/uploads/: 404: NAME_UNKNOWN: not known \
-             (the repository or its project may have to be created first)"
-        );
+                gone,
+                None,
+                "POST https://r.io/v2/p/x: 404: NAME_UNKNOWN: not known \
+                 (the repository or its project may have to be created first)",
+            ),
+            (
+                Method::Get,
+                429,
+                "slow down",
+                Some(3600),
+                "GET https://r.io/v2/p/x: 429: slow down (a pause of 3600 s is asked for; no `auth` entry fits)",
+            ),
+            (
+                Method::Get,
+                429,
+                "",
+                None,
+                "GET https://r.io/v2/p/x: 429 (no `auth` entry fits)",
+            ),
+        ] {
+            let mut refusal = refusal(status, body);
+            refusal.retry_after = retry_after.map(Duration::from_secs);
+            let error = RequestError {
+                method,
+                url: "https://r.io/v2/p/x".into(),
+                failure: Failure::Status(Box::new(refusal)),
+            };
+            assert_eq!(error.to_string(), text);
+        }
     }
 }

@@ -49,12 +49,18 @@ impl Network {
             Err(_) => (host.name().to_owned(), None),
         };
         let roots = self.roots.get_or_init(trusted_roots).clone();
-        let strict = self.agent(&name, TlsConfig::builder().root_certs(roots).build());
-        let own = if insecure {
-            self.agent(
-                &name,
-                TlsConfig::builder().disable_verification(true).build(),
-            )
+        let config = |verifies_nothing| {
+            let tls = TlsConfig::builder()
+                .root_certs(roots.clone())
+                .disable_verification(verifies_nothing);
+            agent_config(self.workers).tls_config(tls.build())
+        };
+        let strict = self.agent(&name, config(false));
+        let own = if host.is_loopback() {
+            // A proxy has a loopback of its own.
+            self.agent(&name, config(insecure).proxy(None))
+        } else if insecure {
+            self.agent(&name, config(true))
         } else {
             strict.clone()
         };
@@ -66,13 +72,12 @@ impl Network {
         }
     }
 
-    fn agent(&self, name: &str, tls: TlsConfig) -> Agent {
-        let config = agent_config(self.workers).tls_config(tls).build();
+    fn agent(&self, name: &str, config: ConfigBuilder<AgentScope>) -> Agent {
         let resolver = GuardedResolver {
             registry: name.to_owned(),
             addresses: self.addresses.clone(),
         };
-        Agent::with_parts(config, DefaultConnector::default(), resolver)
+        Agent::with_parts(config.build(), DefaultConnector::default(), resolver)
     }
 }
 

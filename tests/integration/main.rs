@@ -4,7 +4,9 @@
 mod auth;
 mod cli;
 mod content;
+mod documents;
 mod economy;
+mod environment;
 mod failures;
 mod fanout;
 mod golden;

@@ -3,6 +3,8 @@
 
 usage: registry.py push HOST [USER:PASSWORD]     puts every image, byte for byte; prints one line an image: KIND NAME TAG
        registry.py compare FROM TO < IMAGES      says which of these images are not the same in both registries
+       registry.py series HOST NAME N SIZE       puts N images of one layer of SIZE bytes each, tagged v0, v1 and so on
+       registry.py same FROM TO                  says what is missing or another one of HOST/NAME at HOST/NAME
 
 KIND says what a judge can do with it: "image" (anything), "nested" (an index of indexes), "foreign" (a layer that no
 registry holds), "schema1" (signed anew at each GET: only its digest is stable), "many" (one of three hundred).
@@ -54,6 +56,9 @@ class Registry:
         headers, content = self.request("GET", path, headers={"Accept": accept})
         return content, headers["Docker-Content-Digest"]
 
+    def tags(self, name):
+        return json.loads(self.request("GET", f"/v2/{name}/tags/list")[1])["tags"]
+
 
 class Repository:
     """Makes images in one repository. Each method puts something and gives its descriptor."""
@@ -63,14 +68,21 @@ class Repository:
         self.name = name
         self.types = TYPES[format]
 
-    def blob(self, media_type, content):
-        digest = "sha256:" + hashlib.sha256(content).hexdigest()
+    def blob(self, media_type, *pieces):
+        """Pieces are sent one after another, so a blob may be larger than memory should be."""
+        digest = hashlib.sha256()
+        size = 0
+        for piece in pieces:
+            digest.update(piece)
+            size += len(piece)
+        digest = "sha256:" + digest.hexdigest()
         headers, _ = self.registry.request("POST", f"/v2/{self.name}/blobs/uploads/", status=202)
         location = headers["Location"]
         location = location[location.index("/v2/"):]
         path = location + ("&" if "?" in location else "?") + "digest=" + digest
-        self.registry.request("PUT", path, content, {"Content-Type": "application/octet-stream"}, 201)
-        return {"mediaType": media_type, "digest": digest, "size": len(content)}
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        self.registry.request("PUT", path, iter(pieces), headers, 201)
+        return {"mediaType": media_type, "digest": digest, "size": size}
 
     def layer(self, seed, size=1000):
         return self.blob(self.types[2], random.Random(seed).randbytes(size))
@@ -191,7 +203,36 @@ def digests(index):
     return [child["digest"] for child in json.loads(index).get("manifests", [])]
 
 
+def series(host, name, count, size):
+    """Puts images of one layer each, which goes in pieces: it may be larger than memory should be."""
+    r = Repository(Registry(host), name)
+    for number in range(int(count)):
+        piece = random.Random(f"{name}{number}").randbytes(1 << 20)
+        whole, rest = divmod(int(size), len(piece))
+        layer = r.blob(r.types[2], *[piece] * whole, piece[:rest])
+        r.image([layer], f"v{number}")
+
+
+def same(source, target):
+    """Yields which tags, blobs and manifests of one repository are not in another one."""
+    (ours, name), (theirs, copy) = [(Registry(host), path) for host, path in (p.split("/", 1) for p in (source, target))]
+    for tag in ours.tags(name):
+        content, digest = ours.manifest(name, tag)
+        if theirs.manifest(copy, tag) != (content, digest):
+            yield f"{tag} is another manifest"
+        manifest = json.loads(content)
+        for blob in [manifest["config"], *manifest["layers"]]:
+            theirs.request("HEAD", f"/v2/{copy}/blobs/{blob['digest']}", status=200)
+
+
 def main(command, *arguments):
+    if command == "series":
+        series(*arguments)
+        return 0
+    if command == "same":
+        differences = list(same(*arguments))
+        print(*differences, sep="\n")
+        return int(bool(differences))
     if command == "push":
         host, *credentials = arguments
         for image in push(Registry(host, *credentials)):

@@ -15,76 +15,8 @@ for tool in docker-registry skopeo python3; do
     fi
 done
 
-work=$(mktemp -d)
-registries=()
-passed=0
-failed=0
-
-cleanup() {
-    for pid in "${registries[@]}"; do
-        kill "$pid" 2>/dev/null || true
-    done
-    wait
-    rm -rf "$work"
-}
-trap cleanup EXIT
-
-# check WHAT COMMAND...: runs a command and counts how it ends.
-check() {
-    local what=$1
-    shift
-    if "$@" >"$work/check" 2>&1; then
-        passed=$((passed + 1))
-        echo "ok    $what"
-    else
-        failed=$((failed + 1))
-        echo "FAIL  $what"
-        tail -n 20 "$work/check" | sed 's/^/      | /'
-    fi
-}
-
-# start NAME PORT [LINES OF CONFIG]: a registry with its access log in $work/NAME.log.
-start() {
-    cat >"$work/$1.yml" <<CONFIG
-version: 0.1
-log: {level: warn, accesslog: {disabled: false}}
-storage:
-  filesystem: {rootdirectory: $work/$1}
-  delete: {enabled: true}
-  maintenance: {uploadpurging: {enabled: false}}
-http: {addr: "127.0.0.1:$2", secret: test}
-compatibility: {schema1: {enabled: true}}
-validation: {manifests: {urls: {allow: ['^https://']}}}
-${3:-}
-CONFIG
-    docker-registry serve "$work/$1.yml" >"$work/$1.log" 2>&1 &
-    registries+=($!)
-    for _ in $(seq 100); do
-        kill -0 $! 2>/dev/null || break
-        (exec 3<>"/dev/tcp/127.0.0.1/$2") 2>/dev/null && return
-        sleep 0.1
-    done
-    echo "registry $1 did not start:" >&2
-    cat "$work/$1.log" >&2
-    return 1
-}
-
-# sync NAME ARGUMENT...: runs the program; its output and status go to $work/NAME.{out,err,status}.
-sync() {
-    local name=$1 status=0
-    shift
-    (cd "$root" && timeout 300 "$binary" "$@") >"$work/$name.out" 2>"$work/$name.err" || status=$?
-    echo "$status" >"$work/$name.status"
-}
-
-# ended NAME STATUS FAILED-TASKS FAILED-GENERATIONS: how a run must have ended, in words that scripts search for.
-ended() {
-    cat "$work/$1.err" "$work/$1.out"
-    echo "status $(cat "$work/$1.status")"
-    [ "$(cat "$work/$1.status")" = "$2" ] || return 1
-    [ "$(tail -n 1 "$work/$1.out")" = "Finished, $3 sync tasks failed, $4 tasks generate failed" ] || return 1
-    [ "$2" = 0 ] || grep -qx "failed tasks exist" "$work/$1.out"
-}
+# shellcheck source=lib.sh
+. "$here/lib.sh"
 
 # same_bytes FROM TO [SKOPEO OPTION...]: equal manifests by skopeo's reading of both.
 same_bytes() {
@@ -119,13 +51,7 @@ quiet() {
     [ "$(since target "$2" | wc -l)" -ge 300 ]
 }
 
-mapfile -t ports < <(python3 - <<'PYTHON'
-import socket
-sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
-for listener in sockets:
-    print(listener.getsockname()[1])
-PYTHON
-)
+free_ports 4
 source=127.0.0.1:${ports[0]}
 target=127.0.0.1:${ports[1]}
 start source "${ports[0]}"

@@ -1,0 +1,124 @@
+#!/bin/bash
+# endure.sh BINARY: runs that are killed, registries that are killed, a blob of 1 GiB, and a machine that offers next to
+# nothing, with real registries: docker-registry of Debian and, where Go is at hand, distribution 3. Prints a line for
+# each check and `N passed, M failed` at the end.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+binary=$(realpath "${1:?usage: endure.sh BINARY}")
+
+for tool in docker-registry python3; do
+    if ! command -v $tool >/dev/null; then
+        echo "SKIPPED: no $tool here, nothing was tried against real registries" >&2
+        echo "0 passed, 0 failed, 1 skipped"
+        exit 0
+    fi
+done
+# shellcheck source=lib.sh
+. "$here/lib.sh"
+
+# in_sync FROM-REPOSITORY TO-REPOSITORY: both have the same tags with the same digests, and the target is complete.
+in_sync() {
+    python3 "$here/registry.py" same "$1" "$2"
+}
+
+# stop NAME: ends a registry at once, as a crash does.
+stop() {
+    kill -9 "$(cat "$work/$1.pid")"
+    wait "$(cat "$work/$1.pid")" 2>/dev/null || true
+}
+
+# begin NAME ...: as `start`, and notes whom to stop.
+begin() {
+    start "$@"
+    echo "${registries[-1]}" >"$work/$1.pid"
+}
+
+# endure VERSION: all of it against registries of one version.
+endure() {
+    local version=$1 source target
+    free_ports 2
+    source=127.0.0.1:${ports[0]} target=127.0.0.1:${ports[1]}
+    begin "source-$version" "${ports[0]}"
+    begin "target-$version" "${ports[1]}"
+    python3 "$here/registry.py" series "$source" small 60 20000
+    python3 "$here/registry.py" series "$source" large 1 1073741824
+
+    sync "large-$version" --records "$work/large-$version" "$source/large" "$target/large"
+    check "$version: a blob of 1 GiB" ended "large-$version" 0 0 0
+    check "$version: it is whole" in_sync "$source/large" "$target/large"
+
+    # How long a run takes undisturbed, in milliseconds.
+    local began length wait
+    began=$(date +%s%N)
+    sync "calm-$version" --records "$work/calm-$version" "$source/small" "$target/calm"
+    length=$((($(date +%s%N) - began) / 1000000))
+    check "$version: 60 images in peace" ended "calm-$version" 0 0 0
+    for try in $(seq 25); do
+        wait=$((RANDOM % (length + 1)))
+        for _ in 1 2; do
+            (cd "$root" && exec "$binary" --records "$work/killed-$version" "$source/small" "$target/killed$try") \
+                >/dev/null 2>&1 &
+            sleep "$(printf '0.%03d' $((wait > 999 ? 999 : wait)))"
+            kill -9 $! 2>/dev/null || true
+            wait $! 2>/dev/null || true
+        done
+        sync "after-$version" --records "$work/killed-$version" "$source/small" "$target/killed$try"
+        check "$version: killed twice after $wait of $length ms, and run again" ended "after-$version" 0 0 0
+        check "$version: the copy is complete" in_sync "$source/small" "$target/killed$try"
+    done
+
+    (
+        for _ in 1 2 3 4; do
+            sleep "$(printf '0.%03d' $((length / 6 % 1000)))"
+            stop "target-$version"
+            begin "target-$version" "${ports[1]}"
+        done
+        echo "${registries[-1]}" >"$work/restarted"
+    ) &
+    local restarts=$!
+    sync "restarted-$version" --retries 5 --records "$work/restarted-$version" "$source/small" "$target/restarted"
+    wait $restarts
+    registries+=("$(cat "$work/restarted")")
+    check "$version: a target that is killed and started again four times" ended "restarted-$version" 0 0 0
+    check "$version: the copy is complete" in_sync "$source/small" "$target/restarted"
+}
+
+# bare SOURCE TARGET: the program alone in an empty root folder that it cannot write to, with a user id that nobody has,
+# no environment, and 256 MiB of addresses.
+bare() {
+    local folder=$work/bare
+    mkdir -p "$folder"
+    cp "$binary" "$folder/image-syncer"
+    echo "{\"images\": {\"$1\": \"$2\"}}" >"$folder/image-syncer.json"
+    chmod -R a+rX "$folder"
+    chmod a+rx "$work"
+    (
+        ulimit -v 262144
+        exec env -i chroot --userspec=54321:54321 "$folder" /image-syncer --config /image-syncer.json --proc 8
+    )
+}
+
+endure 2.8
+if file "$binary" 2>/dev/null | grep -qE 'statically linked|static-pie linked' && [ "$(id -u)" = 0 ]; then
+    check "in an empty root folder, read-only, with any user and 256 MiB" \
+        bare "127.0.0.1:${ports[0]}/small" "127.0.0.1:${ports[1]}/bare"
+    check "the copy is complete" in_sync "127.0.0.1:${ports[0]}/small" "127.0.0.1:${ports[1]}/bare"
+else
+    echo "SKIPPED: not a static binary, or not root: nothing was tried in an empty root folder" >&2
+fi
+
+if ! command -v go >/dev/null; then
+    echo "SKIPPED: no go here, nothing was tried with distribution 3" >&2
+elif ! GOBIN=$work/bin GOFLAGS=-modcacherw go install github.com/distribution/distribution/v3/cmd/registry@v3.1.2 \
+    >"$work/go" 2>&1; then
+    tail -n 3 "$work/go" >&2
+    echo "SKIPPED: distribution 3 could not be built, nothing was tried with it" >&2
+else
+    PROGRAM=$work/bin/registry
+    endure 3
+fi
+
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
