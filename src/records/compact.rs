@@ -131,6 +131,33 @@ mod tests {
         )
     }
 
+    /// Leaves the stale lines out, expects the rest to say the same, and gives it.
+    #[track_caller]
+    fn check(whole: &str) -> String {
+        let hints = read(whole.as_bytes());
+        let mut rest = Vec::new();
+        copy_lines(Cursor::new(whole), &hints.live_lines(), &mut rest).unwrap();
+        let again = read(&rest);
+        assert_eq!(answers(&again), answers(&hints), "{whole}");
+        // Each line that is left is needed, and those of later versions are all there.
+        let rest = String::from_utf8(rest).unwrap();
+        assert_eq!(again.live_lines().len(), rest.lines().count(), "{whole}");
+        let later = |text: &str| {
+            let is_later = |line: &&str| *line == LATER || line.contains(r#""v":2"#);
+            text.lines().filter(is_later).count()
+        };
+        assert_eq!(later(&rest), later(whole), "{whole}");
+        // The newest line of a tag counts.
+        let newest = |text: &str| {
+            let image = text.lines().rfind(|line| line.contains(r#""image""#));
+            image.map(str::to_owned)
+        };
+        let tag = hints.tag(&place("a.b/c"), &Tag::parse("t").unwrap());
+        assert_eq!(newest(&rest), newest(whole), "{whole}");
+        assert_eq!(newest(whole).is_some(), tag.is_some(), "{whole}");
+        rest
+    }
+
     #[test]
     fn every_short_file_says_the_same_without_its_stale_lines() {
         let lines = lines();
@@ -138,21 +165,16 @@ mod tests {
         for (length, kinds) in [(0, 11), (1, 11), (2, 11), (3, 11), (4, 6)] {
             for number in 0..usize::pow(kinds, length) {
                 let chosen = (0..length).map(|at| &lines[number / kinds.pow(at) % kinds]);
-                let whole: String = chosen.map(|line| line.clone() + "\n").collect();
-                let hints = read(whole.as_bytes());
-                let mut rest = Vec::new();
-                copy_lines(Cursor::new(&whole), &hints.live_lines(), &mut rest).unwrap();
-                let again = read(&rest);
-                assert_eq!(answers(&again), answers(&hints), "{whole}");
-                // Each line that is left is needed, and those of later versions are all there.
-                let rest = String::from_utf8(rest).unwrap();
-                assert_eq!(again.live_lines().len(), rest.lines().count(), "{whole}");
-                let kept = |text: &str| {
-                    let is_later = |line: &&str| *line == LATER || line.contains(r#""v":2"#);
-                    text.lines().filter(is_later).count()
-                };
-                assert_eq!(kept(&rest), kept(&whole), "{whole}");
+                check(&chosen.map(|line| line.clone() + "\n").collect::<String>());
             }
         }
+    }
+
+    #[test]
+    fn of_a_long_upload_the_newest_states_are_left() {
+        let upload = &lines()[4];
+        let line = |offset| upload.replace(":5", &format!(":{offset}")) + "\n";
+        let whole: String = (1..=40).map(line).collect();
+        assert_eq!(check(&whole), (25..=40).map(line).collect::<String>());
     }
 }
