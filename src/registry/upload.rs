@@ -219,9 +219,10 @@ impl Upload for RegistryUpload {
         } else {
             self.location.clone()
         };
+        let rate = self.client.registry.rates.bytes.as_deref();
         let mut request = Request::to(method, location, self.client.scope())
             .header("content-type", "application/octet-stream")
-            .stream(Outgoing::new(body, size - self.offset));
+            .stream(Outgoing::new(body, size - self.offset, rate));
         if by_put && size > MAX_SMALL {
             request = request.patiently();
         }
