@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lexopt::{Arg, Parser};
 use log::LevelFilter;
@@ -44,6 +45,8 @@ pub struct Options {
     pub retries: u32,
     /// The file that remembers what was done.
     pub records: PathBuf,
+    /// How long a tag of a target is not asked for after it was put or seen there.
+    pub trust_records: Option<Duration>,
     /// `SOURCE TARGET...`: one rule in place of those of the file. Empty: the file's.
     pub images: Vec<String>,
 }
@@ -116,6 +119,7 @@ fn options(
         max_per_host: take("max-per-host").map(max_per_host).transpose()?,
         retries: retries(take("retries").unwrap_or_default())?,
         records: take("records").unwrap_or_default().into(),
+        trust_records: take("trust-records").map(trust_records).transpose()?,
         images,
     })
 }
@@ -158,6 +162,10 @@ fn retries(text: String) -> Result<u32, UsageError> {
     number
         .and_then(|number| number.max(0).try_into().ok())
         .ok_or(UsageError::Retries(text))
+}
+
+fn trust_records(text: String) -> Result<Duration, UsageError> {
+    humantime::parse_duration(&text).map_err(|_| UsageError::TrustRecords(text))
 }
 
 fn log_level(text: String) -> Result<LevelFilter, UsageError> {
@@ -229,6 +237,8 @@ pub enum UsageError {
     MaxPerHost(String),
     /// `--retries` with something else than a number.
     Retries(String),
+    /// `--trust-records` with something else than a time.
+    TrustRecords(String),
     /// `--log-level` with something else than a level.
     LogLevel(String),
 }
@@ -260,6 +270,10 @@ impl fmt::Display for UsageError {
             Self::Retries(text) => write!(
                 f,
                 "--retries {text:?} is no number of passes; give one such as 2, or 0 for none"
+            ),
+            Self::TrustRecords(text) => write!(
+                f,
+                "--trust-records {text:?} is no time; give one such as 12h or 30m"
             ),
             Self::LogLevel(text) => write!(
                 f,
@@ -326,7 +340,7 @@ impl DefaultValue {
     }
 }
 
-const FLAGS: [Flag; 18] = [
+const FLAGS: [Flag; 19] = [
     value(
         "config",
         None,
@@ -389,6 +403,13 @@ const FLAGS: [Flag; 18] = [
         "N",
         DefaultValue::Text("2"),
         "how many more passes over what failed",
+    ),
+    value(
+        "trust-records",
+        None,
+        "DURATION",
+        DefaultValue::None,
+        "do not ask targets for tags that the records saw within this time, such as 12h",
     ),
     flag("help", Some('h'), Kind::Help, "print this help"),
     flag("version", None, Kind::Version, "print the version"),
@@ -468,6 +489,7 @@ mod tests {
             max_per_host: None,
             retries: 2,
             records: "./records".into(),
+            trust_records: None,
             images: Vec::new(),
         }
     }
@@ -489,6 +511,7 @@ mod tests {
             max_per_host: Some(3),
             retries: 9,
             records: "rec".into(),
+            trust_records: Some(Duration::from_mins(90)),
             images: vec!["a:1".into(), "b".into(), "c".into()],
         };
         let joined = [
@@ -503,6 +526,7 @@ mod tests {
             "--max-per-host=3",
             "--retries=9",
             "--records=rec",
+            "--trust-records=1h 30m",
             "c",
         ];
         assert_eq!(options_of(&joined), expected);
@@ -535,6 +559,7 @@ mod tests {
             "--max-per-host=",
             "--records=",
             "--retries=",
+            "--trust-records=",
             "--auth=",
             "--images=",
             "--arch=",
@@ -606,6 +631,10 @@ mod tests {
             (
                 &["--log-level=loud"],
                 "--log-level \"loud\" is no level; give error, warn, info, debug or trace",
+            ),
+            (
+                &["--trust-records=12"],
+                "--trust-records \"12\" is no time; give one such as 12h or 30m",
             ),
             (
                 &["--config"],

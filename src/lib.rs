@@ -31,6 +31,7 @@ use std::ffi::OsString;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use cli::{Command, Options};
 use config::{AuthEntry, Config, LoadOptions};
@@ -102,7 +103,7 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     let interrupt = signal::watch(move || drop(running), move || broken_off.shutdown());
     let interrupt = interrupt.map_err(|error| format!("cannot handle signals: {error}"))?;
 
-    let (journal, hints, more) = Journal::open(&options.records);
+    let (journal, mut hints, more) = Journal::open(&options.records);
     warnings.extend(more);
     for warning in &warnings {
         log::warn!("{warning}");
@@ -111,6 +112,11 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         log::error!("{error}");
     }
     log::info!("{} rules, {} workers", rules.len(), options.workers);
+    if let Some(time) = options.trust_records {
+        let shown = humantime::format_duration(time);
+        log::info!("targets are not asked for tags that the records saw within {shown}");
+        hints.trust(time, SystemTime::now());
+    }
     let places = Places {
         registries,
         limits,

@@ -197,6 +197,9 @@ pub trait Upload {
 pub enum SendError {
     /// The body that was to be sent: the source's side, which remembers its own error.
     Body,
+    /// Nobody: the target took nothing of what it was sent from the upload's offset on, and would take it once more. Said
+    /// a few times for one offset at most.
+    Again,
     /// The target.
     Target(StoreError),
 }

@@ -62,6 +62,8 @@ pub(super) enum TargetState {
     Lacks,
     /// The tag is this manifest there.
     Has(Digest),
+    /// The records vouch that it is: asked only where the source is another one.
+    Vouched(Digest),
     /// The manifest's parts and the manifest are on their way: the task that puts it.
     Copying(TaskId),
     /// In sync.
@@ -178,7 +180,7 @@ impl Image {
         for target in &self.targets {
             match &target.state {
                 TargetState::Lacks => lacks = true,
-                TargetState::Has(digest) => has.push(digest),
+                TargetState::Has(digest) | TargetState::Vouched(digest) => has.push(digest),
                 TargetState::Waiting | TargetState::Asking => waits |= !is_late(target.place),
                 TargetState::AskingAgain
                 | TargetState::Copying(_)
@@ -251,18 +253,23 @@ impl Graph<'_> {
         self.close_or_drop(image);
     }
 
-    /// Learns whether a target has the tag: from its tag list where that is known or worth asking, else by a HEAD.
+    /// Learns whether a target has the tag: from its tag list where that is known or worth asking, else by a HEAD. The
+    /// records' word, where they vouch for it, is enough as long as the source is not known to be another manifest.
     fn ask(&mut self, image: ImageId, index: usize) {
-        let order = self.images[image].order;
-        let target = self.images[image].target(index);
+        let row = &self.images[image];
+        let order = row.order;
+        let target = row.target(index);
         let place = target.place;
-        let state = match &self.places[place].tags {
-            Tags::Listed(tags, _) if !tags.contains(&target.tag) => TargetState::Lacks,
-            Tags::Missing => TargetState::Lacks,
-            Tags::Unknown | Tags::Asked if target.list == List::First => {
+        let vouched = self.hints.vouched(&self.places[place].place, &target.tag);
+        let vouched = vouched.filter(|digest| row.digest().is_none_or(|known| known == *digest));
+        let state = match (&self.places[place].tags, vouched) {
+            (Tags::Listed(tags, _), _) if !tags.contains(&target.tag) => TargetState::Lacks,
+            (Tags::Missing, _) => TargetState::Lacks,
+            (_, Some(digest)) => TargetState::Vouched(digest.clone()),
+            (Tags::Unknown | Tags::Asked, None) if target.list == List::First => {
                 return self.list_for(place, image);
             }
-            Tags::Unknown | Tags::Asked | Tags::Listed(..) | Tags::Failed(_) => TargetState::Asking,
+            (_, None) => TargetState::Asking,
         };
         if matches!(state, TargetState::Asking) {
             self.add_task(Kind::Ask(image, index), order, State::Ready);
@@ -339,15 +346,21 @@ impl Graph<'_> {
         self.consider(image);
     }
 
-    /// Targets that have the source's manifest are done.
+    /// Targets that have the source's manifest are done. Where the records vouch for another one, it is time to ask.
     fn settle_equal(&mut self, image: ImageId) {
         let Some(digest) = self.images[image].digest().cloned() else {
             return;
         };
         for index in 0..self.images[image].targets.len() {
-            if matches!(&self.images[image].target(index).state, TargetState::Has(has) if *has == digest)
-            {
-                self.settle(image, index, TargetState::Done(Outcome::Unchanged));
+            match &self.images[image].target(index).state {
+                TargetState::Has(has) | TargetState::Vouched(has) if *has == digest => {
+                    self.settle(image, index, TargetState::Done(Outcome::Unchanged));
+                }
+                TargetState::Vouched(_) => {
+                    self.images[image].target_mut(index).state = TargetState::Waiting;
+                    self.ask(image, index);
+                }
+                _ => {}
             }
         }
     }

@@ -383,13 +383,14 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// A tag that was found equal is recorded where the records say otherwise, so that they can spare its list.
+    /// A tag that was found equal is recorded where the records say otherwise, so that they can spare its list, or
+    /// vouch for it no more.
     fn record_unchanged(&self, image: ImageId, index: usize) {
         let row = &self.graph.images[image];
         let target = row.target(index);
         let place = &self.graph.places[target.place].place;
         if let Some(digest) = row.digest()
-            && self.graph.hints.tag(place, &target.tag) != Some(digest)
+            && !self.graph.hints.is_recorded(place, &target.tag, digest)
         {
             self.journal.append(&Record::image(
                 place,

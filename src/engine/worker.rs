@@ -225,6 +225,7 @@ impl Worker<'_> {
                     ));
                 }
                 Err(SendError::Body) => return reader.take_failure().map_or(Ok(None), Err),
+                Err(SendError::Again) => reader.restart(upload.offset()),
                 Err(SendError::Target(error)) => {
                     let offset = if error.class == Class::Transient {
                         upload.resume().unwrap_or(None)

@@ -1,71 +1,117 @@
-//! What the records file said when the run began. Not here: what follows from a hint.
+//! What the records file said when the run began, in tables for a million lines. Not here: what follows from a hint.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::record::Line;
+use super::record::{Head, Line};
 use crate::oci::{Digest, Host, Repository, Tag};
 use crate::store::{Place, Session};
 
-/// What the file said when the run began.
+/// What the file said when the run began. The tables are sorted, and of lines that say the same the last counts.
 #[derive(Debug, Default)]
 pub struct Hints {
     places: Vec<Place>,
-    numbers: HashMap<String, Option<u32>>,
+    place_numbers: HashMap<Box<str>, u32>,
+    host_numbers: HashMap<Host, u32>,
     /// The places that were seen to have a blob.
-    blobs: HashMap<Digest, Vec<u32>>,
-    /// The newest digest of each tag.
-    tags: HashMap<(u32, Tag), Digest>,
-    /// Uploads that were left open.
-    uploads: HashMap<(u32, Digest), Session>,
+    blobs: Vec<Seen>,
     /// The original's lines: a registry, some repository of which has the blob.
-    somewhere: HashMap<Digest, Vec<Host>>,
+    somewhere: Vec<Seen>,
+    /// The newest digest of each tag.
+    tags: Vec<Tagged>,
+    /// Uploads that were left open.
+    uploads: HashMap<(u32, Digest), OpenUpload>,
+    /// Where lines begin that a later version wrote.
+    later: Vec<u64>,
+    /// The times of the lines that vouch for their tags, in seconds since 1970.
+    trusted: Option<RangeInclusive<u64>>,
+}
+
+/// A blob at the place or host of this number. The order of the fields is that of the table.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Seen {
+    digest: Digest,
+    at: u32,
+    /// Where its line begins.
+    start: u64,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Tagged {
+    at: u32,
+    tag: Tag,
+    start: u64,
+    digest: Digest,
+    /// In seconds since 1970.
+    time: u64,
+}
+
+#[derive(Debug, Default)]
+struct OpenUpload {
+    session: Session,
+    /// Where the line of each state begins.
+    starts: Vec<u64>,
 }
 
 impl Hints {
-    /// The places that have been seen to have a blob.
+    /// The places that have been seen to have a blob, in the order of their lines.
     pub fn holders(&self, digest: &Digest) -> Vec<Place> {
-        let numbers = self
-            .blobs
-            .get(digest)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        numbers
-            .iter()
-            .filter_map(|&number| self.places.get(number as usize).cloned())
+        let first = self.blobs.partition_point(|row| row.digest < *digest);
+        let rows = self.blobs.iter().skip(first);
+        let mut rows: Vec<&Seen> = rows.take_while(|row| row.digest == *digest).collect();
+        rows.sort_unstable_by_key(|row| row.start);
+        rows.iter()
+            .filter_map(|row| self.places.get(row.at as usize).cloned())
             .collect()
     }
 
     /// Whether a place was seen to have a blob, or its registry was said to.
     pub fn has_blob(&self, place: &Place, digest: &Digest) -> bool {
-        let recorded = || {
-            let number = self.numbers.get(&place.to_string()).copied().flatten();
-            number.is_some_and(|number| {
-                self.blobs
-                    .get(digest)
-                    .is_some_and(|places| places.contains(&number))
-            })
+        let has = |table: &[Seen], at: Option<u32>| {
+            let find = |at| table.binary_search_by(|row| (&row.digest, row.at).cmp(&(digest, at)));
+            at.is_some_and(|at| find(at).is_ok())
         };
-        let said = || match place {
-            Place::Registry(host, _) => self
-                .somewhere
-                .get(digest)
-                .is_some_and(|hosts| hosts.contains(host)),
-            Place::Layout(_) => false,
+        let host = match place {
+            Place::Registry(host, _) => self.host_numbers.get(host).copied(),
+            Place::Layout(_) => None,
         };
-        recorded() || said()
+        has(&self.blobs, self.number(place)) || has(&self.somewhere, host)
     }
 
     /// The digest that a tag was last seen to have.
     pub fn tag(&self, place: &Place, tag: &Tag) -> Option<&Digest> {
-        let number = self.numbers.get(&place.to_string()).copied().flatten()?;
-        self.tags.get(&(number, tag.clone()))
+        self.tagged(place, tag).map(|row| &row.digest)
+    }
+
+    /// From now on the newest line of a registry's tag vouches for it where it was written within `time` before `now`.
+    pub fn trust(&mut self, time: Duration, now: SystemTime) {
+        let now = seconds(now);
+        self.trusted = Some(now.saturating_sub(time.as_secs())..=now);
+    }
+
+    /// The digest of a tag that need not be asked for. There is nothing to spare by that in a layout.
+    pub fn vouched(&self, place: &Place, tag: &Tag) -> Option<&Digest> {
+        let trusted = self.trusted.as_ref()?;
+        let row = self.tagged(place, tag)?;
+        let vouches = matches!(place, Place::Registry(..)) && trusted.contains(&row.time);
+        vouches.then_some(&row.digest)
+    }
+
+    /// Whether a line that says that a tag is `digest` now would tell nothing new.
+    pub fn is_recorded(&self, place: &Place, tag: &Tag, digest: &Digest) -> bool {
+        let recorded = match self.trusted {
+            Some(_) => self.vouched(place, tag),
+            None => self.tag(place, tag),
+        };
+        recorded == Some(digest)
     }
 
     /// An upload of a blob to a place that an earlier run left open. Only the run that had the file to itself at its
     /// start is told: no upload is gone on with by two.
     pub fn upload(&self, place: &Place, digest: &Digest) -> Option<&Session> {
-        let number = self.numbers.get(&place.to_string()).copied().flatten()?;
-        self.uploads.get(&(number, digest.clone()))
+        let key = (self.number(place)?, digest.clone());
+        self.uploads.get(&key).map(|upload| &upload.session)
     }
 
     /// Forgets the uploads: another run may be going on with them.
@@ -73,109 +119,147 @@ impl Hints {
         self.uploads.clear();
     }
 
-    /// Takes in a line; `false` where it cannot be understood.
-    pub(super) fn add_line(&mut self, line: &str) -> bool {
-        if !line.starts_with('{') {
-            return self.add_line_of_original(line);
+    /// Takes in the line that begins at `start`; `false` where it cannot be understood.
+    pub(super) fn add_line(&mut self, text: &str, start: u64) -> bool {
+        if !text.starts_with('{') {
+            return self.add_line_of_original(text, start).is_some();
         }
-        let Ok(line) = serde_json::from_str::<Line>(line) else {
-            return false;
-        };
-        if !matches!(line.kind.as_str(), "blob" | "image" | "upload") {
-            return true; // a later version's
-        }
-        let digest = line
-            .digest
-            .as_deref()
-            .and_then(|digest| Digest::parse(digest).ok());
-        let place = line.at.as_deref().and_then(|at| self.place(at));
-        let (Some(digest), Some(place)) = (digest, place) else {
-            return false;
-        };
-        match line.kind.as_str() {
-            "blob" => {
-                self.uploads.remove(&(place, digest.clone()));
-                let places = self.blobs.entry(digest).or_default();
-                if !places.contains(&place) {
-                    places.push(place);
-                }
-                true
-            }
-            "image" => {
-                let tag = line.tag.as_deref().and_then(|tag| Tag::parse(tag).ok());
-                tag.is_some_and(|tag| {
-                    self.tags.insert((place, tag), digest);
-                    true
-                })
-            }
-            _ => {
-                let (Some(location), Some(offset), Some(hash)) =
-                    (line.location, line.offset, line.hash)
-                else {
-                    return false;
-                };
-                self.add_upload(place, digest, location, (offset, hash));
-                true
-            }
-        }
-    }
-
-    fn add_upload(&mut self, place: u32, digest: Digest, location: String, state: (u64, String)) {
-        let session = self.uploads.entry((place, digest)).or_default();
-        // A smaller offset: the upload was begun anew.
-        if session
-            .states
-            .last()
-            .is_some_and(|(offset, _)| *offset >= state.0)
-        {
-            session.states.clear();
-        }
-        if session.states.len() >= MAX_STATES {
-            session.states.remove(0);
-        }
-        session.states.push(state);
-        session.location = location;
-    }
-
-    /// `registry,digest,size`, as image-syncer 1.0 wrote it.
-    fn add_line_of_original(&mut self, line: &str) -> bool {
-        let mut fields = line.split(',');
-        let (Some(host), Some(digest), Some(_), None) =
-            (fields.next(), fields.next(), fields.next(), fields.next())
-        else {
-            return false;
-        };
-        let (Ok(host), Ok(digest)) = (Host::parse(host), Digest::parse(digest)) else {
-            return false;
-        };
-        let hosts = self.somewhere.entry(digest).or_default();
-        if !hosts.contains(&host) {
-            hosts.push(host);
+        let is_later = |text| serde_json::from_str::<Head<'_>>(text).is_ok_and(|h| h.is_later());
+        match serde_json::from_str::<Line<'_>>(text) {
+            Ok(line) if !line.is_later() => return self.add(&line, start).is_some(),
+            Err(_) if !is_later(text) => return false,
+            _ => self.later.push(start),
         }
         true
     }
 
-    fn place(&mut self, text: &str) -> Option<u32> {
-        if let Some(number) = self.numbers.get(text) {
-            return *number;
-        }
-        let place = match text.strip_prefix("oci:") {
-            Some(path) => Some(Place::Layout(path.into())),
-            None => text.split_once('/').and_then(|(host, repository)| {
-                Some(Place::Registry(
-                    Host::parse(host).ok()?,
-                    Repository::parse(repository).ok()?,
-                ))
-            }),
-        };
-        let number = place.and_then(|place| {
-            self.places.push(place);
-            u32::try_from(self.places.len() - 1).ok()
+    /// All lines were taken in: brings the tables in order.
+    pub(super) fn complete(&mut self) {
+        let is_same = |one: &Seen, other: &Seen| (&one.digest, one.at) == (&other.digest, other.at);
+        sort(&mut self.blobs, is_same);
+        sort(&mut self.somewhere, is_same);
+        sort(&mut self.tags, |one, other| {
+            (one.at, &one.tag) == (other.at, &other.tag)
         });
-        self.numbers.insert(text.to_owned(), number);
-        number
     }
+
+    /// Where the lines begin without which the file would say less, in their order.
+    pub(super) fn live_lines(&self) -> Vec<u64> {
+        let seen = self.blobs.iter().chain(&self.somewhere);
+        let uploads = self.uploads.values().flat_map(|upload| &upload.starts);
+        let mut live: Vec<u64> = seen
+            .map(|row| row.start)
+            .chain(self.tags.iter().map(|row| row.start))
+            .chain(uploads.chain(&self.later).copied())
+            .collect();
+        live.sort_unstable();
+        live
+    }
+
+    fn add(&mut self, line: &Line<'_>, start: u64) -> Option<()> {
+        let digest = Digest::parse(&line.digest).ok()?;
+        let at = self.place(&line.at)?;
+        match &*line.kind {
+            "blob" => {
+                self.uploads.remove(&(at, digest.clone()));
+                self.blobs.push(Seen { digest, at, start });
+            }
+            "image" => self.tags.push(Tagged {
+                at,
+                tag: Tag::parse(&line.tag).ok()?,
+                start,
+                digest,
+                time: humantime::parse_rfc3339(&line.time).map_or(NEVER, seconds),
+            }),
+            _ => {
+                let is_whole = !line.location.is_empty() && !line.hash.is_empty();
+                let state = (line.offset.filter(|_| is_whole)?, line.hash.to_string());
+                let upload = self.uploads.entry((at, digest)).or_default();
+                upload.add(&line.location, state, start);
+            }
+        }
+        Some(())
+    }
+
+    /// `registry,digest,size`, as image-syncer 1.0 wrote it.
+    fn add_line_of_original(&mut self, line: &str, start: u64) -> Option<()> {
+        let mut fields = line.split(',');
+        let (Some(host), Some(digest), Some(_), None) =
+            (fields.next(), fields.next(), fields.next(), fields.next())
+        else {
+            return None;
+        };
+        let (host, digest) = (Host::parse(host).ok()?, Digest::parse(digest).ok()?);
+        let next = u32::try_from(self.host_numbers.len()).ok()?;
+        let at = *self.host_numbers.entry(host).or_insert(next);
+        self.somewhere.push(Seen { digest, at, start });
+        Some(())
+    }
+
+    fn place(&mut self, text: &str) -> Option<u32> {
+        if let Some(&number) = self.place_numbers.get(text) {
+            return Some(number);
+        }
+        let place = if let Some(path) = text.strip_prefix("oci:") {
+            Place::Layout(path.into())
+        } else {
+            let (host, repository) = text.split_once('/')?;
+            let repository = Repository::parse(repository).ok()?;
+            Place::Registry(Host::parse(host).ok()?, repository)
+        };
+        let number = u32::try_from(self.places.len()).ok()?;
+        self.places.push(place);
+        self.place_numbers.insert(text.into(), number);
+        Some(number)
+    }
+
+    fn number(&self, place: &Place) -> Option<u32> {
+        self.place_numbers.get(&*place.to_string()).copied()
+    }
+
+    fn tagged(&self, place: &Place, tag: &Tag) -> Option<&Tagged> {
+        let at = self.number(place)?;
+        let find = |row: &Tagged| (row.at, &row.tag).cmp(&(at, tag));
+        self.tags.get(self.tags.binary_search_by(find).ok()?)
+    }
+}
+
+impl OpenUpload {
+    fn add(&mut self, location: &str, state: (u64, String), start: u64) {
+        let states = &mut self.session.states;
+        // A smaller offset: the upload was begun anew.
+        if states.last().is_some_and(|(offset, _)| *offset >= state.0) {
+            states.clear();
+            self.starts.clear();
+        }
+        if states.len() >= MAX_STATES {
+            states.remove(0);
+            self.starts.remove(0);
+        }
+        states.push(state);
+        self.starts.push(start);
+        location.clone_into(&mut self.session.location);
+    }
+}
+
+fn sort<T: Ord>(table: &mut Vec<T>, is_same: impl Fn(&T, &T) -> bool) {
+    table.sort_unstable();
+    table.dedup_by(|later, earlier| {
+        let is_same = is_same(later, earlier);
+        if is_same {
+            std::mem::swap(later, earlier);
+        }
+        is_same
+    });
+    table.shrink_to_fit();
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
 }
 
 /// States that are kept of an upload. Registries have practically all that was sent, so the newest ones matter.
 const MAX_STATES: usize = 16;
+/// The time of a line that has none: such a line vouches for nothing.
+const NEVER: u64 = u64::MAX;

@@ -2,6 +2,7 @@
 //! start (decisions D6). Records are hints: they choose the order of questions and never replace one. A file that
 //! cannot be read or written never fails an image. Not here: what follows from a hint.
 
+mod compact;
 mod hints;
 mod journal;
 mod record;
@@ -38,12 +39,12 @@ mod tests {
         }
     }
 
-    fn place(text: &str) -> Place {
+    pub(super) fn place(text: &str) -> Place {
         let (host, repository) = crate::oci::reference::split_name(text).unwrap();
         Place::Registry(host, repository)
     }
 
-    fn descriptor() -> Descriptor {
+    pub(super) fn descriptor() -> Descriptor {
         Descriptor {
             media_type: "x".into(),
             digest: Digest::parse(A).unwrap(),

@@ -1,5 +1,6 @@
 //! One line of the records file. Not here: reading (`hints.rs`) and writing (`journal.rs`) the file.
 
+use std::borrow::Cow;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use crate::store::Place;
 /// One line of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Record {
-    v: u32,
+    v: u64,
     #[serde(flatten)]
     entry: Entry,
 }
@@ -104,17 +105,52 @@ impl Record {
     }
 }
 
-/// A line as read: fields of other kinds and versions are ignored.
+/// A line as read: fields of other kinds are ignored, and nothing is copied out of the line that has no escapes in it.
 #[derive(Deserialize)]
-pub(super) struct Line {
-    pub(super) kind: String,
-    pub(super) at: Option<String>,
-    pub(super) digest: Option<String>,
-    pub(super) tag: Option<String>,
-    pub(super) location: Option<String>,
+pub(super) struct Line<'a> {
+    #[serde(default)]
+    pub(super) v: u64,
+    #[serde(borrow)]
+    pub(super) kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub(super) at: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub(super) digest: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub(super) tag: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub(super) location: Cow<'a, str>,
     pub(super) offset: Option<u64>,
-    pub(super) hash: Option<String>,
+    #[serde(borrow, default)]
+    pub(super) hash: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub(super) time: Cow<'a, str>,
+}
+
+/// What tells whether a line was written by a later version, which may mean anything by the other fields.
+#[derive(Deserialize)]
+pub(super) struct Head<'a> {
+    #[serde(default)]
+    v: u64,
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
+}
+
+impl Head<'_> {
+    pub(super) fn is_later(&self) -> bool {
+        is_later(self.v, &self.kind)
+    }
+}
+
+impl Line<'_> {
+    pub(super) fn is_later(&self) -> bool {
+        is_later(self.v, &self.kind)
+    }
+}
+
+fn is_later(version: u64, kind: &str) -> bool {
+    version > VERSION || !matches!(kind, "blob" | "image" | "upload")
 }
 
 /// The version of the lines.
-const VERSION: u32 = 1;
+const VERSION: u64 = 1;

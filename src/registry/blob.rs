@@ -9,6 +9,7 @@ use super::body::Floor;
 use super::client::Client;
 use super::error::{Failure, RequestError};
 use super::exchange::{Incoming, Response};
+use super::hosts::Ability;
 use super::rate::{Rate, piece};
 use super::request::{Method, Request};
 use super::transport::{Break, Transport};
@@ -54,9 +55,9 @@ pub(super) fn open(
         return Ok(Box::new(io::empty()));
     }
     let rate = client.registry.rates.bytes.clone();
-    if from > 0 {
+    if from > 0 && client.registry.can(Ability::Ranges) {
         let mut response = get(client, descriptor, Some(from))?;
-        match response.status {
+        let all = match response.status {
             206 if is_rest(&response, from, descriptor.size) => {
                 let left = descriptor.size - from;
                 return Ok(Box::new(BlobReader::new(
@@ -65,11 +66,18 @@ pub(super) fn open(
                     rate,
                 )));
             }
-            // Not asked for what we meant, or not answered: then all of it, from the beginning (E41).
-            206 => {}
-            416 => response.discard(),
-            _ => return whole(response, descriptor, from, rate),
-        }
+            // Not what was asked for: then all of it, from the beginning (E41).
+            206 => return whole(get(client, descriptor, None)?, descriptor, from, rate),
+            416 => {
+                response.discard();
+                get(client, descriptor, None)?
+            }
+            _ => response,
+        };
+        let reader = whole(all, descriptor, from, rate)?;
+        // The blob is as long as it should be, so the offset was good.
+        client.registry.forgo(Ability::Ranges);
+        return Ok(reader);
     }
     whole(get(client, descriptor, None)?, descriptor, from, rate)
 }
@@ -210,6 +218,7 @@ fn store_error(error: io::Error) -> StoreError {
 mod tests {
     use super::super::testing::{Reply, Seen, Server, descriptor};
     use super::*;
+    use crate::oci::Repository;
 
     const CONTENT: &[u8] = b"0123456789";
 
@@ -254,6 +263,55 @@ mod tests {
             None => whole_answer(),
         };
         assert_eq!(read(4, refusing).0.unwrap(), &CONTENT[4..]);
+    }
+
+    #[test]
+    fn a_host_that_serves_no_ranges_is_asked_for_one_once() {
+        for (refusal, first) in [(200, 1), (416, 2)] {
+            let server = Server::start(move |seen| {
+                Some(match seen.header("range") {
+                    Some(_) if refusal == 416 => Reply::new(416),
+                    _ => whole_answer(),
+                })
+            });
+            let registries = server.registries(None);
+            for (repository, requests) in [("a/b", first), ("a/b", 1), ("c", 1)] {
+                let before = server.requests().len();
+                let repository = Repository::parse(repository).unwrap();
+                let mut rest = Vec::new();
+                let store = registries.store(&server.host, &repository);
+                let mut reader = store.blob(&descriptor(CONTENT), 4).unwrap();
+                reader.read_to_end(&mut rest).unwrap();
+                assert_eq!(rest, &CONTENT[4..]);
+                assert_eq!(server.requests().len() - before, requests, "{refusal}");
+            }
+            let seen = server.seen();
+            let ranged = seen.iter().filter(|seen| seen.header("range").is_some());
+            assert_eq!(ranged.count(), 1, "{refusal}");
+        }
+    }
+
+    #[test]
+    fn what_says_nothing_about_ranges_changes_nothing() {
+        // A wrong range, and a blob that is shorter here than its descriptor says.
+        for (status, content_range, body) in [
+            (206, "bytes 5-9/10", &CONTENT[5..]),
+            (416, "bytes */3", &CONTENT[..3]),
+        ] {
+            let server = Server::start(move |seen| {
+                Some(match seen.header("range") {
+                    Some(_) => Reply::new(status).header("content-range", content_range),
+                    None => Reply::new(200).body(body),
+                })
+            });
+            let store = server.store("a/b");
+            for _ in 0..2 {
+                store.blob(&descriptor(CONTENT), 4).err();
+            }
+            let seen = server.seen();
+            let ranged = seen.iter().filter(|seen| seen.header("range").is_some());
+            assert_eq!(ranged.count(), 2, "{status}");
+        }
     }
 
     #[test]

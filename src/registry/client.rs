@@ -9,7 +9,7 @@ use super::authorise::{Authorization, Round};
 use super::credentials::Credential;
 use super::error::{Failure, RequestError};
 use super::exchange::Response;
-use super::hosts::Registry;
+use super::hosts::{Ability, Registry};
 use super::request::{Method, Request, Target};
 use super::url::{Purpose, Scheme, Url, Verdict, judge};
 use crate::oci::Repository;
@@ -147,9 +147,11 @@ impl Client {
             (round, response)
         };
         for _ in 0..MAX_ROUNDS {
-            if response.status == 417 && request.body.is_untouched() && self.registry.heeds_expect()
+            if response.status == 417
+                && request.body.is_untouched()
+                && self.registry.can(Ability::Expect)
             {
-                self.registry.forgo_expect(); // N32
+                self.registry.forgo(Ability::Expect); // N32
             } else if response.status == 401 && request.method != Method::Delete {
                 let Some(next) = self.next_round(round, request, &response)? else {
                     return Ok(response);

@@ -10,6 +10,7 @@ use super::authorise::Authorization;
 use super::body::Outgoing;
 use super::client::Client;
 use super::error::{Failure, Login, Refusal, RequestError, blot};
+use super::hosts::Ability;
 use super::request::{Body, Method, Patience, Request};
 use super::transport::{Break, Transport, body_broken, transport};
 use super::url::Url;
@@ -59,8 +60,8 @@ impl Client {
         if let Some(length) = length {
             head = head.header(header::CONTENT_LENGTH, length);
         }
-        let expects =
-            length.is_some_and(|length| length > EXPECT_FROM) && self.registry.heeds_expect();
+        let is_large = |length| length > EXPECT_FROM || length >= self.registry.max_body(false);
+        let expects = length.is_some_and(is_large) && self.registry.can(Ability::Expect);
         if expects {
             head = head.header(header::EXPECT, "100-continue");
         }
@@ -84,7 +85,7 @@ impl Client {
             .and_then(Outgoing::first_read)
             .map(|first| first - started);
         if expects && waited.is_some_and(|waited| waited >= EXPECT_LIMIT) {
-            self.registry.forgo_expect();
+            self.registry.forgo(Ability::Expect);
         }
         let milliseconds = started.elapsed().as_millis();
         let answer = match answer {
@@ -355,7 +356,8 @@ fn trace_headers(response: &Response) {
 
 /// Bodies of errors, and of tokens, in bytes.
 pub(super) const MAX_ERROR: u64 = 64 << 10;
-/// Above this a body waits to be asked for, so that a refusal comes before it.
+/// Above this, or where it is as large as a limit allows, a body waits to be asked for, so that a refusal comes before
+/// it.
 const EXPECT_FROM: u64 = 1 << 20;
 /// How long ureq waits for `100 Continue`; a body that begins later than that was not asked for.
 const EXPECT_LIMIT: Duration = Duration::from_secs(1);

@@ -2,6 +2,7 @@
 //! able to do. Not here: requests.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -108,7 +109,32 @@ struct Abilities {
     self_mount: Knowledge,
     mount_refused: HashSet<(Repository, Repository)>,
     upload_refused: Option<Method>,
-    ignores_expect: bool,
+    max_body: Option<u64>,
+    lacking: HashSet<Ability>,
+}
+
+/// What most hosts can do, and all are taken to be able to do at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Ability {
+    /// Asking for a body before it is sent.
+    Expect,
+    /// Serving blobs from an offset on.
+    Ranges,
+    /// Taking parts of an upload that are larger than [`LARGE_PART`], each with its place.
+    LargeParts,
+    /// Understanding a mount that does not say where from (protocol.md E56).
+    MountFromAnywhere,
+}
+
+impl fmt::Display for Ability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expect => "Expect: 100-continue",
+            Self::Ranges => "reading blobs from an offset on",
+            Self::LargeParts => "large parts of uploads",
+            Self::MountFromAnywhere => "mounts from any repository",
+        })
+    }
 }
 
 /// What is known of something that a host may be able to do.
@@ -232,16 +258,51 @@ impl Registry {
         first || abilities.upload_refused == Some(method)
     }
 
-    /// Whether `Expect: 100-continue` is of use.
-    pub(super) fn heeds_expect(&self) -> bool {
-        !lock(&self.abilities).ignores_expect
+    /// The largest body that the host takes, as far as that is known; of those that say which part of an upload they are,
+    /// if this one does.
+    pub(super) fn max_body(&self, is_part: bool) -> u64 {
+        let abilities = lock(&self.abilities);
+        let max = abilities.max_body.unwrap_or(u64::MAX);
+        if is_part && abilities.lacking.contains(&Ability::LargeParts) {
+            max.min(LARGE_PART)
+        } else {
+            max
+        }
     }
 
-    /// Sends no `Expect` from now on: the host let it time out or answered 417.
-    pub(super) fn forgo_expect(&self) {
-        lock(&self.abilities).ignores_expect = true;
+    /// Sends no body of `refused` bytes any more: it was too large for the host, or for a proxy before it.
+    pub(super) fn lower_max_body(&self, refused: u64) {
+        let mut abilities = lock(&self.abilities);
+        let step = BODY_STEPS.into_iter().find(|&step| step < refused);
+        // Another thread may have got further down.
+        if let Some(step) = step
+            && abilities.max_body.is_none_or(|max| max >= refused)
+        {
+            log::info!(
+                "{}: does not take {refused} bytes at once, {step} are tried",
+                self.host
+            );
+            abilities.max_body = Some(step);
+        }
+    }
+
+    /// Whether the host is not known to lack an ability.
+    pub(super) fn can(&self, ability: Ability) -> bool {
+        !lock(&self.abilities).lacking.contains(&ability)
+    }
+
+    /// Does without an ability from now on: the host showed that it lacks it.
+    pub(super) fn forgo(&self, ability: Ability) {
+        if lock(&self.abilities).lacking.insert(ability) {
+            log::info!("{}: does not support {ability}", self.host);
+        }
     }
 }
+
+/// Sizes of bodies to fall back to, one after another.
+const BODY_STEPS: [u64; 5] = [64 << 20, 16 << 20, 4 << 20, 1 << 20, 256 << 10];
+/// GHCR takes no more in a PATCH with a Content-Range (protocol.md E51).
+pub(super) const LARGE_PART: u64 = 4 << 20;
 
 /// Enters a lock even where another thread panicked in it: all that is guarded here is whole after each statement.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

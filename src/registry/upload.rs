@@ -11,7 +11,7 @@ use super::body::Outgoing;
 use super::client::Client;
 use super::error::{Failure, RequestError};
 use super::exchange::Response;
-use super::hosts::Knowledge;
+use super::hosts::{Ability, Knowledge, LARGE_PART};
 use super::request::{Method, Request};
 use super::url::{Purpose, Verdict};
 use crate::oci::{Descriptor, Digest, Repository};
@@ -64,9 +64,13 @@ pub(super) fn begin(
     }
 
     let from = match usable {
-        Some(from) => Some(from),
+        Some(from) => Some(MountFrom::Repository(from)),
         None if hint.prior == Prior::Distrusted || is_broken => None,
-        None => Some(own).filter(|_| client.registry.self_mount() != Knowledge::No),
+        None if client.registry.self_mount() != Knowledge::No => Some(MountFrom::Repository(own)),
+        // In place of the plain POST, and no dearer (E56).
+        None => {
+            Some(MountFrom::Anywhere).filter(|_| client.registry.can(Ability::MountFromAnywhere))
+        }
     };
     let opened = |response: &Response| {
         let upload = session(client, response, descriptor, asks_first)?;
@@ -78,7 +82,7 @@ pub(super) fn begin(
     if let Some(from) = from {
         let response = post(client, Some((&descriptor.digest, from)))?;
         match response.status {
-            201 if from == own => {
+            201 if from == MountFrom::Repository(own) => {
                 client.registry.learn_self_mount(Knowledge::Yes);
                 return Ok(Begin::Present(Found::Existing));
             }
@@ -86,8 +90,13 @@ pub(super) fn begin(
             202 => return opened(&response),
             status if is_passing(status) => return Err(response.refuse().into()),
             // Neither a refused login nor a missing repository, here: a mount that is not to be had (E55).
-            _ if from == own => client.registry.learn_self_mount(Knowledge::No),
-            _ => client.registry.refuse_mount(from, own),
+            _ => match from {
+                MountFrom::Anywhere => client.registry.forgo(Ability::MountFromAnywhere),
+                MountFrom::Repository(from) if from == own => {
+                    client.registry.learn_self_mount(Knowledge::No);
+                }
+                MountFrom::Repository(from) => client.registry.refuse_mount(from, own),
+            },
         }
     }
     let response = post(client, None)?;
@@ -110,6 +119,9 @@ fn reopen(
         descriptor: descriptor.clone(),
         location,
         offset: 0,
+        min_chunk: 0,
+        by_put: false,
+        renewed_at: None,
         is_stored: false,
         cost_a_question: false,
     };
@@ -123,13 +135,27 @@ fn reopen(
     }
 }
 
-fn post(client: &Client, mount: Option<(&Digest, &Repository)>) -> Result<Response, RequestError> {
+/// Where a blob may be mounted from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum MountFrom<'a> {
+    Repository(&'a Repository),
+    /// Wherever the registry finds it.
+    Anywhere,
+}
+
+fn post(
+    client: &Client,
+    mount: Option<(&Digest, MountFrom<'_>)>,
+) -> Result<Response, RequestError> {
     let mut path = client.path("blobs/uploads/");
     let mut scope = client.scope();
     if let Some((digest, from)) = mount {
-        path = format!("{path}?mount={digest}&from={from}");
-        if *from != client.repository {
-            scope = Scope::push_and_mount(&client.repository, from);
+        path = format!("{path}?mount={digest}");
+        if let MountFrom::Repository(from) = from {
+            path = format!("{path}&from={from}");
+            if *from != client.repository {
+                scope = Scope::push_and_mount(&client.repository, from);
+            }
         }
     }
     let request = Request::new(Method::Post, path, scope);
@@ -147,14 +173,23 @@ fn session(
 ) -> Result<Box<dyn Upload>, StoreError> {
     let location = response.required_header("location")?;
     let location = client.judge(response, location, Purpose::Upload)?;
-    Ok(Box::new(RegistryUpload {
+    let min_chunk = response
+        .header("oci-chunk-min-length")
+        .and_then(|length| length.trim().parse().ok())
+        .filter(|&length| length <= MAX_MIN_CHUNK);
+    let mut upload = RegistryUpload {
         client: client.clone(),
         descriptor: descriptor.clone(),
         location,
         offset: 0,
+        min_chunk: min_chunk.unwrap_or(0),
+        by_put: false,
+        renewed_at: None,
         is_stored: false,
         cost_a_question,
-    }))
+    };
+    upload.by_put = upload.fits_into_put();
+    Ok(Box::new(upload))
 }
 
 /// Once a host: whether a mount of a blob from the repository that has it says so. Then later blobs need no HEAD
@@ -163,7 +198,10 @@ fn learn_self_mount(client: &Arc<Client>, digest: &Digest) {
     if !client.registry.claim_self_mount() {
         return;
     }
-    let knowledge = match post(client, Some((digest, &client.repository))) {
+    let knowledge = match post(
+        client,
+        Some((digest, MountFrom::Repository(&client.repository))),
+    ) {
         Ok(response) if response.status == 201 => Knowledge::Yes,
         Ok(response) => {
             if response.status == 202
@@ -194,6 +232,12 @@ struct RegistryUpload {
     descriptor: Descriptor,
     location: Verdict,
     offset: u64,
+    /// What the registry wants a part to have at least, but for the last.
+    min_chunk: u64,
+    /// All of it goes in the PUT that completes it.
+    by_put: bool,
+    /// The offset where the login was last renewed with a body under way.
+    renewed_at: Option<u64>,
     /// The blob is complete at the registry: there is nothing left to close.
     is_stored: bool,
     /// A HEAD had asked for the blob, which a self-mount may spare the next ones.
@@ -207,54 +251,27 @@ impl Upload for RegistryUpload {
 
     fn send(&mut self, body: &mut dyn Read) -> Result<(), SendError> {
         let size = self.descriptor.size;
-        let by_put = self.is_sent_by_put();
-        if size == 0 && body.read(&mut [0]).is_err() {
-            // A body without bytes is not read by the request, and yet it may say that something is wrong with it.
-            self.cancel();
-            return Err(SendError::Body);
-        }
-        let method = if by_put { Method::Put } else { Method::Patch };
-        let location = if by_put {
-            self.closing_location()
-        } else {
-            self.location.clone()
-        };
-        let rate = self.client.registry.rates.bytes.as_deref();
-        let mut request = Request::to(method, location, self.client.scope())
-            .header("content-type", "application/octet-stream")
-            .stream(Outgoing::new(body, size - self.offset, rate));
-        if by_put && size > MAX_SMALL {
-            request = request.patiently();
-        }
-        if self.offset > 0 {
-            // Only a PATCH that goes on says where: the first one may be of any length (decisions D4).
-            request = request.header("content-range", format!("{}-{}", self.offset, size - 1));
-        }
-        let result = self.client.send(&mut request);
-        let (is_broken, is_all_sent) = request
-            .sent()
-            .map_or((false, false), |sent| (sent.is_broken(), sent.left() == 0));
-        drop(request);
-        if is_broken {
-            self.cancel();
-            return Err(SendError::Body);
-        }
-        if by_put {
-            self.close(method, result, is_all_sent)?;
-        } else {
-            let response = result.map_err(StoreError::from)?;
-            if !(200..=204).contains(&response.status) {
-                return Err(self.refused(method, response.refuse()).into());
+        if self.offset == size {
+            if body.read(&mut [0]).is_err() {
+                // There is nothing to read for a request, and yet the body may say that something is wrong with it.
+                self.cancel();
+                return Err(SendError::Body);
             }
-            self.move_on(&response).map_err(StoreError::from)?;
+            if size > 0 {
+                return Ok(());
+            }
         }
-        self.offset = size;
-        Ok(())
+        loop {
+            self.send_part(body)?;
+            if self.offset == size {
+                return Ok(());
+            }
+        }
     }
 
     fn resume(&mut self) -> Result<Option<u64>, StoreError> {
         // What went by PUT was to be complete with it, and its session may be anything now (E60).
-        if self.is_sent_by_put() || self.is_stored {
+        if self.by_put || self.is_stored {
             return Ok(None);
         }
         let mut request = Request::to(Method::Get, self.location.clone(), self.client.scope());
@@ -274,7 +291,7 @@ impl Upload for RegistryUpload {
     }
 
     fn location(&self) -> Option<String> {
-        (!self.is_sent_by_put()).then(|| self.location.url.to_request_string())
+        (!self.by_put).then(|| self.location.url.to_request_string())
     }
 
     fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
@@ -295,11 +312,99 @@ impl Upload for RegistryUpload {
 }
 
 impl RegistryUpload {
-    fn is_sent_by_put(&self) -> bool {
+    fn fits_into_put(&self) -> bool {
         match self.client.registry.refused_upload() {
             Some(refused) => refused == Method::Patch,
-            None => self.descriptor.size <= MAX_SMALL,
+            None => self.descriptor.size <= MAX_SMALL.min(self.client.registry.max_body(false)),
         }
+    }
+
+    /// How much of the blob the next PATCH sends: all that is left, or as much as the host takes at once. Whether it says
+    /// which part that is, too: the first PATCH need not, if there is no other (decisions D4).
+    fn next_part(&self) -> (u64, bool) {
+        let left = self.descriptor.size - self.offset;
+        let is_part = self.offset > 0 || left > self.client.registry.max_body(false);
+        let max = self.client.registry.max_body(is_part).max(self.min_chunk);
+        // Another upload may have lowered the limit in between.
+        (left.min(max), is_part || max < left)
+    }
+
+    /// One request: all of the rest, or a part of it. Where nothing was sent and the next request may do better, the
+    /// offset stays.
+    fn send_part(&mut self, body: &mut dyn Read) -> Result<(), SendError> {
+        if self.offset == 0 {
+            // Other uploads may have learned something since this one was opened.
+            self.by_put = self.fits_into_put();
+        }
+        let (method, location, (length, is_part)) = if self.by_put {
+            let whole = (self.descriptor.size, false);
+            (Method::Put, self.closing_location(), whole)
+        } else {
+            (Method::Patch, self.location.clone(), self.next_part())
+        };
+        let rate = self.client.registry.rates.bytes.as_deref();
+        let mut request = Request::to(method, location, self.client.scope())
+            .header("content-type", "application/octet-stream")
+            .stream(Outgoing::new(body, length, rate));
+        if self.by_put && length > MAX_SMALL {
+            request = request.patiently();
+        }
+        if is_part {
+            let last = self.offset + length - 1;
+            request = request.header("content-range", format!("{}-{last}", self.offset));
+        }
+        let result = self.client.send(&mut request);
+        let is_untouched = request.body.is_untouched();
+        let (is_broken, is_all_sent) = request
+            .sent()
+            .map_or((false, false), |sent| (sent.is_broken(), sent.left() == 0));
+        drop(request);
+        if is_broken {
+            self.cancel();
+            return Err(SendError::Body);
+        }
+        let sends_again = match &result {
+            Ok(response) => self.takes_less(response.status, length, is_part),
+            // A registry asks for the login first: it has taken nothing. Once for each part, or a login that never lasts
+            // would be renewed for ever (A11).
+            Err(error) => {
+                matches!(error.failure, Failure::LoginRenewed)
+                    && self.renewed_at.replace(self.offset) != Some(self.offset)
+            }
+        };
+        if sends_again {
+            return if is_untouched {
+                Ok(())
+            } else {
+                Err(SendError::Again)
+            };
+        }
+        if self.by_put {
+            self.close(method, result, is_all_sent)?;
+        } else {
+            let response = result.map_err(StoreError::from)?;
+            if !(200..=204).contains(&response.status) {
+                return Err(self.refused(method, response.refuse()).into());
+            }
+            self.move_on(&response).map_err(StoreError::from)?;
+        }
+        // Our own count: the Range of an answer may be stale, or of this part alone (E52).
+        self.offset += length;
+        Ok(())
+    }
+
+    /// Whether a body of `length` bytes was refused for its length, and the next one will be shorter.
+    fn takes_less(&self, status: u16, length: u64, is_part: bool) -> bool {
+        let registry = &self.client.registry;
+        match status {
+            413 if registry.refused_upload() != Some(Method::Patch) => {
+                registry.lower_max_body(length);
+            }
+            // Or it begins at the wrong place; then the shorter one is refused as well (E53).
+            416 if is_part && length > LARGE_PART => registry.forgo(Ability::LargeParts),
+            _ => return false,
+        }
+        self.next_part().0 < length
     }
 
     /// Where the closing PUT goes. The Location's query stays as it is (E46).
@@ -424,6 +529,8 @@ fn kept_bytes(range: &str) -> Option<u64> {
 
 /// Bytes that go in one PUT; more are sent by a PATCH first, which can be gone on with.
 const MAX_SMALL: u64 = 16 << 20;
+/// A registry that wants larger parts is not heeded (E51).
+const MAX_MIN_CHUNK: u64 = 128 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -671,7 +778,7 @@ mod tests {
             .count();
         assert_eq!(
             (mounts, server.requests().len()),
-            (2, 7),
+            (3, 8),
             "{:?}",
             requests(&server)
         );
@@ -766,7 +873,7 @@ mod tests {
                     assert!(!stored, "{error}");
                     assert_eq!(error.class, Class::Transient, "{error}");
                 }
-                Err(SendError::Body) => panic!("{status}"),
+                Err(error) => panic!("{status}: {error:?}"),
             }
             assert_eq!(requests(&server)[2], "HEAD /v2/a/b/blobs/D");
             assert_eq!(server.requests().len(), 3);
@@ -826,6 +933,61 @@ mod tests {
             classes,
             [Class::Transient, Class::Permanent, Class::Permanent]
         );
+    }
+
+    #[test]
+    fn parts_are_as_large_as_the_registry_wants_them() {
+        // (least, sizes of parts): a least that no registry can mean is not heeded.
+        for (least, expected) in [
+            (
+                "x",
+                ["0-262143", "262144-524287", "524288-599999"].as_slice(),
+            ),
+            ("400000", &["0-399999", "400000-599999"]),
+            ("134217729", &["0-262143", "262144-524287", "524288-599999"]),
+        ] {
+            let server = start(move |seen| match seen.method.as_str() {
+                "POST" => opened().header("oci-chunk-min-length", least),
+                _ if seen.body.len() > 500_000 => Reply::new(413),
+                // Only of the newest part (E52).
+                "PATCH" => Reply::new(202).header("range", "0-0"),
+                _ => Reply::new(201),
+            });
+            let content = vec![3; 600_000];
+            let store = server.store("a/b");
+            let mut upload = open(&*store, &content, &hint(Prior::Distrusted, None));
+            // Its body is gone when it is refused.
+            let again = upload.send(&mut content.as_slice());
+            assert!(matches!(again, Err(SendError::Again)), "{again:?}");
+            assert_eq!(upload.offset(), 0);
+            upload.send(&mut content.as_slice()).unwrap();
+            upload.commit().unwrap();
+            let seen = server.seen();
+            let parts = seen.iter().filter(|seen| seen.method == "PATCH");
+            let parts: Vec<&str> = parts
+                .filter_map(|seen| seen.header("content-range"))
+                .collect();
+            assert_eq!(parts, expected, "{least}");
+        }
+    }
+
+    #[test]
+    fn an_upload_that_a_registry_has_whole_is_only_closed() {
+        let server = start(|seen| match seen.method.as_str() {
+            "POST" => opened(),
+            "PATCH" => Reply::nothing(),
+            "GET" => Reply::new(204).header("range", format!("0-{}", (17 << 20) - 1)),
+            _ => Reply::new(201),
+        });
+        let content = vec![7; 17 << 20];
+        let store = server.store("a/b");
+        let mut upload = open(&*store, &content, &hint(Prior::Distrusted, None));
+        upload.send(&mut content.as_slice()).unwrap_err();
+        assert_eq!(upload.resume().unwrap(), Some(17 << 20));
+        upload.send(&mut io::empty()).unwrap();
+        upload.commit().unwrap();
+        let methods: Vec<String> = server.seen().into_iter().map(|seen| seen.method).collect();
+        assert_eq!(methods, ["POST", "PATCH", "GET", "PUT"]);
     }
 
     #[test]

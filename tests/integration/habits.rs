@@ -148,6 +148,22 @@ fn what_a_registry_does_not_do_is_tried_once() {
 }
 
 #[test]
+fn a_limit_on_bodies_is_met_by_chunks_below_it() {
+    let habit = Habit {
+        name: "behind a proxy with a limit",
+        max_body: Some(1 << 20),
+        ..Habit::DISTRIBUTION_3
+    };
+    let (source, target) = (FakeRegistry::new(), with_habit(&habit));
+    source.push("a", "v1", &Maker::new(6).oci(&[(5 << 20) + 3]));
+    source.push("a", "v2", &Maker::new(7).oci(&[2 << 20]));
+    let run = hasty().rule(&source.name("a"), target.name("b"));
+    let output = run.run().expect(0);
+    check_invariants(&[&source], &[&target], &output);
+    assert_in_sync(&source, "a", &target, "b", &["v1", "v2"]);
+}
+
+#[test]
 fn a_registry_that_does_not_know_expect_is_sent_none_again() {
     let (source, target) = (FakeRegistry::new(), FakeRegistry::new());
     let mut maker = Maker::new(8);

@@ -8,7 +8,11 @@ use std::path::{Path, PathBuf};
 
 /// Each part of `src`, the modules of this crate that it names, and the crates. `lib` wires all of them.
 const PARTS: [(&str, &[&str], &[&str]); 15] = [
-    ("cli", &["config", "nearest"], &["lexopt", "log"]),
+    (
+        "cli",
+        &["config", "nearest"],
+        &["humantime", "lexopt", "log"],
+    ),
     (
         "config",
         &["nearest", "oci", "secret", "store"],
@@ -81,6 +85,7 @@ const WORDS: [(&str, &[&str]); 14] = [
             "config/",
             "layout/",
             "logging.rs",
+            "records/compact.rs",
             "records/journal.rs",
             "registry/credentials.rs",
             "registry/network.rs",

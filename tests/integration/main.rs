@@ -1,6 +1,7 @@
 //! Integration tests: the binary against registries that run in this process.
 #![cfg(test)]
 
+mod abilities;
 mod auth;
 mod cli;
 mod content;
@@ -39,3 +40,4 @@ mod retries;
 mod sweep;
 mod sync;
 mod traps;
+mod trust;
