@@ -39,6 +39,8 @@ pub struct Options {
     pub namespace: Option<String>,
     /// How many transfers run at once, from 1 to 1024.
     pub workers: usize,
+    /// How many requests at once to one registry, from 1 to 1024; `None`: no limit of its own.
+    pub max_per_host: Option<usize>,
     /// How many more passes over what failed.
     pub retries: u32,
     /// The file that remembers what was done.
@@ -114,6 +116,7 @@ fn options(
         registry: take("registry"),
         namespace: take("namespace"),
         workers: workers(take("proc").unwrap_or_default())?,
+        max_per_host: take("max-per-host").map(max_per_host).transpose()?,
         retries: retries(take("retries").unwrap_or_default())?,
         records: take("records").unwrap_or_default().into(),
         trust_records: take("trust-records").map(trust_records).transpose()?,
@@ -143,6 +146,13 @@ fn workers(text: String) -> Result<usize, UsageError> {
     match text.parse() {
         Ok(number @ 1..=MAX_WORKERS) => Ok(number),
         _ => Err(UsageError::Workers(text)),
+    }
+}
+
+fn max_per_host(text: String) -> Result<usize, UsageError> {
+    match text.parse() {
+        Ok(number @ 1..=MAX_WORKERS) => Ok(number),
+        _ => Err(UsageError::MaxPerHost(text)),
     }
 }
 
@@ -223,6 +233,8 @@ pub enum UsageError {
     },
     /// `--proc` with something else than a number in its range.
     Workers(String),
+    /// `--max-per-host` with something else than a number in its range.
+    MaxPerHost(String),
     /// `--retries` with something else than a number.
     Retries(String),
     /// `--trust-records` with something else than a time.
@@ -250,6 +262,10 @@ impl fmt::Display for UsageError {
             Self::Workers(text) => write!(
                 f,
                 "--proc {text:?} is no number of transfers; give one from 1 to {MAX_WORKERS}"
+            ),
+            Self::MaxPerHost(text) => write!(
+                f,
+                "--max-per-host {text:?} is no number of requests; give one from 1 to {MAX_WORKERS}"
             ),
             Self::Retries(text) => write!(
                 f,
@@ -324,7 +340,7 @@ impl DefaultValue {
     }
 }
 
-const FLAGS: [Flag; 18] = [
+const FLAGS: [Flag; 19] = [
     value(
         "config",
         None,
@@ -366,6 +382,13 @@ const FLAGS: [Flag; 18] = [
         "N",
         DefaultValue::Text("5"),
         "how many transfers run at once",
+    ),
+    value(
+        "max-per-host",
+        None,
+        "N",
+        DefaultValue::None,
+        "how many requests at once to one registry",
     ),
     value(
         "records",
@@ -463,6 +486,7 @@ mod tests {
             registry: Some("env.example".into()),
             namespace: None,
             workers: 5,
+            max_per_host: None,
             retries: 2,
             records: "./records".into(),
             trust_records: None,
@@ -484,6 +508,7 @@ mod tests {
             registry: Some("r.example".into()),
             namespace: Some("n".into()),
             workers: 7,
+            max_per_host: Some(3),
             retries: 9,
             records: "rec".into(),
             trust_records: Some(Duration::from_mins(90)),
@@ -498,6 +523,7 @@ mod tests {
             "--namespace=n",
             "b",
             "--proc=7",
+            "--max-per-host=3",
             "--retries=9",
             "--records=rec",
             "--trust-records=1h 30m",
@@ -530,6 +556,7 @@ mod tests {
             "--namespace",
             "",
             "--proc=",
+            "--max-per-host=",
             "--records=",
             "--retries=",
             "--trust-records=",
@@ -584,6 +611,10 @@ mod tests {
             (
                 &["-p", "--retries"],
                 "--proc \"--retries\" is no number of transfers; give one from 1 to 1024",
+            ),
+            (
+                &["--max-per-host=0"],
+                "--max-per-host \"0\" is no number of requests; give one from 1 to 1024",
             ),
             (
                 &["-r", "two"],

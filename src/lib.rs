@@ -38,12 +38,12 @@ use config::{AuthEntry, Config, LoadOptions};
 use engine::{MarkAfter, Patience, Policy};
 use layout::Layout;
 use logging::{Stream, print};
-use oci::Digest;
+use oci::{Digest, Host};
 use records::Journal;
 use registry::Registries;
 use registry::credentials::{Credentials, Entry, docker_config_path};
 use report::{ExitStatus, Report};
-use store::{Place, StoreError, Stores, Target};
+use store::{Limits, Place, Quota, StoreError, Stores, Target};
 
 /// Runs the program with its command line, the program's name first, and gives its exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
@@ -87,11 +87,17 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         mut warnings,
     } = config;
     let docker = docker_config_path(std::env::var_os("DOCKER_CONFIG"), std::env::var_os("HOME"));
+    let limits: HashMap<Host, Limits> = auth
+        .iter()
+        .filter(|entry| entry.path.is_empty())
+        .map(|entry| (entry.host.clone(), entry.limits))
+        .collect();
     let (credentials, more) = Credentials::load(entries(auth), docker.as_deref());
     warnings.extend(more);
 
-    let registries = Arc::new(Registries::new(credentials, options.workers));
     let (running, cancel) = crossbeam_channel::bounded::<()>(0);
+    let registries = Registries::new(credentials, options.workers).limited(&limits, &cancel);
+    let registries = Arc::new(registries);
     let broken_off = registries.clone();
     // Before any other thread is started.
     let interrupt = signal::watch(move || drop(running), move || broken_off.shutdown());
@@ -113,6 +119,8 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     }
     let places = Places {
         registries,
+        limits,
+        max_per_host: options.max_per_host,
         layouts: Mutex::default(),
     };
     let policy = Policy {
@@ -185,6 +193,7 @@ fn entries(auth: Vec<AuthEntry>) -> Vec<Entry> {
             username,
             password,
             insecure,
+            limits: _,
         } = entry;
         Entry {
             key,
@@ -201,6 +210,8 @@ fn entries(auth: Vec<AuthEntry>) -> Vec<Entry> {
 /// All places that rules can name.
 struct Places {
     registries: Arc<Registries>,
+    limits: HashMap<Host, Limits>,
+    max_per_host: Option<usize>,
     /// One store a layout: it has the lock of its index.
     layouts: Mutex<HashMap<PathBuf, Arc<Layout>>>,
 }
@@ -228,5 +239,18 @@ impl Stores for Places {
             Place::Registry(..) => Ok(None),
             Place::Layout(path) => self.layout(path).sole(),
         }
+    }
+
+    fn limits(&self, registry: &Host) -> Limits {
+        let limits = self.limits.get(registry).copied().unwrap_or_default();
+        let bounds = [limits.concurrency, self.max_per_host];
+        Limits {
+            concurrency: bounds.into_iter().flatten().min(),
+            ..limits
+        }
+    }
+
+    fn quota(&self, registry: &Host) -> Option<Quota> {
+        self.registries.quota(registry)
     }
 }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::mem;
 use std::os::unix::net::UnixStream;
 use std::process;
 use std::sync::Arc;
@@ -82,6 +83,8 @@ fn see_through(
     on_deadline: impl FnOnce(),
 ) -> bool {
     if !signal_within(wake, None) {
+        // What it holds, once dropped, would end the run as a signal does.
+        mem::forget(on_first);
         return false;
     }
     on_first();
@@ -142,7 +145,7 @@ mod tests {
             move || first.send("first").unwrap(),
             move || deadline.send("deadline").unwrap(),
         );
-        (events.iter().collect(), exits)
+        (events.try_iter().collect(), exits)
     }
 
     #[test]
@@ -167,8 +170,18 @@ mod tests {
     }
 
     #[test]
-    fn without_any_handler_the_thread_ends() {
+    fn without_any_handler_the_thread_ends_and_the_run_does_not() {
         assert_eq!(seen(b"", [Duration::ZERO; 2]), (vec![], false));
+        let (running, ended) = mpsc::channel::<()>();
+        let (mut wake, bell) = UnixStream::pair().unwrap();
+        drop(bell);
+        assert!(!see_through(
+            &mut wake,
+            [Duration::ZERO; 2],
+            move || drop(running),
+            || {}
+        ));
+        assert_eq!(ended.try_recv(), Err(mpsc::TryRecvError::Empty));
     }
 
     #[test]

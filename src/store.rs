@@ -35,6 +35,47 @@ pub trait Stores: Send + Sync {
 
     /// The only image of a layout, whether it has a name there or not; `None` where there are none or several.
     fn sole(&self, place: &Place) -> Result<Option<Digest>, StoreError>;
+
+    /// How much the user lets be asked of a registry.
+    fn limits(&self, registry: &Host) -> Limits;
+
+    /// What a registry said last about its quota; `None` where it has said nothing new since this was called.
+    fn quota(&self, registry: &Host) -> Option<Quota>;
+}
+
+/// How much may be asked of one registry. Nothing is bounded by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests at once, at least 1.
+    pub concurrency: Option<usize>,
+    /// The time from one request to the next.
+    pub interval: Option<Duration>,
+    /// Bytes of blobs a second, to it and from it together; at least 1.
+    pub bandwidth: Option<u64>,
+}
+
+impl Limits {
+    /// How many requests may run at once. More than can begin in a second would only wait for their turn, each of them
+    /// in a worker that others could use.
+    pub fn at_once(&self) -> Option<usize> {
+        let in_a_second = |interval: Duration| {
+            let count = SECOND.as_nanos().div_ceil(interval.as_nanos().max(1));
+            usize::try_from(count).unwrap_or(usize::MAX)
+        };
+        let bounds = [self.concurrency, self.interval.map(in_a_second)];
+        bounds.into_iter().flatten().min()
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What a registry says about the requests that it still answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// How many are left.
+    pub left: u64,
+    /// How long until there are more.
+    pub reset: Duration,
 }
 
 /// What images are read from.

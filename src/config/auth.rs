@@ -1,7 +1,8 @@
-//! The `auth` part of a file: which credentials are meant for which registry or part of it. Not here: which entry
-//! serves a request (`registry/credentials.rs`).
+//! The `auth` part of a file: which credentials are meant for which registry or part of it, and how much may be asked of
+//! a registry. Not here: which entry serves a request (`registry/credentials.rs`).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use super::error::{Problem, ProblemKind};
 use super::rule::Rule;
@@ -9,7 +10,7 @@ use super::tree::{Member, Node, Position, Value};
 use crate::nearest::nearest;
 use crate::oci::{Host, NameError, Repository};
 use crate::secret::Secret;
-use crate::store::Place;
+use crate::store::{Limits, Place};
 
 /// Credentials and their reach.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub struct AuthEntry {
     pub password: Option<Secret>,
     /// Whether certificates are not checked, and http is spoken where there is no https.
     pub insecure: bool,
+    /// How much may be asked; nothing is bounded for a part of a registry.
+    pub limits: Limits,
 }
 
 /// Reads all entries. What stops the program goes to `problems`, what does not to `warnings`.
@@ -68,6 +71,15 @@ pub(crate) fn read(
                 "auth key {key:?} does not make {host} speak http: add \"insecure\": true"
             ));
         }
+        if !path.is_empty()
+            && let Some((field, position)) = fields.first_limit()
+        {
+            problems.push(Problem {
+                position: position.clone(),
+                what: ProblemKind::LimitOfPart { field, host },
+            });
+            continue;
+        }
         if fields.left_empty() {
             warn(format!(
                 "auth key {key:?} has no username or no password: {host} is asked without credentials of this file"
@@ -81,6 +93,7 @@ pub(crate) fn read(
             username: fields.username.filter(|text| !text.is_empty()),
             password: fields.password.filter(|text| !text.is_empty()),
             insecure: fields.insecure,
+            limits: fields.limits,
         };
         let reach = (entry.host.clone(), entry.path.clone());
         let first = indexes.get(&reach).and_then(|index| entries.get(*index));
@@ -91,7 +104,8 @@ pub(crate) fn read(
         };
         let same = first.username == entry.username
             && first.password == entry.password
-            && first.insecure == entry.insecure;
+            && first.insecure == entry.insecure
+            && first.limits == entry.limits;
         if same {
             warn(format!(
                 "auth key {key:?} says the same again as {:?} at {}; delete one",
@@ -173,6 +187,7 @@ struct Fields {
     username: Option<String>,
     password: Option<Secret>,
     insecure: bool,
+    limits: Limits,
     /// The names that were there.
     seen: Vec<(&'static str, Position)>,
 }
@@ -181,10 +196,38 @@ impl Fields {
     /// Whether credentials were begun but not given: a field without text, as a missing variable leaves it, or one
     /// field of two.
     fn left_empty(&self) -> bool {
-        let begun = self.seen.iter().any(|(name, _)| *name != "insecure");
+        let is_login = |name: &str| matches!(name, "username" | "password");
+        let begun = self.seen.iter().any(|(name, _)| is_login(name));
         let whole = self.username.as_ref().is_some_and(|text| !text.is_empty())
             && self.password.as_ref().is_some_and(|text| !text.is_empty());
         begun && !whole
+    }
+
+    /// The first field that bounds what may be asked, and where it stands.
+    fn first_limit(&self) -> Option<(&'static str, &Position)> {
+        let limit = self.seen.iter().find(|(name, _)| LIMITS.contains(name));
+        limit.map(|(name, position)| (*name, position))
+    }
+
+    /// Takes the text of a limit, if it is one.
+    fn read_limit(&mut self, field: &str, text: &str) -> bool {
+        let limits = &mut self.limits;
+        match field {
+            "concurrency" => {
+                limits.concurrency = text.parse().ok().filter(|number| *number > 0);
+                limits.concurrency.is_some()
+            }
+            "requests_per_second" => {
+                let rate = text.parse().ok().filter(|rate| (0.001..1e9).contains(rate));
+                limits.interval = rate.map(|rate: f64| Duration::from_secs_f64(rate.recip()));
+                limits.interval.is_some()
+            }
+            "bandwidth" => {
+                limits.bandwidth = parse_bytes(text).filter(|bytes| *bytes > 0);
+                limits.bandwidth.is_some()
+            }
+            _ => false,
+        }
     }
 }
 
@@ -236,16 +279,64 @@ fn read_fields(entry: &Node, problems: &mut Vec<Problem>) -> Option<Fields> {
             ("password", Value::String(text) | Value::Number(text)) => {
                 fields.password = Some(Secret::new(text.clone()));
             }
-            (field, _) => {
+            (field, Value::Number(text)) if fields.read_limit(field, text) => {}
+            ("bandwidth", Value::String(text)) if fields.read_limit(field, text) => {}
+            (field, value) => {
                 let expected = match field {
                     "insecure" => "true or false without quotes",
+                    "concurrency" => "a whole number of requests at once, such as 4",
+                    "requests_per_second" => "a number from 0.001 up, such as 10 or 0.5",
+                    "bandwidth" => {
+                        "bytes a second: a whole number or a text such as \"10MB\" or \"10MiB\""
+                    }
                     _ => "a text in quotes",
                 };
-                problems.push(Problem::kind(&member.value, field, expected));
+                problems.push(match value {
+                    Value::Number(text) | Value::String(text) if LIMITS.contains(&field) => {
+                        Problem {
+                            position: member.value.position.clone(),
+                            what: ProblemKind::Range {
+                                name: field,
+                                expected,
+                                found: text.clone(),
+                            },
+                        }
+                    }
+                    _ => Problem::kind(&member.value, field, expected),
+                });
             }
         }
     }
     Some(fields)
 }
 
-const FIELDS: [&str; 3] = ["username", "password", "insecure"];
+/// A number of bytes with a unit of a thousand or of 1024, or without one.
+fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim().to_ascii_lowercase();
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let factor = match unit.trim_start() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+const FIELDS: [&str; 6] = [
+    "username",
+    "password",
+    "insecure",
+    "concurrency",
+    "requests_per_second",
+    "bandwidth",
+];
+/// Those that bound what may be asked.
+const LIMITS: [&str; 3] = ["concurrency", "requests_per_second", "bandwidth"];

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::syntax::{GITHUB_EXPRESSION, SyntaxError};
 use super::tree::{Node, Position};
+use crate::oci::Host;
 
 /// Why nothing can be done: all problems of the file, in its order. Displayed one a line.
 #[derive(Debug)]
@@ -80,6 +81,22 @@ pub enum ProblemKind {
         /// What it is.
         found: &'static str,
     },
+    /// A value of the right kind that says nothing of use.
+    Range {
+        /// What it is the value of.
+        name: &'static str,
+        /// What it must be.
+        expected: &'static str,
+        /// As written.
+        found: String,
+    },
+    /// A limit of a whole registry in the entry of a part of one.
+    LimitOfPart {
+        /// The field.
+        field: &'static str,
+        /// The registry.
+        host: Host,
+    },
     /// A key of the file that looks like one of its parts.
     Misspelt {
         /// As written.
@@ -129,6 +146,15 @@ impl fmt::Display for ProblemKind {
                 expected,
                 found,
             } => write!(f, "{name} is {found}; write {expected}"),
+            Self::Range {
+                name,
+                expected,
+                found,
+            } => write!(f, "{name} is {found:?}; write {expected}"),
+            Self::LimitOfPart { field, host } => write!(
+                f,
+                "\"{field}\" bounds a whole registry; write it in the entry \"{host}\""
+            ),
             Self::Misspelt { key, meant } => {
                 write!(f, "the key {key:?} looks like `{meant}`; write \"{meant}\"")
             }
@@ -136,7 +162,9 @@ impl fmt::Display for ProblemKind {
                 write!(f, "an auth entry has no field {field:?}; ")?;
                 match nearest {
                     Some(nearest) => write!(f, "write \"{nearest}\""),
-                    None => f.write_str("it has \"username\", \"password\" and \"insecure\""),
+                    None => f.write_str(
+                        "it has \"username\", \"password\", \"insecure\", \"concurrency\", \"requests_per_second\" and \"bandwidth\"",
+                    ),
                 }
             }
             Self::FieldTwice { field, first } => {

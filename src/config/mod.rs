@@ -361,7 +361,10 @@ fn add_rule(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::store::Limits;
 
     const DEFAULTS: LoadOptions<'_> = LoadOptions {
         config: None,
@@ -558,13 +561,35 @@ mod tests {
             &[
                 "f:1:19: an auth entry is a text; write an object such as {\"username\": \"NAME\", \"password\": \
                  \"WORD\"}",
-                "f:1:35: an auth entry has no field \"user\"; it has \"username\", \"password\" and \"insecure\"",
+                "f:1:35: an auth entry has no field \"user\"; it has \"username\", \"password\", \"insecure\", \
+                 \"concurrency\", \"requests_per_second\" and \"bandwidth\"",
                 "f:1:48: an auth entry has no field \"username\\\"\"; write \"username\"",
                 "f:1:67: an auth entry has no field \"pasword\"; write \"password\"",
                 "f:2:22: insecure is a text; write true or false without quotes",
                 "f:2:42: username is a boolean; write a text in quotes",
                 "f:2:60: password is an array; write a text in quotes",
                 "f:3:27: \"username\" is there already at f:3:10; delete one",
+            ],
+        );
+        refuse(
+            "{\"auth\": {\"a.io\": {\"concurrency\": 0, \"requests_per_second\": -1, \"bandwidth\": \"10 miles\"},\n\
+             \"b.io\": {\"concurrency\": 1.5, \"requests_per_second\": 0.0001, \"bandwidth\": 0.5},\n\
+             \"c.io\": {\"concurrency\": \"4\", \"requests_per_second\": true, \"bandwidth\": \"99999999999GB\"},\n\
+             \"d.io\": {\"bandwidth\": [1], \"bandwith\": 1},\n\
+             \"e.io/a\": {\"insecure\": true, \"bandwidth\": 1, \"concurrency\": 1}}}",
+            &[
+                &format!("f:1:35: concurrency is \"0\"; {AT_ONCE}"),
+                &format!("f:1:61: requests_per_second is \"-1\"; {A_SECOND}"),
+                &format!("f:1:78: bandwidth is \"10 miles\"; {BYTES}"),
+                &format!("f:2:25: concurrency is \"1.5\"; {AT_ONCE}"),
+                &format!("f:2:53: requests_per_second is \"0.0001\"; {A_SECOND}"),
+                &format!("f:2:74: bandwidth is \"0.5\"; {BYTES}"),
+                &format!("f:3:25: concurrency is \"4\"; {AT_ONCE}"),
+                &format!("f:3:53: requests_per_second is a boolean; {A_SECOND}"),
+                &format!("f:3:72: bandwidth is \"99999999999GB\"; {BYTES}"),
+                &format!("f:4:23: bandwidth is an array; {BYTES}"),
+                "f:4:28: an auth entry has no field \"bandwith\"; write \"bandwidth\"",
+                "f:5:30: \"bandwidth\" bounds a whole registry; write it in the entry \"e.io\"",
             ],
         );
         refuse(
@@ -599,6 +624,45 @@ mod tests {
                 "f:1:1: no end of what begins here; close it with `}`",
             ],
         );
+    }
+
+    const AT_ONCE: &str = "write a whole number of requests at once, such as 4";
+    const A_SECOND: &str = "write a number from 0.001 up, such as 10 or 0.5";
+    const BYTES: &str =
+        "write bytes a second: a whole number or a text such as \"10MB\" or \"10MiB\"";
+
+    #[test]
+    fn limits_of_a_registry() {
+        let millis = |millis| Some(Duration::from_millis(millis));
+        for (fields, concurrency, interval, bandwidth) in [
+            ("", None, None, None),
+            (
+                "\"concurrency\": 4, \"bandwidth\": null",
+                Some(4),
+                None,
+                None,
+            ),
+            ("\"requests_per_second\": 0.5", None, millis(2000), None),
+            ("\"Requests_Per_Second\": 8", None, millis(125), None),
+            ("\"bandwidth\": 1234", None, None, Some(1234)),
+            ("\"bandwidth\": \"1234\"", None, None, Some(1234)),
+            ("\"bandwidth\": \"10MB\"", None, None, Some(10_000_000)),
+            ("\"bandwidth\": \" 10 mib \"", None, None, Some(10 << 20)),
+            ("\"bandwidth\": \"3kB\"", None, None, Some(3000)),
+            ("\"bandwidth\": \"2GiB\"", None, None, Some(2 << 30)),
+        ] {
+            let config = accept(&format!(
+                "{{\"images\": {{\"a.io/b/c:1\": \"d.io/e\"}}, \"auth\": {{\"a.io\": {{{fields}}}}}}}"
+            ));
+            let limits = Limits {
+                concurrency,
+                interval,
+                bandwidth,
+            };
+            assert_eq!(config.auth[0].limits, limits, "{fields}");
+            // Limits alone are no login that was begun and not ended.
+            assert_eq!(config.warnings, [""; 0], "{fields}");
+        }
     }
 
     #[test]
@@ -707,6 +771,7 @@ mod tests {
             "\"username\": \"u\", \"password\": \"q\"",
             "\"username\": \"v\", \"password\": \"p\"",
             "\"username\": \"u\", \"password\": \"p\", \"insecure\": true",
+            "\"username\": \"u\", \"password\": \"p\", \"concurrency\": 4",
             "",
         ] {
             refuse(

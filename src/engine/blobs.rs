@@ -246,8 +246,11 @@ impl Graph<'_> {
             .filter_map(|queue| queue.idle.front())
             .map(|&want| self.tasks[want].order)
             .min()?;
-        let mut targets: Vec<HostId> = ready().map(|queue| queue.host).collect();
-        targets.sort_unstable();
+        let mut hosts: Vec<HostId> = ready().map(|queue| queue.host).collect();
+        hosts.sort_unstable();
+        let (alone, targets) = hosts
+            .into_iter()
+            .partition(|&host| self.hosts[host].goes_alone());
         let key = Key {
             order,
             rank: 3,
@@ -257,30 +260,38 @@ impl Graph<'_> {
             key,
             source: Some(source),
             targets,
+            alone,
         })
     }
 
-    /// The next job of a copy: what is ready at the hosts that are open now.
+    /// The next job of a copy: what is ready at the hosts that are open now, as soon as all of these have room.
     pub(super) fn start_copy(
         &mut self,
         copy: TaskId,
         blob: BlobId,
         reply: &dyn Fn(TaskId, HostId) -> Reply,
-        is_open: &dyn Fn(HostId) -> bool,
+        room: &dyn Fn(HostId) -> Option<usize>,
     ) -> Option<Job> {
         let source = self.blobs[blob].source.place;
-        let ready = self.blobs[blob]
-            .queues
-            .iter()
-            .filter(|queue| is_open(queue.host));
-        let ready = ready
-            .map(|queue| (queue.host, self.ready_wants(queue)))
-            .filter(|(_, count)| *count > 0);
-        // A host that was too slow for the others twice gets its blobs in jobs of its own.
+        let reads_at = self.places[source].host;
+        let ready = self.blobs[blob].queues.iter().filter_map(|queue| {
+            let room = room(queue.host)?;
+            // The read takes its part of the host's room, but for the last.
+            let room = match room {
+                2.. if queue.host == reads_at => room - 1,
+                room => room,
+            };
+            let wants = self.ready_wants(queue);
+            (wants > 0).then_some((queue.host, wants.min(room)))
+        });
         let (alone, mut counts): (Vec<_>, Vec<_>) =
-            ready.partition(|(host, _)| self.hosts[*host].detached >= MAX_DETACHED);
-        if counts.is_empty() {
-            counts.extend(alone.into_iter().next());
+            ready.partition(|(host, _)| self.hosts[*host].goes_alone());
+        if counts.is_empty() || counts.iter().any(|(_, count)| *count == 0) {
+            counts = alone
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .take(1)
+                .collect();
         }
         let mut taken = Vec::new();
         for (host, count) in counts {
@@ -542,9 +553,6 @@ impl Graph<'_> {
         }
     }
 }
-
-/// Times that a host may hold up the other targets of a blob in a run.
-const MAX_DETACHED: u32 = 2;
 
 /// Doubts by place and blob (or child).
 pub(super) type Doubts = HashMap<(PlaceId, Digest), Doubt>;

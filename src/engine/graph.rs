@@ -53,6 +53,8 @@ pub(super) struct Graph<'a> {
 /// What the coordinator has to hear about.
 #[derive(Debug)]
 pub(super) enum News {
+    /// A host that was not known.
+    Met(HostId),
     /// A target of an image is in sync, or has failed for this pass.
     Settled(ImageId, usize),
     /// The tags of a repository that somebody asked for.
@@ -136,20 +138,21 @@ impl<'a> Graph<'a> {
             },
             source,
             targets,
+            alone: Vec::new(),
         })
     }
 
-    /// Marks a ready task as running and gives its job. `reply` makes the obligation to answer; `is_open` tells which
-    /// target hosts a copy may go to now.
+    /// Marks a ready task as running and gives its job. `reply` makes the obligation to answer; `room` tells how much
+    /// a target host takes now (`Schedule::room`).
     pub(super) fn start(
         &mut self,
         task: TaskId,
         reply: &dyn Fn(TaskId, HostId) -> Reply,
-        is_open: &dyn Fn(HostId) -> bool,
+        room: &dyn Fn(HostId) -> Option<usize>,
     ) -> Option<Job> {
         let kind = self.tasks[task].kind.clone();
         if let Kind::Copy(blob) = kind {
-            return self.start_copy(task, blob, reply, is_open);
+            return self.start_copy(task, blob, reply, room);
         }
         self.tasks[task].state = State::Running;
         self.changed.push(task);

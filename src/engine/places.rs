@@ -24,12 +24,23 @@ pub(super) enum HostKey {
 
 pub(super) struct HostRow {
     pub(super) name: String,
+    /// `None` for a layout, of which nothing is bounded.
+    pub(super) registry: Option<Host>,
+    /// The user bounds its bytes: it would hold up the other targets of a blob.
+    pub(super) is_narrow: bool,
     /// A mount from a repository that surely had the blob was denied: not tried again in this run.
     pub(super) mounts: bool,
     /// It cannot be asked within the next half minute: images do not wait for it.
     pub(super) late: bool,
     /// How often it was too slow for the other targets of a blob: twice, and it gets its blobs alone.
     pub(super) detached: u32,
+}
+
+impl HostRow {
+    /// Whether it gets its blobs in jobs of its own.
+    pub(super) fn goes_alone(&self) -> bool {
+        self.is_narrow || self.detached >= MAX_DETACHED
+    }
 }
 
 pub(super) struct PlaceRow {
@@ -66,19 +77,26 @@ impl Graph<'_> {
         if let Some(&id) = self.place_ids.get(place) {
             return id;
         }
-        let (key, name) = match place {
-            Place::Registry(host, _) => (HostKey::Registry(host.clone()), host.to_string()),
-            Place::Layout(path) => (HostKey::Layout(path.clone()), place.to_string()),
+        let (key, name, registry) = match place {
+            Place::Registry(host, _) => (
+                HostKey::Registry(host.clone()),
+                host.to_string(),
+                Some(host.clone()),
+            ),
+            Place::Layout(path) => (HostKey::Layout(path.clone()), place.to_string(), None),
         };
-        let hosts = &mut self.hosts;
-        let is_registry = matches!(key, HostKey::Registry(_));
+        let (hosts, news) = (&mut self.hosts, &mut self.news);
         let host = *self.host_ids.entry(key).or_insert_with(|| {
-            hosts.push(HostRow {
+            let host = hosts.push(HostRow {
                 name,
-                mounts: is_registry,
+                mounts: registry.is_some(),
+                registry,
+                is_narrow: false,
                 late: false,
                 detached: 0,
-            })
+            });
+            news.push(News::Met(host));
+            host
         });
         let id = self.places.push(PlaceRow {
             place: place.clone(),
@@ -132,3 +150,6 @@ impl Graph<'_> {
         }
     }
 }
+
+/// Times that a host may hold up the other targets of a blob in a run.
+const MAX_DETACHED: u32 = 2;

@@ -4,6 +4,7 @@
 //! that are waited for, and the clock (`coordinator.rs`).
 
 use std::cell::RefCell;
+use std::fmt;
 
 use crossbeam_channel::Sender;
 
@@ -14,7 +15,7 @@ use super::image::{ImageId, Outcome, TargetState};
 use super::job::{Answer, Done, Job, Reply};
 use super::places::HostId;
 use super::plan::Plan;
-use super::schedule::{Fired, Next, Policy, Schedule, TakesSlot, Time, Verdict};
+use super::schedule::{Fired, Next, Policy, Ration, Schedule, TakesSlot, Time, Verdict};
 use super::task::{Kind, TaskId};
 use crate::records::{Journal, Record};
 use crate::store::{Class, StoreError, Stores};
@@ -192,9 +193,7 @@ impl<'a> Run<'a> {
             Reply::new(task, host, self.answers.clone())
         };
         let schedule = &self.schedule;
-        let job = self
-            .graph
-            .start(task, &reply, &|host| schedule.is_open(host));
+        let job = self.graph.start(task, &reply, &|host| schedule.room(host));
         for (task, host) in started.into_inner() {
             let slot = self.slot(task);
             self.schedule.started(host, slot);
@@ -244,6 +243,7 @@ impl<'a> Run<'a> {
             }
             Err(error) => self.take_failure(task, host, &error, now),
         }
+        self.heed_quota(host, now);
         self.take_news();
     }
 
@@ -272,17 +272,9 @@ impl<'a> Run<'a> {
                 self.graph.delay(task);
             }
             Verdict::AfterPause => {
-                let pause = self.schedule.pause(host, now);
-                let name = &self.graph.hosts[host].name;
-                log::warn!(
-                    "{name} is left alone for {:.1} s: {error}",
-                    pause.as_secs_f64()
-                );
                 self.schedule.put_off(self.graph.scheduled(task), host);
                 self.graph.again_after_pause(task);
-                if pause > self.schedule.late_after() {
-                    self.graph.set_late(host, true);
-                }
+                self.tell_pause(host, now, error);
             }
             Verdict::GiveUp { attempts } => {
                 if attempts > 1 {
@@ -293,6 +285,36 @@ impl<'a> Run<'a> {
                 }
                 self.graph.failed(task, error);
             }
+        }
+    }
+
+    /// Takes in what a host's answers said of its quota: it pauses, as if it had asked for that, before it has to.
+    fn heed_quota(&mut self, host: HostId, now: Time) {
+        let registry = self.graph.hosts[host].registry.as_ref();
+        let Some(quota) = registry.and_then(|registry| self.stores.quota(registry)) else {
+            return;
+        };
+        let left = format!("{} requests are left of its quota", quota.left);
+        match self.schedule.ration(host, quota, now) {
+            Ration::Enough => {}
+            Ration::Pause => self.tell_pause(host, now, left),
+            Ration::Warn => log::warn!(
+                "{}: {left} for the next {:.0} s, which is too long to wait for",
+                self.graph.hosts[host].name,
+                quota.reset.as_secs_f64()
+            ),
+        }
+    }
+
+    fn tell_pause(&mut self, host: HostId, now: Time, reason: impl fmt::Display) {
+        let pause = self.schedule.pause(host, now);
+        let name = &self.graph.hosts[host].name;
+        log::warn!(
+            "{name} is left alone for {:.1} s: {reason}",
+            pause.as_secs_f64()
+        );
+        if pause > self.schedule.late_after() {
+            self.graph.set_late(host, true);
         }
     }
 
@@ -315,6 +337,7 @@ impl<'a> Run<'a> {
             }
             for news in std::mem::take(&mut self.graph.news) {
                 match news {
+                    News::Met(host) => self.meet(host),
                     News::Listed(place) => self.plan.listed(place, &mut self.graph, self.stores),
                     News::Settled(image, index) => {
                         self.tell(image, index);
@@ -322,6 +345,18 @@ impl<'a> Run<'a> {
                             .settled(image, index, &mut self.graph, self.stores);
                     }
                 }
+            }
+        }
+    }
+
+    /// Takes up what the user bounds of a host.
+    fn meet(&mut self, host: HostId) {
+        let row = &mut self.graph.hosts[host];
+        if let Some(registry) = &row.registry {
+            let limits = self.stores.limits(registry);
+            row.is_narrow = limits.bandwidth.is_some();
+            if let Some(most) = limits.at_once() {
+                self.schedule.limit(host, most);
             }
         }
     }

@@ -10,7 +10,7 @@ use super::marks::MarkAfter;
 use super::places::HostId;
 use super::stream::Patience;
 use super::task::{Key, Readiness, TaskId};
-use crate::store::Class;
+use crate::store::{Class, Quota};
 
 /// Time since the run began.
 pub(super) type Time = Duration;
@@ -51,6 +51,14 @@ pub(super) struct Schedule {
 struct Group {
     source: Option<HostId>,
     targets: Box<[HostId]>,
+    /// Of these one goes, where the others cannot.
+    alone: Box<[HostId]>,
+}
+
+impl Group {
+    fn all_targets(&self) -> impl Iterator<Item = HostId> {
+        self.targets.iter().chain(&self.alone).copied()
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +78,8 @@ struct Host {
     running: usize,
     /// How many requests may be at the host at once.
     window: usize,
+    /// How many the user lets be there at once.
+    limit: usize,
     /// Successes since the window last grew.
     successes: usize,
     paused_until: Option<Time>,
@@ -81,6 +91,18 @@ struct Host {
     down: Option<String>,
     /// After a pass in which it was down: one request goes alone.
     is_probed: bool,
+    /// It was told that the quota is used up for longer than anybody waits.
+    is_warned: bool,
+}
+
+impl Host {
+    /// Whether so many requests more may begin together. What needs more than the user's limit all by itself, as a read
+    /// and a write within one registry may, goes while nothing else does.
+    fn has_room(&self, requests: usize, share: usize) -> bool {
+        let window = if self.is_probed { 1 } else { self.window };
+        self.running < window.min(share)
+            && (self.running == 0 || self.running + requests <= self.limit)
+    }
 }
 
 /// What becomes of a task whose attempt failed.
@@ -95,6 +117,17 @@ pub(super) enum Verdict {
         /// How often it was tried.
         attempts: u32,
     },
+}
+
+/// What a host's quota means.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ration {
+    /// It goes on.
+    Enough,
+    /// It pauses until there is more.
+    Pause,
+    /// It goes on until it is refused, for nobody waits so long; to be told once.
+    Warn,
 }
 
 /// Work that may go now.
@@ -142,11 +175,13 @@ impl Schedule {
             key,
             source,
             targets,
+            alone,
         }) = readiness
         {
             let group = Group {
                 source,
                 targets: targets.into(),
+                alone: alone.into(),
             };
             self.groups
                 .entry(group.clone())
@@ -172,25 +207,21 @@ impl Schedule {
 
     fn first(&self, share: Option<usize>) -> Option<TaskId> {
         let may_go = |group: &Group| {
-            let has_room = |host: &HostId, share: Option<usize>| {
-                let Some(host) = self.hosts.get(host) else {
-                    return true;
-                };
-                let window = if host.is_probed { 1 } else { host.window };
-                host.running < window.min(share.unwrap_or(usize::MAX))
+            let is_open = |host: &HostId| !self.is_paused(*host);
+            let has_room = |host: HostId, share: Option<usize>| {
+                let is_both =
+                    group.source == Some(host) && group.all_targets().any(|target| target == host);
+                self.hosts.get(&host).is_none_or(|host| {
+                    host.has_room(1 + usize::from(is_both), share.unwrap_or(usize::MAX))
+                })
             };
-            let mut open = group
-                .targets
-                .iter()
-                .filter(|host| !self.is_paused(**host))
-                .peekable();
-            let targets_go = group.targets.is_empty() || open.peek().is_some();
-            targets_go
-                && open.all(|host| has_room(host, share))
-                && group
-                    .source
-                    .as_ref()
-                    .is_none_or(|host| !self.is_paused(*host) && has_room(host, None))
+            let has_target = |host: &HostId| is_open(host) && has_room(*host, share);
+            let mut open = group.targets.iter().filter(|host| is_open(host)).peekable();
+            let targets_go = group.all_targets().next().is_none()
+                || open.peek().is_some() && open.all(|host| has_room(*host, share))
+                || group.alone.iter().any(has_target);
+            let source_goes = |host: HostId| is_open(&host) && has_room(host, None);
+            targets_go && group.source.is_none_or(source_goes)
         };
         // What was put off goes last: others may be answered meanwhile, and then it is no matter of the whole host.
         let is_put_off = |task| self.put_off.contains_key(&task);
@@ -206,11 +237,7 @@ impl Schedule {
     }
 
     fn share(&self) -> usize {
-        let mut hosts: Vec<HostId> = self
-            .groups
-            .keys()
-            .flat_map(|group| group.targets.iter().copied())
-            .collect();
+        let mut hosts: Vec<HostId> = self.groups.keys().flat_map(Group::all_targets).collect();
         hosts.sort_unstable();
         hosts.dedup();
         self.policy.workers.div_ceil(hosts.len().max(1))
@@ -226,14 +253,32 @@ impl Schedule {
             let reason = group
                 .source
                 .and_then(down)
-                .or_else(|| group.targets.iter().find_map(|&host| down(host)))?;
+                .or_else(|| group.all_targets().find_map(down))?;
             tasks.first().map(|&(_, task)| Next::Fail(task, reason))
         })
     }
 
-    /// Whether a copy may go to a target host now; a paused one is served later.
-    pub(super) fn is_open(&self, host: HostId) -> bool {
-        !self.is_paused(host) && self.down(host).is_none()
+    /// How many uploads of one blob may go to a target host now; `None`: it pauses and is served later. The window does
+    /// not bound them, since a group takes one slot to start and as many as it needs (decisions D5).
+    pub(super) fn room(&self, host: HostId) -> Option<usize> {
+        let Some(row) = self.hosts.get(&host) else {
+            return Some(usize::MAX);
+        };
+        let is_open = row.paused_until.is_none() && row.down.is_none();
+        is_open.then(|| {
+            if row.has_room(1, usize::MAX) {
+                row.limit.saturating_sub(row.running).max(1)
+            } else {
+                0
+            }
+        })
+    }
+
+    /// Has no more than so many requests be at a host at once.
+    pub(super) fn limit(&mut self, host: HostId, most: usize) {
+        let row = self.host(host);
+        row.limit = most;
+        row.window = row.window.min(most);
     }
 
     /// Why nothing is sent to a host in this pass, if so.
@@ -252,8 +297,8 @@ impl Schedule {
     pub(super) fn dispatchable(&self) -> usize {
         let open = |group: &Group| {
             group.source.is_none_or(|host| !self.is_paused(host))
-                && (group.targets.is_empty()
-                    || group.targets.iter().any(|&host| !self.is_paused(host)))
+                && (group.all_targets().next().is_none()
+                    || group.all_targets().any(|host| !self.is_paused(host)))
         };
         self.groups
             .iter()
@@ -292,7 +337,7 @@ impl Schedule {
         row.throttled_since = None;
         row.is_probed = false;
         row.successes += 1;
-        if row.successes >= row.window && row.window < workers {
+        if row.successes >= row.window && row.window < workers.min(row.limit) {
             row.window += 1;
             row.successes = 0;
         }
@@ -367,11 +412,7 @@ impl Schedule {
             .throttled_since
             .get_or_insert(now);
         let row = self.host(host);
-        if row.paused_until.is_none() {
-            row.pauses_in_row += 1;
-            row.window = (row.window / 2).max(1);
-            row.successes = 0;
-        }
+        row.pauses_in_row += u32::from(row.paused_until.is_none());
         let silent_since = *row.throttled_since.get_or_insert(now);
         if now.saturating_sub(silent_since) >= longest {
             row.down.get_or_insert_with(|| {
@@ -380,18 +421,52 @@ impl Schedule {
         }
         if row.down.is_none() {
             let pauses = row.pauses_in_row;
-            let until = now + retry_after.unwrap_or_else(|| self.backoff(pauses));
-            let row = self.host(host);
-            if row.paused_until.is_none_or(|end| end < until) {
-                row.paused_until = Some(until);
-                self.arm(until, Timer::Host(host));
-            }
+            let wait = retry_after.unwrap_or_else(|| self.backoff(pauses));
+            self.pause_until(host, now + wait);
         }
         if now.saturating_sub(since) >= longest || self.down(host).is_some() {
             self.attempts.remove(&task);
             return Verdict::GiveUp { attempts: 1 };
         }
         Verdict::AfterPause
+    }
+
+    /// Nothing goes to the host before that time, and half as much at once from then on.
+    fn pause_until(&mut self, host: HostId, until: Time) {
+        let row = self.host(host);
+        if row.paused_until.is_none() {
+            row.window = (row.window / 2).max(1);
+            row.successes = 0;
+        }
+        if row.paused_until.is_none_or(|end| end < until) {
+            row.paused_until = Some(until);
+            self.arm(until, Timer::Host(host));
+        }
+    }
+
+    /// Judges what a host says of its quota. Requests that run may use up what is left.
+    pub(super) fn ration(&mut self, host: HostId, quota: Quota, now: Time) -> Ration {
+        let longest = self.scaled(LONGEST_WAIT);
+        let row = self.host(host);
+        let has_enough = quota.left >= row.running.max(1) as u64 || quota.reset.is_zero();
+        if has_enough || row.down.is_some() {
+            return Ration::Enough;
+        }
+        if quota.reset > longest {
+            let was_warned = std::mem::replace(&mut row.is_warned, true);
+            return if was_warned {
+                Ration::Enough
+            } else {
+                Ration::Warn
+            };
+        }
+        let was_paused = row.paused_until.is_some();
+        self.pause_until(host, now + quota.reset);
+        if was_paused {
+            Ration::Enough
+        } else {
+            Ration::Pause
+        }
     }
 
     fn unreachable(&mut self, host: HostId) {
@@ -473,6 +548,7 @@ impl Schedule {
         self.hosts.entry(host).or_insert_with(|| Host {
             running: 0,
             window,
+            limit: usize::MAX,
             successes: 0,
             paused_until: None,
             pauses_in_row: 0,
@@ -480,6 +556,7 @@ impl Schedule {
             unreachable_in_row: 0,
             down: None,
             is_probed: false,
+            is_warned: false,
         })
     }
 
@@ -518,3 +595,79 @@ const MAX_UNREACHABLE: u32 = 10;
 const LONGEST_WAIT: Duration = Duration::from_mins(10);
 /// Images do not wait for a host that pauses longer.
 const LATE: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::super::arena::Arena;
+    use super::super::marks::MarkAfter;
+    use super::super::places::HostRow;
+    use super::*;
+
+    fn host() -> HostId {
+        Arena::<HostRow>::new().next_id()
+    }
+
+    fn schedule() -> Schedule {
+        Schedule::new(Policy {
+            workers: 8,
+            time_scale: 1.0,
+            patience: Patience::default(),
+            mark_after: MarkAfter::default(),
+            seed: 1,
+        })
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_quota_that_what_runs_may_use_up_is_a_pause() {
+        // (left, seconds, running) and the windows after it and after its end.
+        for (left, seconds, running, ration, window) in [
+            (9, 30, 3, Ration::Enough, 8),
+            (3, 30, 3, Ration::Enough, 8),
+            (2, 30, 3, Ration::Pause, 4),
+            (1, 30, 0, Ration::Enough, 8),
+            (0, 30, 0, Ration::Pause, 4),
+            (0, 600, 5, Ration::Pause, 4),
+            (0, 0, 5, Ration::Enough, 8),
+            (0, 601, 5, Ration::Warn, 8),
+        ] {
+            let (mut schedule, host, now) = (schedule(), host(), 5 * SECOND);
+            for _ in 0..running {
+                schedule.started(host, TakesSlot::Yes);
+            }
+            let quota = |seconds| Quota {
+                left,
+                reset: seconds * SECOND,
+            };
+            assert_eq!(schedule.ration(host, quota(seconds), now), ration);
+            // It is told once, and a later word prolongs a pause.
+            assert_eq!(schedule.ration(host, quota(seconds), now), Ration::Enough);
+            let is_pause = ration == Ration::Pause;
+            assert_eq!(schedule.is_paused(host), is_pause, "{left} {running}");
+            assert_eq!(schedule.host(host).window, window, "{left} {running}");
+            if is_pause {
+                let end = now + seconds * SECOND;
+                assert_eq!(schedule.next_timer(), Some(end));
+                assert!(schedule.fired(end).is_some() && !schedule.is_paused(host));
+            }
+        }
+    }
+
+    #[test]
+    fn a_limit_holds_but_for_what_needs_more_by_itself() {
+        let (mut schedule, host) = (schedule(), host());
+        schedule.limit(host, 3);
+        let rooms = [(0, 3), (1, 2), (2, 1), (3, 0)];
+        for (running, room) in rooms {
+            assert_eq!(schedule.room(host), Some(room));
+            assert_eq!(schedule.host(host).has_room(4, 8), running == 0);
+            schedule.started(host, TakesSlot::Yes);
+        }
+        // Successes widen no window beyond it.
+        for _ in 0..100 {
+            schedule.answered(Arena::new().next_id(), host);
+        }
+        assert_eq!(schedule.host(host).window, 3);
+    }
+}

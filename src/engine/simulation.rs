@@ -3,7 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::unbounded;
@@ -19,7 +19,9 @@ use crate::config::{Position, Rule, RuleTarget, Selection};
 use crate::oci::{Algorithm, Descriptor, Digest, Host, Manifest, Reference, Repository, Tag};
 use crate::records::{Hints, Journal};
 use crate::report::Report;
-use crate::store::{Class, Found, Place, Presence, Prior, StoreError, Stores, Target};
+use crate::store::{
+    Class, Found, Limits, Place, Presence, Prior, Quota, StoreError, Stores, Target,
+};
 
 /// xorshift64: a failing run is named by its seed.
 struct Random(u64);
@@ -59,7 +61,15 @@ struct World {
     refused: usize,
     /// Whether a mount is ever granted.
     mounts: bool,
+    /// Requests in a hundred whose answers say that the quota is used up.
+    rationed: usize,
+    /// How many requests the user lets be at each host at once.
+    concurrency: Option<usize>,
+    /// Whether the user bounds the bytes of `NARROW`.
+    narrows: bool,
 }
+
+const NARROW: &str = "d0.io";
 
 /// All registries, strict: a manifest is refused where a part of it is missing.
 struct Registries {
@@ -68,6 +78,8 @@ struct Registries {
     random: Random,
     /// Until when each host wants to be left alone.
     paused: HashMap<String, Time>,
+    /// What hosts said of their quotas.
+    quotas: Arc<Mutex<HashMap<String, Quota>>>,
     /// Reads of each blob and manifest at sources.
     reads: BTreeMap<Digest, usize>,
     requests: usize,
@@ -92,6 +104,16 @@ impl Registries {
     /// A fault, as often as the world has it.
     fn meet(&mut self, place: &Place, is_target: bool, now: Time) -> Result<(), StoreError> {
         self.requests += 1;
+        if self.random.percent(self.world.rationed) {
+            let reset = Duration::from_millis(100 + self.random.next() % 60_000);
+            let until = self.paused.entry(host(place)).or_default();
+            *until = (*until).max(now + reset);
+            let quota = Quota {
+                left: 0,
+                reset: until.saturating_sub(now),
+            };
+            self.quotas.lock().unwrap().insert(host(place), quota);
+        }
         if self.random.percent(self.world.throttled) {
             let wait = Duration::from_millis(100 + self.random.next() % 60_000);
             let until = self.paused.entry(host(place)).or_default();
@@ -305,7 +327,10 @@ impl Repo {
 }
 
 /// Nothing is opened: jobs are served by `Registries`.
-struct NoStores;
+struct NoStores {
+    world: World,
+    quotas: Arc<Mutex<HashMap<String, Quota>>>,
+}
 
 impl Stores for NoStores {
     fn open(&self, place: &Place) -> Arc<dyn Target> {
@@ -314,6 +339,18 @@ impl Stores for NoStores {
 
     fn sole(&self, _: &Place) -> Result<Option<Digest>, StoreError> {
         Ok(None)
+    }
+
+    fn limits(&self, registry: &Host) -> Limits {
+        Limits {
+            concurrency: self.world.concurrency,
+            bandwidth: (self.world.narrows && registry.as_str() == NARROW).then_some(1000),
+            ..Limits::default()
+        }
+    }
+
+    fn quota(&self, registry: &Host) -> Option<Quota> {
+        self.quotas.lock().unwrap().remove(registry.as_str())
     }
 }
 
@@ -352,6 +389,43 @@ fn slots(job: &Job) -> usize {
     }
 }
 
+/// What must hold when a job begins beside those that run.
+fn check_start(
+    job: &Job,
+    running: &BTreeMap<usize, Job>,
+    registries: &Registries,
+    workers: usize,
+    now: Time,
+    seed: u64,
+) {
+    let used: usize = running.values().map(slots).sum();
+    assert!(used < workers, "seed {seed}: {used} slots were in use");
+    let (hosts, uploads) = footprint(job);
+    let others: Vec<String> = running.values().flat_map(|job| footprint(job).0).collect();
+    for host in &hosts {
+        let all = others.iter().chain(&hosts).filter(|at| *at == host);
+        assert!(
+            all.count() <= registries.world.concurrency.unwrap_or(usize::MAX),
+            "seed {seed}: more at {host} than the user allows"
+        );
+        let paused = registries.paused.get(host).copied().unwrap_or_default();
+        assert!(
+            paused <= now,
+            "seed {seed}: {host} was asked before its pause was over"
+        );
+    }
+    let targets: HashSet<String> = uploads.iter().map(|(place, _)| host(place)).collect();
+    assert!(
+        !registries.world.narrows || !targets.contains(NARROW) || targets.len() == 1,
+        "seed {seed}: a narrow target in a group"
+    );
+    let concurrent: HashSet<_> = running.values().flat_map(|job| footprint(job).1).collect();
+    assert!(
+        !uploads.iter().any(|upload| concurrent.contains(upload)),
+        "seed {seed}: one blob twice at once"
+    );
+}
+
 /// Runs rules in simulated time and asserts what must hold at every moment.
 fn simulate(
     rules: &[Rule],
@@ -378,8 +452,12 @@ fn simulate(
     };
     let (sender, answers) = unbounded();
     let mut graph = Graph::new(&hints);
-    let plan = Plan::new(rules, &mut graph, &NoStores);
-    let mut run = Run::new(graph, plan, policy, &options, &NoStores, sender);
+    let stores = NoStores {
+        world: registries.world,
+        quotas: registries.quotas.clone(),
+    };
+    let plan = Plan::new(rules, &mut graph, &stores);
+    let mut run = Run::new(graph, plan, policy, &options, &stores, sender);
     let mut random = Random(seed ^ 0x9e37_79b9_7f4a_7c15);
     let mut now = Duration::ZERO;
     let mut running: BTreeMap<usize, Job> = BTreeMap::new();
@@ -387,22 +465,7 @@ fn simulate(
     for number in 0.. {
         assert!(number < 4_000_000, "seed {seed}: the run does not end");
         while let Some(job) = run.next_job() {
-            let used: usize = running.values().map(slots).sum();
-            assert!(used < workers, "seed {seed}: {used} slots were in use");
-            let (hosts, uploads) = footprint(&job);
-            for host in hosts {
-                let paused = registries.paused.get(&host).copied().unwrap_or_default();
-                assert!(
-                    paused <= now,
-                    "seed {seed}: {host} was asked before its pause was over"
-                );
-            }
-            let concurrent: HashSet<_> =
-                running.values().flat_map(|job| footprint(job).1).collect();
-            assert!(
-                !uploads.iter().any(|upload| concurrent.contains(upload)),
-                "seed {seed}: one blob twice at once"
-            );
+            check_start(&job, &running, registries, workers, now, seed);
             let key = running.last_key_value().map_or(0, |(last, _)| last + 1);
             ends.push(Reverse((
                 now + Duration::from_millis(random.next() % 200),
@@ -535,6 +598,7 @@ impl Scene {
             world,
             random: Random(random.next() | 1),
             paused: HashMap::new(),
+            quotas: Arc::default(),
             reads: BTreeMap::new(),
             requests: 0,
         };
@@ -652,7 +716,7 @@ fn a_stormy_run_ends_whole_and_heals_in_its_passes() {
             transient: 10,
             throttled: 2,
             mounts: seed % 3 > 0,
-            refused: 0,
+            ..World::default()
         };
         let mut scene = Scene::new(seed, world);
         let report = simulate(&scene.rules, &mut scene.registries, workers(seed), 3, seed);
@@ -680,6 +744,7 @@ fn what_is_refused_fails_and_the_rest_is_done() {
             refused: 60,
             mounts: true,
             throttled: 1,
+            ..World::default()
         };
         let mut scene = Scene::new(seed, world);
         let report = simulate(&scene.rules, &mut scene.registries, workers(seed), 1, seed);
@@ -698,6 +763,25 @@ fn scale() -> usize {
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(2_000)
+}
+
+#[test]
+fn the_limits_of_the_user_and_the_quotas_of_hosts_are_kept() {
+    for seed in 1..200 {
+        let world = World {
+            transient: 5,
+            throttled: 1,
+            mounts: seed % 2 > 0,
+            rationed: 3,
+            concurrency: [Some(1), Some(2), Some(3), None][seed % 4],
+            narrows: seed % 5 > 0,
+            ..World::default()
+        };
+        let seed = seed as u64;
+        let mut scene = Scene::new(seed, world);
+        simulate(&scene.rules, &mut scene.registries, 16, 1, seed);
+        scene.check_targets(seed);
+    }
 }
 
 #[test]

@@ -83,6 +83,8 @@ pub(super) struct Readiness {
     pub(super) key: Key,
     pub(super) source: Option<HostId>,
     pub(super) targets: Vec<HostId>,
+    /// Targets that go without any other.
+    pub(super) alone: Vec<HostId>,
 }
 
 /// The order of ready tasks: the oldest image first, then what ends an image, then larger blobs.

@@ -2,6 +2,7 @@
 //! stream checks, and uploads.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::body::Floor;
@@ -9,6 +10,7 @@ use super::client::Client;
 use super::error::{Failure, RequestError};
 use super::exchange::{Incoming, Response};
 use super::hosts::Ability;
+use super::rate::{Rate, piece};
 use super::request::{Method, Request};
 use super::transport::{Break, Transport};
 use crate::oci::{Descriptor, Digest};
@@ -52,27 +54,32 @@ pub(super) fn open(
     if from >= descriptor.size {
         return Ok(Box::new(io::empty()));
     }
+    let rate = client.registry.rates.bytes.clone();
     if from > 0 && client.registry.can(Ability::Ranges) {
         let mut response = get(client, descriptor, Some(from))?;
         let all = match response.status {
             206 if is_rest(&response, from, descriptor.size) => {
                 let left = descriptor.size - from;
-                return Ok(Box::new(BlobReader::new(response.into_reader(), left)));
+                return Ok(Box::new(BlobReader::new(
+                    response.into_reader(),
+                    left,
+                    rate,
+                )));
             }
             // Not what was asked for: then all of it, from the beginning (E41).
-            206 => return whole(get(client, descriptor, None)?, descriptor, from),
+            206 => return whole(get(client, descriptor, None)?, descriptor, from, rate),
             416 => {
                 response.discard();
                 get(client, descriptor, None)?
             }
             _ => response,
         };
-        let reader = whole(all, descriptor, from)?;
+        let reader = whole(all, descriptor, from, rate)?;
         // The blob is as long as it should be, so the offset was good.
         client.registry.forgo(Ability::Ranges);
         return Ok(reader);
     }
-    whole(get(client, descriptor, None)?, descriptor, from)
+    whole(get(client, descriptor, None)?, descriptor, from, rate)
 }
 
 /// The whole blob is coming; what we have already is read over.
@@ -80,6 +87,7 @@ fn whole(
     response: Response,
     descriptor: &Descriptor,
     from: u64,
+    rate: Option<Arc<Rate>>,
 ) -> Result<Box<dyn Read + Send>, StoreError> {
     if response.status != 200 {
         return Err(response.refuse().into());
@@ -95,7 +103,7 @@ fn whole(
             })
             .into());
     }
-    let mut reader = BlobReader::new(response.into_reader(), descriptor.size);
+    let mut reader = BlobReader::new(response.into_reader(), descriptor.size, rate);
     io::copy(&mut (&mut reader).take(from), &mut io::sink()).map_err(store_error)?;
     Ok(Box::new(reader))
 }
@@ -137,18 +145,20 @@ fn is_rest(response: &Response, from: u64, size: u64) -> bool {
     parse() == Some(true) && length_fits
 }
 
-/// Gives exactly the bytes that are expected: fewer, more and too slowly are errors.
+/// Gives exactly the bytes that are expected, not faster than the rate: fewer, more and too slowly are errors.
 struct BlobReader {
     inner: Incoming,
+    rate: Option<Arc<Rate>>,
     expected: u64,
     left: u64,
     floor: Floor,
 }
 
 impl BlobReader {
-    fn new(inner: Incoming, expected: u64) -> Self {
+    fn new(inner: Incoming, expected: u64, rate: Option<Arc<Rate>>) -> Self {
         Self {
             inner,
+            rate,
             expected,
             left: expected,
             floor: Floor::default(),
@@ -170,6 +180,7 @@ impl Read for BlobReader {
         let Some(buffer) = buffer.get_mut(..wanted).filter(|buffer| !buffer.is_empty()) else {
             return Ok(0);
         };
+        let buffer = piece(self.rate.as_deref(), buffer);
         let started = Instant::now();
         let length = self.inner.read(buffer)?;
         if self.floor.is_missed(started.elapsed(), length) {
@@ -179,6 +190,12 @@ impl Read for BlobReader {
         }
         if length == 0 {
             return Err(self.wrong_size(self.expected - self.left));
+        }
+        if let Some(rate) = &self.rate
+            && rate.take(length).is_err()
+        {
+            let interrupted = Transport::new(Break::Interrupted);
+            return Err(self.inner.failed(Failure::Transport(interrupted)));
         }
         self.left -= length as u64;
         // The end is read as well, for only then the connection can be used again.

@@ -4,6 +4,7 @@
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
+use super::rate::{Rate, piece};
 use crate::pace::limit;
 
 /// The body of an upload as ureq reads it.
@@ -12,6 +13,7 @@ use crate::pace::limit;
 /// an early end is an error, and it is remembered which side broke the transfer.
 pub(super) struct Outgoing<'a> {
     inner: &'a mut dyn Read,
+    rate: Option<&'a Rate>,
     left: u64,
     first_read: Option<Instant>,
     last_read: Option<Instant>,
@@ -21,10 +23,11 @@ pub(super) struct Outgoing<'a> {
 }
 
 impl<'a> Outgoing<'a> {
-    /// A body of exactly `length` bytes of `inner`.
-    pub(super) fn new(inner: &'a mut dyn Read, length: u64) -> Self {
+    /// A body of exactly `length` bytes of `inner`, not faster than `rate`.
+    pub(super) fn new(inner: &'a mut dyn Read, length: u64, rate: Option<&'a Rate>) -> Self {
         Self {
             inner,
+            rate,
             left: length,
             first_read: None,
             last_read: None,
@@ -68,6 +71,7 @@ impl Read for Outgoing<'_> {
         let Some(buffer) = buffer.get_mut(..wanted).filter(|buffer| !buffer.is_empty()) else {
             return Ok(0);
         };
+        let buffer = piece(self.rate, buffer);
         let length = loop {
             match self.inner.read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -77,6 +81,9 @@ impl Read for Outgoing<'_> {
         };
         self.is_broken |= length.is_err();
         let length = length?;
+        if let Some(rate) = self.rate {
+            rate.take(length)?;
+        }
         self.left -= length as u64;
         self.last_length = length;
         self.last_read = Some(Instant::now());
@@ -118,7 +125,7 @@ mod tests {
     #[test]
     fn an_outgoing_body_is_cut_to_its_length() {
         let mut inner: &[u8] = b"abcdef";
-        let mut body = Outgoing::new(&mut inner, 4);
+        let mut body = Outgoing::new(&mut inner, 4, None);
         assert!(body.first_read().is_none());
         let mut sent = Vec::new();
         body.read_to_end(&mut sent).unwrap();
@@ -129,7 +136,7 @@ mod tests {
     #[test]
     fn an_outgoing_body_that_ends_early_is_an_error() {
         let mut inner: &[u8] = b"abc";
-        let mut body = Outgoing::new(&mut inner, 4);
+        let mut body = Outgoing::new(&mut inner, 4, None);
         let error = body.read_to_end(&mut Vec::new()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         assert!(body.is_broken());

@@ -103,6 +103,9 @@ impl Client {
             } else {
                 self.exchange_twice(request, &url, None)?
             };
+            if credentials && let Some((left, reset)) = response.quota() {
+                self.registry.note_quota(left, reset);
+            }
             if !(300..400).contains(&response.status) {
                 response.check()?;
                 return Ok(response);

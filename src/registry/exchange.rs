@@ -12,7 +12,7 @@ use super::client::Client;
 use super::error::{Failure, Login, Refusal, RequestError, blot};
 use super::hosts::Ability;
 use super::request::{Body, Method, Patience, Request};
-use super::transport::{body_broken, transport};
+use super::transport::{Break, Transport, body_broken, transport};
 use super::url::Url;
 use crate::logging::sanitise;
 use crate::pace::limit;
@@ -27,7 +27,6 @@ impl Client {
         url: &Url,
         authorization: Option<&Authorization>,
     ) -> Result<Response, RequestError> {
-        let started = Instant::now();
         let method = request.method;
         let failed = |failure| RequestError {
             method,
@@ -39,6 +38,14 @@ impl Client {
             .agents
             .of(url)
             .map_err(|error| failed(Failure::Url(error)))?;
+
+        if let Some(rate) = &self.registry.rates.requests
+            && self.registry.agents.are_own(url)
+            && rate.take(1).is_err()
+        {
+            let interrupted = Transport::new(Break::Interrupted);
+            return Err(failed(Failure::Transport(interrupted)));
+        }
 
         let mut head = http::Request::builder()
             .method(method.name())
@@ -59,6 +66,7 @@ impl Client {
             head = head.header(header::EXPECT, "100-continue");
         }
 
+        let started = Instant::now();
         let answer = match &mut request.body {
             Body::None => run(agent, head, request.patience, ()),
             Body::Bytes(bytes) => {
@@ -226,11 +234,35 @@ impl Response {
             return Some(Duration::from_secs(seconds));
         }
         let then = httpdate::parse_http_date(text).ok()?;
-        let now = self
-            .header("date")
+        Some(then.duration_since(self.time()).unwrap_or_default())
+    }
+
+    /// How many requests are left, and how long until there are more (R4). Docker Hub says only how long its window is,
+    /// and nothing takes longer than that.
+    pub(super) fn quota(&self) -> Option<(u64, Duration)> {
+        let mut parts = self.header("ratelimit-remaining")?.split(';');
+        let left = parts.next()?.trim().parse().ok()?;
+        let reset = match self.header("ratelimit-reset") {
+            Some(text) => text,
+            None => parts.find_map(|part| part.trim().strip_prefix("w="))?,
+        };
+        let seconds = reset.trim().parse().ok()?;
+        // Of so many seconds it can only be the time itself, as GitLab has it (R1).
+        let now = if seconds < SINCE_1970 {
+            Duration::ZERO
+        } else {
+            let since = self.time().duration_since(SystemTime::UNIX_EPOCH);
+            since.unwrap_or_default()
+        };
+        let wait = Duration::from_secs(seconds).saturating_sub(now);
+        Some((left, wait.min(Duration::from_secs(SINCE_1970))))
+    }
+
+    /// The time by the clock of the other side.
+    fn time(&self) -> SystemTime {
+        self.header("date")
             .and_then(|date| httpdate::parse_http_date(date).ok())
-            .unwrap_or_else(SystemTime::now);
-        Some(then.duration_since(now).unwrap_or_default())
+            .unwrap_or_else(SystemTime::now)
     }
 
     /// Refuses answers that only look like one (E3, E9), and reads the rest of those that carry nothing.
@@ -329,4 +361,6 @@ pub(super) const MAX_ERROR: u64 = 64 << 10;
 const EXPECT_FROM: u64 = 1 << 20;
 /// How long ureq waits for `100 Continue`; a body that begins later than that was not asked for.
 const EXPECT_LIMIT: Duration = Duration::from_secs(1);
+/// No wait is so long: from here on a number of seconds is a time.
+const SINCE_1970: u64 = 1_000_000_000;
 const LONG_LIMIT: Duration = Duration::from_mins(5);

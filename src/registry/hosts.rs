@@ -4,21 +4,26 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
 
 use super::RegistryStore;
 use super::authorise::SignIn;
 use super::client::Client;
 use super::credentials::Credentials;
 use super::network::{Agents, Network};
+use super::rate::Rates;
 use super::request::Method;
 use super::url::{Scheme, Url, UrlError};
 use crate::oci::{Host, Repository};
-use crate::store::Target;
+use crate::store::{Limits, Quota, Target};
 
 /// All registries of a run.
 pub(crate) struct Registries {
     network: Network,
     credentials: Credentials,
+    rates: HashMap<Host, Rates>,
     hosts: Mutex<HashMap<(Host, bool), Arc<Registry>>>,
     stores: Mutex<HashMap<(Host, Repository), Arc<RegistryStore>>>,
 }
@@ -29,9 +34,17 @@ impl Registries {
         Self {
             network: Network::new(workers),
             credentials,
+            rates: HashMap::new(),
             hosts: Mutex::default(),
             stores: Mutex::default(),
         }
+    }
+
+    /// Keeps to these limits. Who waits for that is told by `cancel` that the run ends early.
+    pub(crate) fn limited(mut self, limits: &HashMap<Host, Limits>, cancel: &Receiver<()>) -> Self {
+        let rates = |(host, limits): (&Host, _)| (host.clone(), Rates::new(limits, cancel));
+        self.rates = limits.iter().map(rates).collect();
+        self
     }
 
     /// The store of a repository: the same one each time.
@@ -50,6 +63,13 @@ impl Registries {
         store.clone()
     }
 
+    /// What a host said last of its quota, once.
+    pub(crate) fn quota(&self, host: &Host) -> Option<Quota> {
+        let hosts = lock(&self.hosts);
+        let quota = |insecure| hosts.get(&(host.clone(), insecure))?.take_quota();
+        quota(false).or_else(|| quota(true))
+    }
+
     /// Cuts all connections: requests that run fail at once, and so do later ones to the hosts met so far.
     pub(crate) fn shutdown(&self) {
         for registry in lock(&self.hosts).values() {
@@ -62,7 +82,8 @@ impl Registries {
             .entry((host.clone(), insecure))
             .or_insert_with(|| {
                 let agents = self.network.agents(host, insecure);
-                Arc::new(Registry::new(host.clone(), insecure, agents))
+                let rates = self.rates.get(host).cloned().unwrap_or_default();
+                Arc::new(Registry::new(host.clone(), insecure, agents, rates))
             })
             .clone()
     }
@@ -73,10 +94,13 @@ pub(super) struct Registry {
     pub(super) host: Host,
     pub(super) sign_in: SignIn,
     pub(super) agents: Agents,
+    pub(super) rates: Rates,
     insecure: bool,
     scheme: OnceLock<Scheme>,
     probe: Mutex<()>,
     abilities: Mutex<Abilities>,
+    /// The requests that it still answers, and until when that holds.
+    quota: Mutex<Option<(u64, Instant)>>,
 }
 
 /// What a host turned out to do or not to do. It begins with the best and is only ever lowered (protocol.md Q1).
@@ -128,7 +152,7 @@ pub(super) enum Knowledge {
 }
 
 impl Registry {
-    fn new(host: Host, insecure: bool, agents: Agents) -> Self {
+    fn new(host: Host, insecure: bool, agents: Agents, rates: Rates) -> Self {
         let scheme = if insecure || host.is_loopback() {
             OnceLock::new()
         } else {
@@ -138,11 +162,24 @@ impl Registry {
             host,
             sign_in: SignIn::default(),
             agents,
+            rates,
             insecure,
             scheme,
             probe: Mutex::default(),
             abilities: Mutex::default(),
+            quota: Mutex::default(),
         }
+    }
+
+    /// Keeps what an answer says of the quota.
+    pub(super) fn note_quota(&self, left: u64, reset: Duration) {
+        *lock(&self.quota) = Some((left, Instant::now() + reset));
+    }
+
+    fn take_quota(&self) -> Option<Quota> {
+        let (left, until) = lock(&self.quota).take()?;
+        let reset = until.saturating_duration_since(Instant::now());
+        Some(Quota { left, reset })
     }
 
     /// How it is spoken to, once that is known.
@@ -270,4 +307,77 @@ pub(super) const LARGE_PART: u64 = 4 << 20;
 /// Enters a lock even where another thread panicked in it: all that is guarded here is whole after each statement.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Reply, Server};
+    use super::*;
+    use crate::oci::{Reference, Tag};
+
+    /// 1815127200
+    const DATE: &str = "Fri, 09 Jul 2027 10:00:00 GMT";
+
+    #[test]
+    fn what_answers_say_of_the_quota_is_told_once() {
+        for (headers, expected) in [
+            (
+                [("ratelimit-remaining", "76;w=21600")].as_slice(),
+                Some((76, 21600)),
+            ),
+            (
+                &[("RateLimit-Remaining", "0"), ("RateLimit-Reset", " 3000 ")],
+                Some((0, 3000)),
+            ),
+            (
+                &[
+                    ("ratelimit-remaining", "2; w=9000"),
+                    ("ratelimit-reset", "3000"),
+                ],
+                Some((2, 3000)),
+            ),
+            (
+                &[
+                    ("ratelimit-remaining", "5"),
+                    ("ratelimit-reset", "1815133200"),
+                    ("date", DATE),
+                ],
+                Some((5, 6000)),
+            ),
+            (
+                &[
+                    ("ratelimit-remaining", "5"),
+                    ("ratelimit-reset", "18446744073709551615"),
+                ],
+                Some((5, 1_000_000_020)),
+            ),
+            (&[("ratelimit-remaining", "0")], None),
+            (&[("ratelimit-remaining", "-1;w=5")], None),
+            (&[("ratelimit-remaining", "5;w=soon")], None),
+            (&[("ratelimit-reset", "30")], None),
+        ] {
+            let server = Server::start(move |_| {
+                let reply = Reply::new(404);
+                Some(
+                    headers
+                        .iter()
+                        .fold(reply, |reply, (name, value)| reply.header(name, value)),
+                )
+            });
+            let registries = server.registries(None);
+            let store = registries.store(&server.host, &Repository::parse("a/b").unwrap());
+            assert_eq!(registries.quota(&server.host), None);
+            store
+                .head(&Reference::Tag(Tag::parse("v1").unwrap()))
+                .unwrap();
+            let quota = registries.quota(&server.host);
+            // Some of it is over already.
+            let told = quota.map(|quota| {
+                let minutes = quota.reset.as_secs().div_ceil(60);
+                (quota.left, 60 * minutes)
+            });
+            assert_eq!(told, expected, "{headers:?}");
+            assert_eq!(registries.quota(&server.host), None);
+        }
+    }
 }

@@ -11,6 +11,7 @@ mod exchange;
 mod hosts;
 mod manifest;
 mod network;
+mod rate;
 mod request;
 mod tags;
 #[cfg(test)]

@@ -95,7 +95,7 @@ pub(super) struct Agents {
 impl Agents {
     /// The agent for a URL. Behind a proxy no names are looked up here, so a written address is checked now.
     pub(super) fn of(&self, url: &Url) -> Result<&Agent, UrlError> {
-        if url.origin().host() == self.name {
+        if self.are_own(url) {
             return Ok(&self.own);
         }
         if let Some(address) = url.origin().address()
@@ -104,6 +104,11 @@ impl Agents {
             check_addresses(self.address.as_slice(), &[address])?;
         }
         Ok(&self.strict)
+    }
+
+    /// Whether a URL is one of the registry's own host.
+    pub(super) fn are_own(&self, url: &Url) -> bool {
+        url.origin().host() == self.name
     }
 
     /// Cuts all connections, and fails what is asked later.

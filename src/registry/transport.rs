@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use ureq::Timeout;
 
 use super::network::LookupError;
+use super::rate::Interrupted;
 use super::url::UrlError;
 use crate::store::Class;
 
@@ -34,7 +35,7 @@ impl Transport {
             Break::Address | Break::NotTls | Break::Certificate { .. } | Break::Tls => {
                 Class::Permanent
             }
-            Break::Malformed => Class::Permanent,
+            Break::Malformed | Break::Interrupted => Class::Permanent,
             Break::Timeout | Break::Closed | Break::Slow | Break::Other => Class::Transient,
         }
     }
@@ -73,6 +74,7 @@ impl fmt::Display for Transport {
             Break::Timeout => f.write_str("no answer in time"),
             Break::Closed => f.write_str("the connection was closed"),
             Break::Slow => f.write_str("less than 1 KiB/s for a minute"),
+            Break::Interrupted => Interrupted.fmt(f),
             Break::Other => f.write_str("the transfer failed"),
         }
     }
@@ -113,6 +115,8 @@ pub(super) enum Break {
     Closed,
     /// Below the floor (D7).
     Slow,
+    /// The run ends early.
+    Interrupted,
     /// Any other failure of a socket.
     Other,
 }
@@ -164,6 +168,13 @@ pub(super) fn body_broken(error: io::Error) -> Transport {
 
 fn socket_broken(error: io::Error) -> Transport {
     use io::ErrorKind as Kind;
+    let inner = error.get_ref();
+    if inner
+        .and_then(|inner| inner.downcast_ref::<Interrupted>())
+        .is_some()
+    {
+        return Transport::new(Break::Interrupted);
+    }
     let tls = error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<rustls::Error>());
@@ -307,6 +318,11 @@ mod tests {
                 "not accepted",
             ),
             (tls(rustls::Error::DecryptError), Transient, "closed"),
+            (
+                ureq::Error::Io(Interrupted.into()),
+                Permanent,
+                "interrupted",
+            ),
             (io(io::ErrorKind::ConnectionReset), Transient, "closed"),
             (io(io::ErrorKind::UnexpectedEof), Transient, "closed"),
             (

@@ -342,9 +342,10 @@ impl RegistryUpload {
         } else {
             (Method::Patch, self.location.clone(), self.next_part())
         };
+        let rate = self.client.registry.rates.bytes.as_deref();
         let mut request = Request::to(method, location, self.client.scope())
             .header("content-type", "application/octet-stream")
-            .stream(Outgoing::new(body, length));
+            .stream(Outgoing::new(body, length, rate));
         if self.by_put && length > MAX_SMALL {
             request = request.patiently();
         }

@@ -171,6 +171,18 @@ fn a_hangup_that_is_ignored_changes_nothing() {
 }
 
 #[test]
+fn where_all_signals_are_ignored_the_run_comes_to_its_end() {
+    let world = World::new();
+    let output = world
+        .run()
+        .in_shell(r#"trap "" HUP INT TERM; exec "$@""#)
+        .run()
+        .expect(0);
+    check_invariants(&[&world.source], &[&world.target], &output);
+    world.assert_complete();
+}
+
+#[test]
 fn as_the_first_process_of_a_container_it_heeds_signals_too() {
     let unshare = ["unshare", "--pid", "--fork", "--kill-child"];
     let can = Command::new(unshare[0])

@@ -39,6 +39,7 @@ const PARTS: [(&str, &[&str], &[&str]); 15] = [
         &["logging", "oci", "pace", "secret", "store"],
         &[
             "base64",
+            "crossbeam_channel",
             "httpdate",
             "humantime",
             "log",

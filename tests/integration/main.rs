@@ -19,6 +19,7 @@ mod habits;
 mod harness;
 mod healing;
 mod hostile;
+mod hosts;
 mod image;
 mod interrupt;
 #[expect(
