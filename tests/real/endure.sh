@@ -35,6 +35,26 @@ begin() {
     echo "${registries[-1]}" >"$work/$1.pid"
 }
 
+# resumed VERSION SOURCE TARGET: a run that is killed in the middle of a blob, and the next one, which sends the rest where
+# the registry keeps what it has got, and the whole blob where it does not.
+resumed() {
+    local records=$work/resumed-$1 sent
+    "$binary" --records "$records" "$2/large" "$3/resumed" >/dev/null 2>&1 &
+    for _ in $(seq 200); do
+        if grep -q '"upload"' "$records" 2>/dev/null; then break; fi
+        sleep 0.05
+    done
+    kill -9 $! 2>/dev/null || true
+    wait $! 2>/dev/null || true
+    check "$1: a run was killed in the middle of a blob" grep -q '"upload"' "$records"
+    sync "resumed-$1" --log-level debug --records "$records" "$2/large" "$3/resumed"
+    check "$1: the next run" ended "resumed-$1" 0 0 0
+    check "$1: the blob is whole" in_sync "$2/large" "$3/resumed"
+    sent=$(grep -oE ' PATCH .* 202 [0-9]+' "$work/resumed-$1.err" | grep -oE '[0-9]+$' | awk "{ sum += \$1 } END { print sum + 0 }")
+    echo "      $sent of 1073741824 bytes were sent in the second run"
+    [ "$1" != 3 ] || check "$1: what the registry had was not sent again" [ "$sent" -lt 1073741824 ]
+}
+
 # endure VERSION: all of it against registries of one version.
 endure() {
     local version=$1 source target
@@ -48,6 +68,8 @@ endure() {
     sync "large-$version" --records "$work/large-$version" "$source/large" "$target/large"
     check "$version: a blob of 1 GiB" ended "large-$version" 0 0 0
     check "$version: it is whole" in_sync "$source/large" "$target/large"
+
+    resumed "$version" "$source" "$target"
 
     # How long a run takes undisturbed, in milliseconds.
     local began length wait
@@ -96,7 +118,7 @@ bare() {
     chmod a+rx "$work"
     (
         ulimit -v 262144
-        exec env -i chroot --userspec=54321:54321 "$folder" /image-syncer --config /image-syncer.json --proc 8
+        exec env -i "$(command -v chroot)" --userspec=54321:54321 "$folder" /image-syncer --config /image-syncer.json --proc 8
     )
 }
 
