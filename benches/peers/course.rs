@@ -15,6 +15,8 @@ use crate::works::{Course, Work};
 
 /// What the slow registry takes, in bytes a second.
 const SLOW_RATE: u32 = 1_000_000;
+/// How long after a kill the program runs again: the registry is through with what it got by then.
+const RESTART: Duration = Duration::from_secs(1);
 /// When the wait for the others of a slow registry is given up.
 const SLOW_LIMIT: Duration = Duration::from_secs(30);
 
@@ -211,6 +213,7 @@ impl Stage<'_> {
                 if !measure::run(row.program.commands(&job)?, &is_half)?.is_ended {
                     problem = Some("ended before it was killed".to_owned());
                 }
+                measure::pause(RESTART);
             }
         }
         if row.way == Way::WithoutRecords {
