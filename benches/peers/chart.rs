@@ -1,4 +1,4 @@
-//! The results as a picture (SVG 1.1): for each work the wall time, the requests and the bytes moved of each program, as
+//! The results as a picture (SVG 1.1): for each work the times, the requests and the bytes moved of each program, as
 //! bars. Not here: all figures, see `table`.
 
 use crate::course::{Round, Row};
@@ -20,25 +20,32 @@ struct Panel {
     caption: fn(f64) -> String,
 }
 
-const PANELS: [Panel; 3] = [
+const PANELS: [Panel; 4] = [
     Panel {
         heading: "wall time",
-        x: 290.0,
-        room: 160.0,
+        x: 280.0,
+        room: 110.0,
         figure: |round| round.spent.wall.as_secs_f64(),
         caption: |seconds| format!("{seconds:.2} s"),
     },
     Panel {
+        heading: "CPU time",
+        x: 470.0,
+        room: 110.0,
+        figure: |round| round.spent.cpu.as_secs_f64(),
+        caption: |seconds| format!("{seconds:.2} s"),
+    },
+    Panel {
         heading: "requests",
-        x: 540.0,
-        room: 160.0,
+        x: 660.0,
+        room: 110.0,
         figure: |round| round.requests() as f64,
         caption: |requests| format!("{requests}"),
     },
     Panel {
         heading: "read and sent",
-        x: 780.0,
-        room: 130.0,
+        x: 840.0,
+        room: 90.0,
         figure: |round| (round.source.read + round.target.sent) as f64 / 1e6,
         caption: |megabytes| format!("{megabytes:.0} MB"),
     },
