@@ -161,6 +161,14 @@ struct Stage<'a> {
 }
 
 impl Stage<'_> {
+    /// Has all proxies count from zero.
+    fn reset(&self) {
+        for proxy in self.targets.iter().chain([&self.source]) {
+            proxy.reset();
+        }
+    }
+
+    /// One run of one program.
     fn run(&mut self, row: &Row<'_>, scratch: &Scratch) -> Outcome<Round> {
         for registry in &mut self.registries {
             registry.empty()?;
@@ -204,6 +212,7 @@ impl Stage<'_> {
         };
         let never = || false;
         let mut problem = None;
+        self.reset();
         match course {
             Course::Copy | Course::Slow => {}
             Course::Again => problem = measure::run(row.program.commands(&job)?, &never)?.complaint,
@@ -226,9 +235,7 @@ impl Stage<'_> {
             }
         }
 
-        for proxy in self.targets.iter().chain([&self.source]) {
-            proxy.reset();
-        }
+        self.reset();
         let began = Instant::now();
         let fast = || self.targets.iter().take(others);
         let are_there = || fast().all(|it| it.counts().tagged >= images.len());

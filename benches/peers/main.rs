@@ -139,6 +139,7 @@ fn bench(options: Options) -> Outcome<bool> {
     let usual = registries.first().ok_or(NO_REGISTRY)?;
     let keeping = registries.iter().find(|it| it.keeps_uploads());
     let scratch = Scratch::new()?;
+    let load = line("/proc/loadavg", "").unwrap_or_default();
 
     let mut programs = vec![Program::ours(options.binary)];
     let is_wanted = |program: &Program| match &options.programs {
@@ -179,9 +180,10 @@ fn bench(options: Options) -> Outcome<bool> {
     let versions: Vec<_> = registries.iter().map(|it| it.version.as_str()).collect();
     let notes = [
         format!(
-            "{} workers unless said. {}",
+            "{} workers unless said. {} Load before: {}.",
             options.settings.workers,
-            machine()
+            machine(),
+            load.split(' ').next().unwrap_or_default()
         ),
         format!(
             "Registries on the same machine: distribution {}, storage in {}; a proxy before each counts and delays.",
@@ -214,13 +216,15 @@ fn bench(options: Options) -> Outcome<bool> {
         .all(|round| round.problem.is_none()))
 }
 
+/// What follows the first `key` that begins a line of a file.
+fn line(path: &str, key: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    Some(line.trim_start_matches([' ', '\t', ':']).trim().to_owned())
+}
+
 /// The machine, in a sentence; what it does not tell is left out.
 fn machine() -> String {
-    let line = |path: &str, key: &str| {
-        let text = fs::read_to_string(path).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-        Some(line.trim_start_matches([' ', '\t', ':']).trim().to_owned())
-    };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let model = line("/proc/cpuinfo", "model name").unwrap_or_default();
     let memory =
