@@ -1,8 +1,8 @@
 //! The results as a picture (SVG 1.1): for each work the times, the requests and the bytes moved of each program, as
-//! bars. Not here: all figures, see `table`.
+//! bars, of the round with the median wall time. Not here: all figures, see `table`.
 
 use crate::course::{Round, Row};
-use crate::table::{is_ours, median};
+use crate::table::median;
 use crate::works::Work;
 
 const WIDTH: usize = 1000;
@@ -68,8 +68,16 @@ pub(crate) fn chart(results: &[(Work, Vec<Row<'_>>)], title: &str, notes: &[Stri
         for row in rows {
             let Some(round) = median(row) else { continue };
             y += LINE;
-            text(&mut body, left + 10.0, y, "name", &row.name());
-            let class = if is_ours(row) { "ours" } else { "theirs" };
+            let mut name = row.name();
+            if row.problem().is_some() {
+                name += " (failed)";
+            }
+            text(&mut body, left + 10.0, y, "name", &name);
+            let class = if row.program.is_ours() {
+                "ours"
+            } else {
+                "theirs"
+            };
             for panel in &PANELS {
                 let figures = rows.iter().filter_map(median).map(panel.figure);
                 let longest = figures.fold(f64::MIN_POSITIVE, f64::max);

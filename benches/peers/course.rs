@@ -35,7 +35,7 @@ impl Way {
         match self {
             Self::Usual => "",
             Self::WithoutRecords => ", without records",
-            Self::TrustingRecords => ", --trust-records 12h",
+            Self::TrustingRecords => ", trusting records",
             Self::WithoutSlow => ", the others alone",
         }
     }
@@ -75,6 +75,12 @@ impl Row<'_> {
     /// The program, and how it went about it.
     pub(crate) fn name(&self) -> String {
         format!("{}{}", self.program.name, self.way.label())
+    }
+
+    /// What went wrong in one of its rounds.
+    pub(crate) fn problem(&self) -> Option<&str> {
+        let mut problems = self.rounds.iter().map(|round| round.problem.as_deref());
+        problems.find_map(|problem| problem)
     }
 }
 

@@ -23,8 +23,8 @@ const HEADINGS: [&str; 14] = [
     "CPU here/there",
 ];
 
-/// The results of a work: medians over the rounds, the most memory, the counts of the round with the median wall time. The
-/// last two columns compare image-syncer with the program of the line, round by round: the median, the least and the
+/// The results: of each row the round with the median wall time, and the most memory of all rounds. The last two columns
+/// compare image-syncer with the program of the line, round by round: the median, the least and the
 /// most.
 pub(crate) fn table(results: &[(Work, Vec<Row<'_>>)]) -> String {
     let mut lines = vec![HEADINGS.map(ToOwned::to_owned)];
@@ -56,13 +56,13 @@ pub(crate) fn table(results: &[(Work, Vec<Row<'_>>)]) -> String {
 }
 
 /// Whether this is the row that the others are compared with.
-pub(crate) fn is_ours(row: &Row<'_>) -> bool {
+fn is_ours(row: &Row<'_>) -> bool {
     row.program.is_ours() && row.way == Way::Usual
 }
 
 fn line(work: &Work, row: &Row<'_>, ours: Option<&Row<'_>>) -> [String; HEADINGS.len()] {
     let mut name = row.name();
-    if let Some(problem) = row.rounds.iter().find_map(|it| it.problem.as_ref()) {
+    if let Some(problem) = row.problem() {
         name += &format!(" (FAILED: {})", problem.replace('|', "/"));
     }
     let Some(round) = median(row) else {
@@ -74,7 +74,6 @@ fn line(work: &Work, row: &Row<'_>, ours: Option<&Row<'_>>) -> [String; HEADINGS
         numbers.join("/")
     };
     let megabytes = |bytes: u64| format!("{} MB", (bytes + 500_000) / 1_000_000);
-    let cpu = middle(row.rounds.iter().map(|it| it.spent.cpu).collect());
     let memory = row.rounds.iter().map(|it| it.spent.memory).max();
     let compared = |what: fn(&Round) -> Duration| match ours {
         Some(ours) if !is_ours(row) => compare(ours, row, what),
@@ -84,7 +83,7 @@ fn line(work: &Work, row: &Row<'_>, ours: Option<&Row<'_>>) -> [String; HEADINGS
         work.name.to_owned(),
         name,
         format!("{:.2} s", round.spent.wall.as_secs_f64()),
-        format!("{:.2} s", cpu.unwrap_or_default().as_secs_f64()),
+        format!("{:.2} s", round.spent.cpu.as_secs_f64()),
         format!("{:.1} MB", memory.unwrap_or_default() as f64 * 1024.0 / 1e6),
         round.requests().to_string(),
         kinds(&[Kind::HeadManifest, Kind::GetManifest, Kind::PutManifest]),
@@ -110,11 +109,6 @@ pub(crate) fn median<'a>(row: &'a Row<'_>) -> Option<&'a Round> {
     rounds.get(rounds.len().checked_sub(1)? / 2).copied()
 }
 
-fn middle<T: PartialOrd + Copy>(mut values: Vec<T>) -> Option<T> {
-    values.sort_by(|one, other| one.partial_cmp(other).unwrap_or(std::cmp::Ordering::Equal));
-    values.get(values.len().checked_sub(1)? / 2).copied()
-}
-
 /// Ours against theirs, by pairs of the same round.
 fn compare(ours: &Row<'_>, theirs: &Row<'_>, what: fn(&Round) -> Duration) -> String {
     let pairs = ours.rounds.iter().zip(&theirs.rounds);
@@ -123,7 +117,8 @@ fn compare(ours: &Row<'_>, theirs: &Row<'_>, what: fn(&Round) -> Duration) -> St
         .filter(|ratio| ratio.is_finite())
         .collect();
     ratios.sort_by(f64::total_cmp);
-    match (ratios.first(), middle(ratios.clone()), ratios.last()) {
+    let median = ratios.get(ratios.len().saturating_sub(1) / 2);
+    match (ratios.first(), median, ratios.last()) {
         (Some(least), Some(median), Some(most)) if least < most => {
             format!("{median:.2} ({least:.2} to {most:.2})")
         }
