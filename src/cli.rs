@@ -10,7 +10,7 @@ use std::time::Duration;
 use lexopt::{Arg, Parser};
 use log::LevelFilter;
 
-use crate::config::DEFAULT_PATH;
+use crate::config::{DEFAULT_PATH, parse_bytes};
 use crate::nearest::nearest;
 
 /// What the command line asks for.
@@ -21,7 +21,7 @@ pub enum Command {
     /// Print this version and end.
     Version(String),
     /// Copy images.
-    Sync(Options),
+    Sync(Box<Options>),
 }
 
 /// What to copy, and how.
@@ -47,6 +47,14 @@ pub struct Options {
     pub records: PathBuf,
     /// How long a tag of a target is not asked for after it was put or seen there.
     pub trust_records: Option<Duration>,
+    /// How long the targets of a blob wait for a slow one among them, in all.
+    pub detach_after: Duration,
+    /// The part of the blob's time that they wait for it besides, in percent.
+    pub detach_share: u8,
+    /// A long upload is recorded after so many bytes, at least 1.
+    pub checkpoint_bytes: u64,
+    /// And after so much time.
+    pub checkpoint_time: Duration,
     /// `SOURCE TARGET...`: one rule in place of those of the file. Empty: the file's.
     pub images: Vec<String>,
 }
@@ -92,7 +100,7 @@ pub fn parse(
     }
     // Scripts pass flags whose variable is empty: that is no value.
     given.retain(|_, value| !value.is_empty());
-    options(given, images, env).map(Command::Sync)
+    options(given, images, env).map(|options| Command::Sync(Box::new(options)))
 }
 
 fn options(
@@ -119,7 +127,16 @@ fn options(
         max_per_host: take("max-per-host").map(max_per_host).transpose()?,
         retries: retries(take("retries").unwrap_or_default())?,
         records: take("records").unwrap_or_default().into(),
-        trust_records: take("trust-records").map(trust_records).transpose()?,
+        trust_records: take("trust-records")
+            .map(|text| duration("trust-records", text))
+            .transpose()?,
+        detach_after: duration("detach-after", take("detach-after").unwrap_or_default())?,
+        detach_share: percent(take("detach-share").unwrap_or_default())?,
+        checkpoint_bytes: bytes(take("checkpoint-bytes").unwrap_or_default())?,
+        checkpoint_time: duration(
+            "checkpoint-time",
+            take("checkpoint-time").unwrap_or_default(),
+        )?,
         images,
     })
 }
@@ -164,8 +181,21 @@ fn retries(text: String) -> Result<u32, UsageError> {
         .ok_or(UsageError::Retries(text))
 }
 
-fn trust_records(text: String) -> Result<Duration, UsageError> {
-    humantime::parse_duration(&text).map_err(|_| UsageError::TrustRecords(text))
+fn duration(flag: &'static str, text: String) -> Result<Duration, UsageError> {
+    humantime::parse_duration(&text).map_err(|_| UsageError::Duration { flag, text })
+}
+
+fn percent(text: String) -> Result<u8, UsageError> {
+    let number = text.strip_suffix('%').unwrap_or(&text).parse();
+    match number {
+        Ok(percent @ 0..=100) => Ok(percent),
+        _ => Err(UsageError::Percent(text)),
+    }
+}
+
+fn bytes(text: String) -> Result<u64, UsageError> {
+    let number = parse_bytes(&text).filter(|bytes| *bytes > 0);
+    number.ok_or(UsageError::Bytes(text))
 }
 
 fn log_level(text: String) -> Result<LevelFilter, UsageError> {
@@ -237,8 +267,17 @@ pub enum UsageError {
     MaxPerHost(String),
     /// `--retries` with something else than a number.
     Retries(String),
-    /// `--trust-records` with something else than a time.
-    TrustRecords(String),
+    /// Something else than a time.
+    Duration {
+        /// The flag that it is given to.
+        flag: &'static str,
+        /// As written.
+        text: String,
+    },
+    /// `--detach-share` with something else than a part.
+    Percent(String),
+    /// `--checkpoint-bytes` with something else than a number of bytes.
+    Bytes(String),
     /// `--log-level` with something else than a level.
     LogLevel(String),
 }
@@ -271,9 +310,17 @@ impl fmt::Display for UsageError {
                 f,
                 "--retries {text:?} is no number of passes; give one such as 2, or 0 for none"
             ),
-            Self::TrustRecords(text) => write!(
+            Self::Duration { flag, text } => write!(
                 f,
-                "--trust-records {text:?} is no time; give one such as 12h or 30m"
+                "--{flag} {text:?} is no time; give one such as 12h, 30m or 10s"
+            ),
+            Self::Percent(text) => write!(
+                f,
+                "--detach-share {text:?} is no part; give one from 0% to 100%"
+            ),
+            Self::Bytes(text) => write!(
+                f,
+                "--checkpoint-bytes {text:?} is no number of bytes; give one such as 64MiB or 10MB"
             ),
             Self::LogLevel(text) => write!(
                 f,
@@ -340,7 +387,7 @@ impl DefaultValue {
     }
 }
 
-const FLAGS: [Flag; 19] = [
+const FLAGS: [Flag; 23] = [
     value(
         "config",
         None,
@@ -411,6 +458,34 @@ const FLAGS: [Flag; 19] = [
         DefaultValue::None,
         "do not ask targets for tags that the records saw within this time, such as 12h",
     ),
+    value(
+        "detach-after",
+        None,
+        "DURATION",
+        DefaultValue::Text("1s"),
+        "how long the targets of a blob wait for a slow one among them",
+    ),
+    value(
+        "detach-share",
+        None,
+        "PERCENT",
+        DefaultValue::Text("25%"),
+        "and for what part of the time; past both it goes on alone",
+    ),
+    value(
+        "checkpoint-bytes",
+        None,
+        "SIZE",
+        DefaultValue::Text("64MiB"),
+        "record where a long upload is for the next run, each so many bytes",
+    ),
+    value(
+        "checkpoint-time",
+        None,
+        "DURATION",
+        DefaultValue::Text("10s"),
+        "and each so much time",
+    ),
     flag("help", Some('h'), Kind::Help, "print this help"),
     flag("version", None, Kind::Version, "print the version"),
     flag("auth", None, Kind::NotYet, ""),
@@ -473,7 +548,7 @@ mod tests {
     #[track_caller]
     fn options_of(args: &[&str]) -> Options {
         match run(args) {
-            Ok(Command::Sync(options)) => options,
+            Ok(Command::Sync(options)) => *options,
             other => panic!("{other:?}"),
         }
     }
@@ -490,6 +565,10 @@ mod tests {
             retries: 2,
             records: "./records".into(),
             trust_records: None,
+            detach_after: Duration::from_secs(1),
+            detach_share: 25,
+            checkpoint_bytes: 64 << 20,
+            checkpoint_time: Duration::from_secs(10),
             images: Vec::new(),
         }
     }
@@ -512,6 +591,10 @@ mod tests {
             retries: 9,
             records: "rec".into(),
             trust_records: Some(Duration::from_mins(90)),
+            detach_after: Duration::from_millis(500),
+            detach_share: 100,
+            checkpoint_bytes: 10_000_000,
+            checkpoint_time: Duration::ZERO,
             images: vec!["a:1".into(), "b".into(), "c".into()],
         };
         let joined = [
@@ -527,6 +610,10 @@ mod tests {
             "--retries=9",
             "--records=rec",
             "--trust-records=1h 30m",
+            "--detach-after=500ms",
+            "--detach-share=100",
+            "--checkpoint-bytes=10MB",
+            "--checkpoint-time=0s",
             "c",
         ];
         assert_eq!(options_of(&joined), expected);
@@ -560,6 +647,10 @@ mod tests {
             "--records=",
             "--retries=",
             "--trust-records=",
+            "--detach-after=",
+            "--detach-share=",
+            "--checkpoint-bytes=",
+            "--checkpoint-time=",
             "--auth=",
             "--images=",
             "--arch=",
@@ -634,7 +725,27 @@ mod tests {
             ),
             (
                 &["--trust-records=12"],
-                "--trust-records \"12\" is no time; give one such as 12h or 30m",
+                "--trust-records \"12\" is no time; give one such as 12h, 30m or 10s",
+            ),
+            (
+                &["--detach-after=-1s"],
+                "--detach-after \"-1s\" is no time; give one such as 12h, 30m or 10s",
+            ),
+            (
+                &["--detach-share=101%"],
+                "--detach-share \"101%\" is no part; give one from 0% to 100%",
+            ),
+            (
+                &["--detach-share=0.25"],
+                "--detach-share \"0.25\" is no part; give one from 0% to 100%",
+            ),
+            (
+                &["--checkpoint-bytes=0"],
+                "--checkpoint-bytes \"0\" is no number of bytes; give one such as 64MiB or 10MB",
+            ),
+            (
+                &["--checkpoint-time=10"],
+                "--checkpoint-time \"10\" is no time; give one such as 12h, 30m or 10s",
             ),
             (
                 &["--config"],

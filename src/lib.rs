@@ -127,12 +127,12 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         workers: options.workers,
         time_scale: pace::scale(),
         patience: Patience {
-            at_least: pace::scaled(Patience::default().at_least),
-            ..Patience::default()
+            at_least: pace::scaled(options.detach_after),
+            share: f64::from(options.detach_share) / 100.0,
         },
         mark_after: MarkAfter {
-            time: pace::scaled(MarkAfter::default().time),
-            ..MarkAfter::default()
+            bytes: options.checkpoint_bytes,
+            time: pace::scaled(options.checkpoint_time),
         },
         seed: RandomState::new().hash_one(std::process::id()),
     };

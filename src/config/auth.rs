@@ -311,7 +311,7 @@ fn read_fields(entry: &Node, problems: &mut Vec<Problem>) -> Option<Fields> {
 }
 
 /// A number of bytes with a unit of a thousand or of 1024, or without one.
-fn parse_bytes(text: &str) -> Option<u64> {
+pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
     let text = text.trim().to_ascii_lowercase();
     let end = text
         .find(|c: char| !c.is_ascii_digit())

@@ -17,6 +17,7 @@ mod syntax;
 mod tree;
 
 pub use auth::AuthEntry;
+pub(crate) use auth::parse_bytes;
 pub use error::{ConfigError, Problem, ProblemKind};
 pub use rule::{Rule, RuleError, RuleFault, RuleTarget, Selection};
 pub use side::SideError;

@@ -30,6 +30,26 @@ pub struct Policy {
     pub seed: u64,
 }
 
+#[cfg(test)]
+impl Policy {
+    /// One whose jobs are not done by workers, which alone have patience and make marks.
+    pub(super) fn of(workers: usize, seed: u64) -> Self {
+        Self {
+            workers,
+            time_scale: 1.0,
+            patience: Patience {
+                at_least: Duration::ZERO,
+                share: 0.0,
+            },
+            mark_after: MarkAfter {
+                bytes: 0,
+                time: Duration::ZERO,
+            },
+            seed,
+        }
+    }
+}
+
 pub(super) struct Schedule {
     policy: Policy,
     /// Ready tasks by the hosts that they need, so that a paused host hides all of its own at once.
@@ -599,7 +619,6 @@ const LATE: Duration = Duration::from_secs(30);
 #[cfg(test)]
 mod tests {
     use super::super::arena::Arena;
-    use super::super::marks::MarkAfter;
     use super::super::places::HostRow;
     use super::*;
 
@@ -608,13 +627,7 @@ mod tests {
     }
 
     fn schedule() -> Schedule {
-        Schedule::new(Policy {
-            workers: 8,
-            time_scale: 1.0,
-            patience: Patience::default(),
-            mark_after: MarkAfter::default(),
-            seed: 1,
-        })
+        Schedule::new(Policy::of(8, 1))
     }
 
     const SECOND: Duration = Duration::from_secs(1);

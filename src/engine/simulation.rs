@@ -14,7 +14,7 @@ use super::job::{Done, Job, Reply, Want};
 use super::plan::Plan;
 use super::run::{Progress, Run};
 use super::schedule::Time;
-use super::{MarkAfter, Options, Patience, Policy, report};
+use super::{Options, Policy, report};
 use crate::config::{Position, Rule, RuleTarget, Selection};
 use crate::oci::{Algorithm, Descriptor, Digest, Host, Manifest, Reference, Repository, Tag};
 use crate::records::{Hints, Journal};
@@ -436,13 +436,7 @@ fn simulate(
 ) -> Report {
     registries.paused.clear();
     let (hints, journal) = (Hints::default(), Journal::disabled());
-    let policy = Policy {
-        workers,
-        time_scale: 1.0,
-        patience: Patience::default(),
-        mark_after: MarkAfter::default(),
-        seed,
-    };
+    let policy = Policy::of(workers, seed);
     let options = Options {
         policy,
         retries,

@@ -33,15 +33,6 @@ pub struct Patience {
     pub share: f64,
 }
 
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            at_least: Duration::from_secs(1),
-            share: 0.25,
-        }
-    }
-}
-
 struct Ring {
     /// Consecutive chunks, each of `CHUNK` bytes but the blob's last.
     chunks: VecDeque<Arc<Vec<u8>>>,
@@ -521,6 +512,11 @@ mod tests {
     use crate::oci::{Algorithm, Digest, Manifest, Reference, Tag};
     use crate::store::Presence;
 
+    const PATIENCE: Patience = Patience {
+        at_least: Duration::from_secs(1),
+        share: 0.25,
+    };
+
     /// A source of one blob, which breaks off at given offsets, once each.
     #[derive(Default)]
     struct Blob {
@@ -632,7 +628,7 @@ mod tests {
         ] {
             for targets in [1, 2, 7] {
                 let (source, descriptor) = blob(length);
-                let stream = Stream::new(&source, &descriptor, targets, Patience::default());
+                let stream = Stream::new(&source, &descriptor, targets, PATIENCE);
                 for (got, whole) in read_by(targets, &stream) {
                     assert!(
                         whole && got == source.content,
@@ -649,7 +645,7 @@ mod tests {
     #[test]
     fn a_source_that_nobody_reads_is_not_opened() {
         let (source, descriptor) = blob(5);
-        let stream = Stream::new(&source, &descriptor, 2, Patience::default());
+        let stream = Stream::new(&source, &descriptor, 2, PATIENCE);
         drop((stream.reader(0), stream.reader(1)));
         assert!(stream.finish().1.is_ok());
         assert_eq!(source.opened.load(Ordering::SeqCst), 0);
@@ -665,7 +661,7 @@ mod tests {
             ] {
                 let (mut source, descriptor) = blob(length);
                 spoil(&mut source.content);
-                let stream = Stream::new(&source, &descriptor, 3, Patience::default());
+                let stream = Stream::new(&source, &descriptor, 3, PATIENCE);
                 for (got, whole) in read_by(3, &stream) {
                     // The last chunk is held back until all is known to be right.
                     assert!(!whole && got.len() < length, "{} of {length}", got.len());
@@ -681,7 +677,7 @@ mod tests {
         let length = 60 * CHUNK;
         let (source, descriptor) = blob(length);
         *source.breaks.lock().unwrap() = vec![50 * CHUNK, 20 * CHUNK + 3];
-        let stream = Stream::new(&source, &descriptor, 2, Patience::default());
+        let stream = Stream::new(&source, &descriptor, 2, PATIENCE);
         assert!(
             read_by(2, &stream)
                 .iter()
@@ -690,7 +686,7 @@ mod tests {
         assert_eq!(source.opened.load(Ordering::SeqCst), 3);
         // Without a mebibyte of progress in between it goes back to the coordinator.
         *source.breaks.lock().unwrap() = vec![20 * CHUNK + 9, 20 * CHUNK + 3];
-        let stream = Stream::new(&source, &descriptor, 1, Patience::default());
+        let stream = Stream::new(&source, &descriptor, 1, PATIENCE);
         assert!(!read_by(1, &stream)[0].1);
         assert_eq!(stream.finish().1.unwrap_err().class, Class::Transient);
     }
@@ -698,7 +694,7 @@ mod tests {
     #[test]
     fn a_target_that_leaves_holds_up_nobody() {
         let (source, descriptor) = blob(60 * CHUNK);
-        let stream = Stream::new(&source, &descriptor, 3, Patience::default());
+        let stream = Stream::new(&source, &descriptor, 3, PATIENCE);
         let mut early = stream.reader(2);
         assert_eq!(early.read(&mut [0; 10]).unwrap(), 10);
         let waiting = Mutex::new(Some(early));
@@ -751,7 +747,7 @@ mod tests {
         for length in [3 * CHUNK + 1, 40 * CHUNK] {
             for back_to in [0, 1, CHUNK, length / 2, length - 1] {
                 let (source, descriptor) = blob(length);
-                let stream = Stream::new(&source, &descriptor, 2, Patience::default());
+                let stream = Stream::new(&source, &descriptor, 2, PATIENCE);
                 let (mut one, mut other) = (stream.reader(0), stream.reader(1));
                 let read_other = || other.read_to_end(&mut Vec::new()).unwrap();
                 let mut lost = Vec::new();
@@ -777,7 +773,7 @@ mod tests {
     fn a_read_apart_finds_what_is_wrong_too() {
         let (mut source, descriptor) = blob(5 * CHUNK);
         source.content[4 * CHUNK] ^= 1;
-        let stream = Stream::new(&source, &descriptor, 1, Patience::default());
+        let stream = Stream::new(&source, &descriptor, 1, PATIENCE);
         let mut reader = stream.reader(0);
         reader.restart(2 * CHUNK as u64);
         assert!(reader.read_to_end(&mut Vec::new()).is_err());
@@ -791,7 +787,7 @@ mod tests {
     fn a_panic_of_the_reading_thread_ends_the_stream_for_all() {
         let (mut source, descriptor) = blob(3 * CHUNK);
         source.panics = true;
-        let stream = Stream::new(&source, &descriptor, 2, Patience::default());
+        let stream = Stream::new(&source, &descriptor, 2, PATIENCE);
         thread::scope(|scope| {
             let threads: Vec<_> = (0..2)
                 .map(|number| {
