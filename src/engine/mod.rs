@@ -16,6 +16,8 @@ mod parts;
 mod places;
 mod plan;
 mod run;
+#[cfg(test)]
+mod scale;
 mod schedule;
 #[cfg(test)]
 mod simulation;

@@ -188,7 +188,7 @@ fn files() -> Vec<File> {
                 .unwrap()
                 .to_string();
             // What only tests are built with.
-            if ["/tests.rs", "/testing.rs", "/simulation.rs"]
+            if ["/tests.rs", "/testing.rs", "/simulation.rs", "/scale.rs"]
                 .iter()
                 .any(|only| name.ends_with(only))
             {
