@@ -236,9 +236,10 @@ impl Schedule {
                 })
             };
             let has_target = |host: &HostId| is_open(host) && has_room(*host, share);
-            let mut open = group.targets.iter().filter(|host| is_open(host)).peekable();
+            // What goes to many hosts at once would hardly ever find each of them below its share.
+            let mut open = group.targets.iter().filter(|host| is_open(host));
             let targets_go = group.all_targets().next().is_none()
-                || open.peek().is_some() && open.all(|host| has_room(*host, share))
+                || group.targets.iter().any(has_target) && open.all(|host| has_room(*host, None))
                 || group.alone.iter().any(has_target);
             let source_goes = |host: HostId| is_open(&host) && has_room(host, None);
             targets_go && group.source.is_none_or(source_goes)
@@ -618,12 +619,11 @@ const LATE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
-    use super::super::arena::Arena;
-    use super::super::places::HostRow;
+    use super::super::arena::Id;
     use super::*;
 
     fn host() -> HostId {
-        Arena::<HostRow>::new().next_id()
+        Id::of(0)
     }
 
     fn schedule() -> Schedule {
@@ -631,6 +631,35 @@ mod tests {
     }
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_blob_for_many_hosts_goes_before_younger_work_of_one() {
+        let (mut schedule, [busy, other]) = (schedule(), [0, 1].map(Id::of));
+        // Its share of eight slots for two hosts.
+        for _ in 0..4 {
+            schedule.started(busy, TakesSlot::Yes);
+        }
+        for (order, targets) in [(0, vec![busy]), (1, vec![busy, other]), (2, vec![other])] {
+            let readiness = Readiness {
+                key: Key {
+                    order,
+                    rank: 3,
+                    smallness: 0,
+                },
+                source: None,
+                targets,
+                alone: Vec::new(),
+            };
+            schedule.set(Id::of(order), Some(readiness));
+        }
+        for expected in [1, 2, 0].map(Id::of) {
+            let Some(Next::Start(task)) = schedule.next() else {
+                panic!("nothing goes before {expected:?}")
+            };
+            assert_eq!(task, expected);
+            schedule.set(task, None);
+        }
+    }
 
     #[test]
     fn a_quota_that_what_runs_may_use_up_is_a_pause() {
@@ -679,7 +708,7 @@ mod tests {
         }
         // Successes widen no window beyond it.
         for _ in 0..100 {
-            schedule.answered(Arena::new().next_id(), host);
+            schedule.answered(Id::of(0), host);
         }
         assert_eq!(schedule.host(host).window, 3);
     }
