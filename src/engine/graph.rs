@@ -32,6 +32,8 @@ pub(super) struct Graph<'a> {
     pub(super) images: Arena<Image>,
     /// Images that were admitted and are not settled.
     pub(super) open_images: HashSet<ImageId>,
+    /// Of these, those that wait for nothing but targets that are late.
+    pub(super) late_images: HashSet<ImageId>,
     pub(super) blobs: Arena<Blob>,
     pub(super) blob_ids: HashMap<Digest, BlobId>,
     /// Blobs and children at their places: each goes once to each place.
@@ -73,6 +75,7 @@ impl<'a> Graph<'a> {
             free_tasks: Vec::new(),
             images: Arena::new(),
             open_images: HashSet::new(),
+            late_images: HashSet::new(),
             blobs: Arena::new(),
             blob_ids: HashMap::new(),
             parts: HashMap::new(),

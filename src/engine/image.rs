@@ -562,6 +562,11 @@ impl Graph<'_> {
         let row = &self.images[image];
         if row.is_settled() {
             self.open_images.remove(&image);
+            self.late_images.remove(&image);
+        } else if self.waits_for_late_targets_only(image) {
+            self.late_images.insert(image);
+        } else {
+            self.late_images.remove(&image);
         }
         let Content::Held { manifest, .. } = &row.content else {
             return;
@@ -605,7 +610,7 @@ impl Graph<'_> {
     }
 
     /// Whether an image waits for nothing but targets that are late: it does not count as open (architecture.md 3.5).
-    pub(super) fn waits_for_late_targets_only(&self, image: ImageId) -> bool {
+    fn waits_for_late_targets_only(&self, image: ImageId) -> bool {
         !self.images[image].is_asking
             && self.images[image]
                 .targets

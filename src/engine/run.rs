@@ -159,10 +159,7 @@ impl<'a> Run<'a> {
 
     /// Takes images from the plan while the workers could run short of work (architecture.md 3.5, "Admission").
     fn admit(&mut self) {
-        while !self.is_stopping
-            && self.schedule.dispatchable() < 2 * self.workers
-            && self.has_room()
-        {
+        while !self.is_stopping && !self.schedule.has_ready(2 * self.workers) && self.has_room() {
             let schedule = &self.schedule;
             let Some(entry) = self.plan.next(|host| !schedule.is_paused(host)) else {
                 return;
@@ -177,13 +174,8 @@ impl<'a> Run<'a> {
     }
 
     fn has_room(&self) -> bool {
-        let open = self.graph.open_images.len();
-        if open < MAX_OPEN_IMAGES && self.graph.held_bytes < MAX_HELD_BYTES {
-            return true;
-        }
-        let waits = |image: &&ImageId| self.graph.waits_for_late_targets_only(**image);
-        open - self.graph.open_images.iter().filter(waits).count() < MAX_OPEN_IMAGES
-            && self.graph.held_bytes < MAX_HELD_BYTES
+        let open = self.graph.open_images.len() - self.graph.late_images.len();
+        open < MAX_OPEN_IMAGES && self.graph.held_bytes < MAX_HELD_BYTES
     }
 
     fn start(&mut self, task: TaskId) -> Option<Job> {

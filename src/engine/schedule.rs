@@ -3,6 +3,7 @@
 //! numbers of attempts. Not here: what the work is (`graph.rs`).
 
 use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub(super) struct Schedule {
     /// Ready tasks by the hosts that they need, so that a paused host hides all of its own at once.
     groups: HashMap<Group, BTreeSet<(Key, TaskId)>>,
     group_of: HashMap<TaskId, (Group, Key)>,
+    /// In how many groups each target host is.
+    wanted: HashMap<HostId, usize>,
     /// Slots in use: one for each target of a copy, one for anything else.
     running: usize,
     hosts: HashMap<HostId, Host>,
@@ -171,6 +174,7 @@ impl Schedule {
             policy,
             groups: HashMap::new(),
             group_of: HashMap::new(),
+            wanted: HashMap::new(),
             running: 0,
             hosts: HashMap::new(),
             timers: BinaryHeap::new(),
@@ -189,6 +193,14 @@ impl Schedule {
             tasks.remove(&(key, task));
             if tasks.is_empty() {
                 self.groups.remove(&group);
+                for host in group.all_targets() {
+                    if let Entry::Occupied(mut wanted) = self.wanted.entry(host) {
+                        *wanted.get_mut() -= 1;
+                        if *wanted.get() == 0 {
+                            wanted.remove();
+                        }
+                    }
+                }
             }
         }
         if let Some(Readiness {
@@ -203,10 +215,13 @@ impl Schedule {
                 targets: targets.into(),
                 alone: alone.into(),
             };
-            self.groups
-                .entry(group.clone())
-                .or_default()
-                .insert((key, task));
+            let tasks = self.groups.entry(group.clone()).or_default();
+            if tasks.is_empty() {
+                for host in group.all_targets() {
+                    *self.wanted.entry(host).or_default() += 1;
+                }
+            }
+            tasks.insert((key, task));
             self.group_of.insert(task, (group, key));
         }
     }
@@ -220,48 +235,40 @@ impl Schedule {
             return None;
         }
         // While other hosts have work ready, no target host holds more than its share of the slots (D5).
-        self.first(Some(self.share()))
-            .or_else(|| self.first(None))
-            .map(Next::Start)
-    }
-
-    fn first(&self, share: Option<usize>) -> Option<TaskId> {
-        let may_go = |group: &Group| {
-            let is_open = |host: &HostId| !self.is_paused(*host);
-            let has_room = |host: HostId, share: Option<usize>| {
-                let is_both =
-                    group.source == Some(host) && group.all_targets().any(|target| target == host);
-                self.hosts.get(&host).is_none_or(|host| {
-                    host.has_room(1 + usize::from(is_both), share.unwrap_or(usize::MAX))
-                })
-            };
-            let has_target = |host: &HostId| is_open(host) && has_room(*host, share);
-            // What goes to many hosts at once would hardly ever find each of them below its share.
-            let mut open = group.targets.iter().filter(|host| is_open(host));
-            let targets_go = group.all_targets().next().is_none()
-                || group.targets.iter().any(has_target) && open.all(|host| has_room(*host, None))
-                || group.alone.iter().any(has_target);
-            let source_goes = |host: HostId| is_open(&host) && has_room(host, None);
-            targets_go && group.source.is_none_or(source_goes)
-        };
+        let share = self.policy.workers.div_ceil(self.wanted.len().max(1));
         // What was put off goes last: others may be answered meanwhile, and then it is no matter of the whole host.
         let is_put_off = |task| self.put_off.contains_key(&task);
-        let groups = self.groups.iter().filter(|(group, _)| may_go(group));
-        groups
-            .filter_map(|(_, tasks)| {
-                let first = tasks.iter().find(|(_, task)| !is_put_off(*task));
-                first.or(tasks.first())
-            })
-            .map(|&(key, task)| (is_put_off(task), key, task))
-            .min()
-            .map(|(_, _, task)| task)
+        let first = |(group, tasks): (&Group, &BTreeSet<(Key, TaskId)>)| {
+            let is_beyond = !self.may_go(group, share);
+            if is_beyond && !self.may_go(group, usize::MAX) {
+                return None;
+            }
+            let first = tasks.iter().find(|(_, task)| !is_put_off(*task));
+            let (key, task) = *first.or(tasks.first())?;
+            Some((is_beyond, is_put_off(task), key, task))
+        };
+        let (.., task) = self.groups.iter().filter_map(first).min()?;
+        Some(Next::Start(task))
     }
 
-    fn share(&self) -> usize {
-        let mut hosts: Vec<HostId> = self.groups.keys().flat_map(Group::all_targets).collect();
-        hosts.sort_unstable();
-        hosts.dedup();
-        self.policy.workers.div_ceil(hosts.len().max(1))
+    /// Whether the hosts of a group have room, with no more than `share` slots for a target.
+    fn may_go(&self, group: &Group, share: usize) -> bool {
+        let is_open = |host: &HostId| !self.is_paused(*host);
+        let has_room = |host: HostId, share: usize| {
+            let is_both =
+                group.source == Some(host) && group.all_targets().any(|target| target == host);
+            self.hosts
+                .get(&host)
+                .is_none_or(|host| host.has_room(1 + usize::from(is_both), share))
+        };
+        let has_target = |host: &HostId| is_open(host) && has_room(*host, share);
+        // What goes to many hosts at once would hardly ever find each of them below its share.
+        let mut open = group.targets.iter().filter(|host| is_open(host));
+        let targets_go = group.all_targets().next().is_none()
+            || group.targets.iter().any(has_target) && open.all(|host| has_room(*host, usize::MAX))
+            || group.alone.iter().any(has_target);
+        let source_goes = |host: HostId| is_open(&host) && has_room(host, usize::MAX);
+        targets_go && group.source.is_none_or(source_goes)
     }
 
     fn doomed(&self) -> Option<Next> {
@@ -314,18 +321,19 @@ impl Schedule {
             .is_some_and(|host| host.paused_until.is_some() && host.down.is_none())
     }
 
-    /// How many ready tasks could go if slots were free.
-    pub(super) fn dispatchable(&self) -> usize {
+    /// Whether so many ready tasks, or more, could go if slots were free.
+    pub(super) fn has_ready(&self, count: usize) -> bool {
         let open = |group: &Group| {
             group.source.is_none_or(|host| !self.is_paused(host))
                 && (group.all_targets().next().is_none()
                     || group.all_targets().any(|host| !self.is_paused(host)))
         };
-        self.groups
-            .iter()
-            .filter(|(group, _)| open(group))
-            .map(|(_, tasks)| tasks.len())
-            .sum()
+        let mut ready = self.groups.iter().filter(|(group, _)| open(group));
+        let mut missing = count;
+        ready.any(|(_, tasks)| {
+            missing = missing.saturating_sub(tasks.len());
+            missing == 0
+        })
     }
 
     /// Whether nothing is ready or waits for its time. The pause of a host that nobody wants is no reason to wait.
