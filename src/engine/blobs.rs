@@ -147,7 +147,10 @@ impl Graph<'_> {
         let host = self.places[place].host;
         if self.blobs[blob].queue(host).is_none() {
             let queue = self.new_queue(blob, host);
-            self.blobs[blob].queues.push(queue);
+            let queues = &mut self.blobs[blob].queues;
+            // Most blobs go to one host, and there may be millions of them.
+            queues.reserve_exact(1);
+            queues.push(queue);
         }
         if let Some(queue) = self.blobs[blob].queue(host) {
             queue.idle.push_back(task);

@@ -394,7 +394,10 @@ impl<'a> Plan<'a> {
                     TargetState::Waiting => touched.push(image),
                     _ => graph.announce(image, index),
                 }
-                graph.images[image].targets.push(Target {
+                let targets = &mut graph.images[image].targets;
+                // Most images have one target, and there may be a million of them.
+                targets.reserve_exact(1);
+                targets.push(Target {
                     place,
                     tag,
                     list,
