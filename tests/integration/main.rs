@@ -27,6 +27,7 @@ mod interrupt;
     reason = "the tests that need the rest of it come with the program"
 )]
 mod invariants;
+mod large;
 mod layers;
 mod moving;
 mod records;

@@ -70,6 +70,8 @@ pub(crate) enum Act {
     RefuseBody(u16),
     /// The request's body is never read.
     NoRead,
+    /// The request's body is read so many bytes at a time, with a pause before each.
+    ReadSlowly(usize, Duration),
     /// The answer begins later.
     Delay(Duration),
     /// There is never an answer, and the connection stays.

@@ -215,7 +215,16 @@ impl Shared {
         if let Some(after) = self.spoil_body(connection, request, entry, &acts)? {
             return Ok(after);
         }
-        let body = connection.read_body(&request.head);
+        let pace = acts.iter().find_map(|act| match act {
+            Act::ReadSlowly(size, every) => Some((*size, *every)),
+            _ => None,
+        });
+        let body = match pace {
+            Some((size, every)) => {
+                connection.read_body_by(&request.head, size, || self.stop.pause(every))
+            }
+            None => connection.read_body(&request.head),
+        };
         entry.bytes_in = body.bytes.len();
         if let Some(refusal) = self.disturb(request, &acts) {
             entry.is_challenged = true;
