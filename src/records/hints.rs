@@ -1,6 +1,7 @@
 //! What the records file said when the run began, in tables for a million lines. Not here: what follows from a hint.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,8 +12,13 @@ use crate::store::{Place, Session};
 /// What the file said when the run began. The tables are sorted, and of lines that say the same the last counts.
 #[derive(Debug, Default)]
 pub struct Hints {
-    places: Vec<Place>,
-    place_numbers: HashMap<Box<str>, u32>,
+    /// The texts of places, checked, one behind the other: a file may name as many as it has lines.
+    places: String,
+    /// Where each of them ends.
+    place_ends: Vec<u32>,
+    /// The place of a text's hash. Of two texts with one hash the later counts, which costs hints and nothing else.
+    place_numbers: HashMap<u64, u32>,
+    hasher: RandomState,
     host_numbers: HashMap<Host, u32>,
     /// The places that were seen to have a blob.
     blobs: Vec<Seen>,
@@ -62,7 +68,7 @@ impl Hints {
         let mut rows: Vec<&Seen> = rows.take_while(|row| row.digest == *digest).collect();
         rows.sort_unstable_by_key(|row| row.start);
         rows.iter()
-            .filter_map(|row| self.places.get(row.at as usize).cloned())
+            .filter_map(|row| parse_place(self.place_text(row.at)?))
             .collect()
     }
 
@@ -197,24 +203,33 @@ impl Hints {
     }
 
     fn place(&mut self, text: &str) -> Option<u32> {
-        if let Some(&number) = self.place_numbers.get(text) {
+        if let Some(number) = self.place_number(text) {
             return Some(number);
         }
-        let place = if let Some(path) = text.strip_prefix("oci:") {
-            Place::Layout(path.into())
-        } else {
-            let (host, repository) = text.split_once('/')?;
-            let repository = Repository::parse(repository).ok()?;
-            Place::Registry(Host::parse(host).ok()?, repository)
-        };
-        let number = u32::try_from(self.places.len()).ok()?;
-        self.places.push(place);
-        self.place_numbers.insert(text.into(), number);
+        parse_place(text)?;
+        let number = u32::try_from(self.place_ends.len()).ok()?;
+        let end = u32::try_from(self.places.len() + text.len()).ok()?;
+        self.places.push_str(text);
+        self.place_ends.push(end);
+        let hash = self.hasher.hash_one(text);
+        self.place_numbers.insert(hash, number);
         Some(number)
     }
 
     fn number(&self, place: &Place) -> Option<u32> {
-        self.place_numbers.get(&*place.to_string()).copied()
+        self.place_number(&place.to_string())
+    }
+
+    fn place_number(&self, text: &str) -> Option<u32> {
+        let number = *self.place_numbers.get(&self.hasher.hash_one(text))?;
+        (self.place_text(number) == Some(text)).then_some(number)
+    }
+
+    fn place_text(&self, number: u32) -> Option<&str> {
+        let number = number as usize;
+        let end = *self.place_ends.get(number)? as usize;
+        let before = number.checked_sub(1).and_then(|at| self.place_ends.get(at));
+        self.places.get(before.map_or(0, |&end| end as usize)..end)
     }
 
     fn tagged(&self, place: &Place, tag: &Tag) -> Option<&Tagged> {
@@ -240,6 +255,15 @@ impl OpenUpload {
         self.starts.push(start);
         location.clone_into(&mut self.session.location);
     }
+}
+
+fn parse_place(text: &str) -> Option<Place> {
+    if let Some(path) = text.strip_prefix("oci:") {
+        return Some(Place::Layout(path.into()));
+    }
+    let (host, repository) = text.split_once('/')?;
+    let repository = Repository::parse(repository).ok()?;
+    Some(Place::Registry(Host::parse(host).ok()?, repository))
 }
 
 fn sort<T: Ord>(table: &mut Vec<T>, is_same: impl Fn(&T, &T) -> bool) {
