@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use super::body::Body;
 use super::side::{Side, SideError, Written, holds_user};
 use super::tree::Position;
 use crate::oci::{Host, NameError, Repository, Tag};
@@ -74,10 +75,11 @@ pub(crate) struct Defaults<'a> {
 /// (original.md 4, version 1.5.1). What is dropped without being an error goes to `warnings`.
 pub(crate) fn validate(
     source: &Written<'_>,
-    targets: &[Written<'_>],
+    body: &Body<'_>,
     defaults: &Defaults<'_>,
     warnings: &mut Vec<String>,
 ) -> (Option<Rule>, Vec<RuleError>) {
+    let targets = &body.targets;
     let mut failed = Vec::new();
     let mut good = Vec::new();
     let fail = |position: &Position, targets: &[Written<'_>], what| RuleError {
@@ -293,9 +295,9 @@ mod tests {
             text,
             position: &position,
         };
-        let targets: Vec<_> = targets.iter().map(|text| written(text)).collect();
+        let targets = targets.iter().map(|text| written(text)).collect();
         let mut warnings = Vec::new();
-        let (rule, failed) = validate(&written(source), &targets, defaults, &mut warnings);
+        let (rule, failed) = validate(&written(source), &Body { targets }, defaults, &mut warnings);
         (rule, failed, warnings)
     }
 
