@@ -4,8 +4,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::admission::{Admission, Entry};
+use super::dates::Date;
 use super::graph::Graph;
 use super::image::{Image, ImageId, List, Target, TargetState};
 use super::places::{HostId, PlaceId, Tags};
@@ -16,13 +18,14 @@ use crate::store::Stores;
 
 pub(super) struct Plan<'a> {
     rules: &'a [Rule],
+    now: SystemTime,
     states: Vec<RuleState>,
     groups: Vec<Group>,
     group_of: HashMap<PlaceId, usize>,
     /// The rules that write to a place, in the order of the file.
     writers: HashMap<PlaceId, Vec<usize>>,
-    /// Which image a target tag belongs to.
-    claims: HashMap<(PlaceId, Tag), Claim>,
+    /// Which image a name at a target belongs to.
+    claims: HashMap<(PlaceId, Reference), Claim>,
     /// Images whose source is a target that is not in sync yet.
     fed: HashMap<(ImageId, usize), Vec<ImageId>>,
     /// Images of rules that were formed before all that their source waits for.
@@ -49,6 +52,8 @@ struct Group {
     rules: Vec<usize>,
     images: HashMap<Reference, ImageId>,
     listing: Listing,
+    /// Dates of its tags that are asked for.
+    open_dates: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,6 +65,7 @@ enum Listing {
     Known,
 }
 
+#[derive(Clone, Copy)]
 struct Claim {
     image: ImageId,
     index: usize,
@@ -67,9 +73,15 @@ struct Claim {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(rules: &'a [Rule], graph: &mut Graph<'_>, stores: &dyn Stores) -> Self {
+    pub(super) fn new(
+        rules: &'a [Rule],
+        now: SystemTime,
+        graph: &mut Graph<'_>,
+        stores: &dyn Stores,
+    ) -> Self {
         let mut plan = Self {
             rules,
+            now,
             states: Vec::new(),
             groups: Vec::new(),
             group_of: HashMap::new(),
@@ -103,12 +115,13 @@ impl<'a> Plan<'a> {
                     rules: Vec::new(),
                     images: HashMap::new(),
                     listing: Listing::NotNeeded,
+                    open_dates: 0,
                 });
                 groups.len() - 1
             });
             if let Some(group) = groups.get_mut(group) {
                 group.rules.push(number);
-                if rule.selection == Selection::All {
+                if matches!(rule.selection, Selection::Listed(_)) {
                     group.listing = Listing::Wanted;
                 }
             }
@@ -131,7 +144,8 @@ impl<'a> Plan<'a> {
                 }
             }
             Listing::NotNeeded | Listing::Known => {
-                if !self.wait_for_earlier_rules(number)
+                if !self.wait_for_dates(number, graph)
+                    && !self.wait_for_earlier_rules(number)
                     && !self.wait_for_writers(number, |state| state.is_formed)
                 {
                     self.form(number, graph, stores);
@@ -214,22 +228,76 @@ impl<'a> Plan<'a> {
         };
         group.listing = Listing::Queued;
         let source = group.source;
-        let states = &self.states;
-        let mut targets: Vec<HostId> = group
-            .rules
-            .iter()
-            .filter_map(|&rule| states.get(rule))
-            .flat_map(|state| {
-                state
-                    .targets
-                    .iter()
-                    .map(|&target| graph.places[target].host)
-            })
+        self.queue(number, [Entry::List(source)], graph);
+    }
+
+    /// Has entries admitted that a group cannot be formed without.
+    fn queue(
+        &mut self,
+        number: usize,
+        entries: impl IntoIterator<Item = Entry>,
+        graph: &Graph<'_>,
+    ) {
+        let Some(group) = self.groups.get(number) else {
+            return;
+        };
+        let states = group.rules.iter().filter_map(|&rule| self.states.get(rule));
+        let mut targets: Vec<HostId> = states
+            .flat_map(|state| &state.targets)
+            .map(|&target| graph.places[target].host)
             .collect();
         targets.sort_unstable();
         targets.dedup();
-        self.admission
-            .push(graph.places[source].host, targets, Entry::List(source));
+        let source = graph.places[group.source].host;
+        for entry in entries {
+            self.admission.push(source, targets.clone(), entry);
+        }
+    }
+
+    /// Whether a group must wait for dates that its rules choose by. Each is asked for once a pass.
+    fn wait_for_dates(&mut self, number: usize, graph: &mut Graph<'_>) -> bool {
+        let Some(group) = self.groups.get(number) else {
+            return false;
+        };
+        let source = group.source;
+        let Tags::Listed(_, tags) = &graph.places[source].tags else {
+            return false;
+        };
+        let is_open = |rule: &&usize| self.states.get(**rule).is_some_and(|rule| !rule.is_formed);
+        let rules = group.rules.iter().filter(is_open);
+        let wanted: Vec<Tag> = rules
+            .filter_map(|&rule| self.rules.get(rule)?.selection.dated())
+            .flat_map(|filter| filter.candidates(tags))
+            .cloned()
+            .collect();
+        let mut entries = Vec::new();
+        for tag in wanted {
+            let date = graph.date(source, &tag);
+            let row = &mut graph.dates[date];
+            if matches!(row.date, Date::Unknown) {
+                row.date = Date::Asked;
+                entries.push(Entry::Date(date));
+            }
+        }
+        let Some(group) = self.groups.get_mut(number) else {
+            return false;
+        };
+        group.open_dates += entries.len();
+        let must_wait = group.open_dates > 0;
+        self.queue(number, entries, graph);
+        must_wait
+    }
+
+    /// The date of a tag of a repository has become known, or that it cannot be had.
+    pub(super) fn dated(&mut self, place: PlaceId, graph: &mut Graph<'_>, stores: &dyn Stores) {
+        if let Some(&number) = self.group_of.get(&place)
+            && let Some(group) = self.groups.get_mut(number)
+        {
+            group.open_dates = group.open_dates.saturating_sub(1);
+            if group.open_dates == 0 {
+                self.examine(number, graph, stores);
+            }
+        }
     }
 
     /// The tags of a repository have become known.
@@ -310,7 +378,7 @@ impl<'a> Plan<'a> {
             not_found,
         };
         match &rule.selection {
-            Selection::Tags(tags) => Ok(tags.iter().cloned().map(Reference::Tag).collect()),
+            Selection::Named(references) => Ok(references.clone()),
             Selection::Sole => match stores.sole(&rule.source) {
                 Ok(Some(digest)) => Ok(vec![Reference::Digest(digest)]),
                 Ok(None) => Err(failure(
@@ -319,11 +387,29 @@ impl<'a> Plan<'a> {
                 )),
                 Err(error) => Err(failure(&error.to_string(), false)),
             },
-            Selection::All => match &graph.places[source].tags {
-                Tags::Listed(_, tags) if tags.is_empty() => {
+            Selection::Listed(filter) => match &graph.places[source].tags {
+                Tags::Listed(_, tags) if tags.is_empty() && filter.min() > 0 => {
                     Err(failure("the repository has no tags", true))
                 }
-                Tags::Listed(_, tags) => Ok(tags.iter().cloned().map(Reference::Tag).collect()),
+                Tags::Listed(_, tags) => {
+                    let dates = match rule.selection.dated() {
+                        Some(filter) => graph.dates_of(source, filter.candidates(tags))?,
+                        None => HashMap::new(),
+                    };
+                    let choice = filter.select(tags, &dates, self.now);
+                    for (tag, reason) in &choice.dropped {
+                        log::debug!("{}:{tag} is not wanted: {reason}", rule.source);
+                    }
+                    let (left, min) = (choice.kept.len(), filter.min());
+                    if left < min {
+                        let cause = format!("the rule wants {choice}; it must be {min} at least");
+                        return Err(failure(&cause, true));
+                    }
+                    if !choice.dropped.is_empty() {
+                        log::info!("{}: the rule wants {choice}", rule.source);
+                    }
+                    Ok(choice.kept.into_iter().map(Reference::Tag).collect())
+                }
                 Tags::Missing => Err(failure(
                     "there is no such repository, or no permission to see it",
                     true,
@@ -354,37 +440,45 @@ impl<'a> Plan<'a> {
             let place = graph.place(&target.place);
             // One request for the list spares a HEAD for each tag that is lacking; where the records name all tags
             // but one, there is nothing to spare (decisions D4).
-            let tags = references.iter().filter_map(as_tag);
+            let tags = references.iter().filter_map(Reference::tag);
             let is_new = |tag: &Tag| graph.hints.tag(&target.place, tag).is_none();
             let unrecorded = tags.filter(|tag| is_new(tag)).count();
-            for reference in references {
-                let Some(tag) = target.tag.clone().or_else(|| as_tag(reference).cloned()) else {
-                    continue;
-                };
+            for (nth, reference) in references.iter().enumerate() {
+                let name = target.names.get(nth).unwrap_or(reference);
                 let list = match &rule.selection {
-                    Selection::All if unrecorded > 1 => List::First,
-                    Selection::All if references.len() > 1 && is_new(&tag) => List::Spared,
+                    Selection::Listed(_) if unrecorded > 1 => List::First,
+                    Selection::Listed(_)
+                        if references.len() > 1 && name.tag().is_some_and(is_new) =>
+                    {
+                        List::Spared
+                    }
                     _ => List::IfLacking,
                 };
                 let image = self.image(group, source, reference, graph);
                 let index = graph.images[image].targets.len();
                 let mut state = TargetState::Waiting;
-                match self.claims.get(&(place, tag.clone())) {
+                let mine = Claim {
+                    image,
+                    index,
+                    rule: number,
+                };
+                match self.claims.get(&(place, name.clone())) {
                     Some(claim) if claim.image == image => continue,
-                    Some(claim) => state = self.conflict(claim, number, graph),
-                    None if place == source && as_tag(reference) == Some(&tag) => {
-                        let cause = "the source is its own target".to_owned();
-                        state = failed(format!("copy {}:{tag}", target.place), cause);
+                    Some(claim) if name.tag().is_some() => {
+                        state = self.conflict(claim, number, graph);
                     }
+                    None if place == source && name == reference => {
+                        let cause = "the source is its own target".to_owned();
+                        state = failed(format!("copy {}", graph.image_source(image)), cause);
+                    }
+                    // Under a digest everybody writes the same.
+                    Some(_) => {}
                     None => {
-                        self.claims.insert(
-                            (place, tag.clone()),
-                            Claim {
-                                image,
-                                index,
-                                rule: number,
-                            },
-                        );
+                        self.claims.insert((place, name.clone()), mine);
+                        if reference.tag().is_none() {
+                            let digest = (place, reference.clone());
+                            self.claims.entry(digest).or_insert(mine);
+                        }
                     }
                 }
                 if let Some(state) = self.states.get_mut(number) {
@@ -399,7 +493,7 @@ impl<'a> Plan<'a> {
                 targets.reserve_exact(1);
                 targets.push(Target {
                     place,
-                    tag,
+                    name: name.clone(),
                     list,
                     rule: number,
                     state,
@@ -420,7 +514,10 @@ impl<'a> Plan<'a> {
             .get(group)
             .and_then(|group| group.images.get(reference).copied());
         known.unwrap_or_else(|| {
-            let image = graph.images.push(Image::new(source, reference.clone()));
+            let digest = reference.tag().and_then(|tag| graph.dated(source, tag));
+            let digest = digest.map(|dated| dated.digest.clone());
+            let image = Image::new(source, reference.clone(), digest);
+            let image = graph.images.push(image);
             if let Some(group) = self.groups.get_mut(group) {
                 group.images.insert(reference.clone(), image);
             }
@@ -473,8 +570,7 @@ impl<'a> Plan<'a> {
     /// The image and target that this image's source is.
     fn feeder(&self, image: ImageId, graph: &Graph<'_>) -> Option<(ImageId, usize)> {
         let row = &graph.images[image];
-        let tag = as_tag(&row.reference)?;
-        let claim = self.claims.get(&(row.source, tag.clone()))?;
+        let claim = self.claims.get(&(row.source, row.reference.clone()))?;
         (claim.image != image).then_some((claim.image, claim.index))
     }
 
@@ -573,7 +669,7 @@ impl<'a> Plan<'a> {
             for rule in group.rules.clone() {
                 if let (Some(state), Some(rule)) = (self.states.get_mut(rule), self.rules.get(rule))
                     && !state.is_formed
-                    && rule.selection == Selection::All
+                    && matches!(rule.selection, Selection::Listed(_))
                 {
                     state.is_formed = true;
                     state.failure = Some(circle());
@@ -659,13 +755,6 @@ impl<'a> Plan<'a> {
 impl RuleState {
     fn is_settled(&self) -> bool {
         self.is_formed && self.open_pairs == 0
-    }
-}
-
-fn as_tag(reference: &Reference) -> Option<&Tag> {
-    match reference {
-        Reference::Tag(tag) => Some(tag),
-        Reference::Digest(_) => None,
     }
 }
 

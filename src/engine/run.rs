@@ -167,6 +167,7 @@ impl<'a> Run<'a> {
             self.admitted += 1;
             match entry {
                 Entry::List(place) => self.graph.list_source(place, self.admitted),
+                Entry::Date(date) => self.graph.ask_date(date, self.admitted),
                 Entry::Image(image) => self.graph.admit(image, self.admitted),
             }
             self.take_news();
@@ -331,6 +332,7 @@ impl<'a> Run<'a> {
                 match news {
                     News::Met(host) => self.meet(host),
                     News::Listed(place) => self.plan.listed(place, &mut self.graph, self.stores),
+                    News::Dated(place) => self.plan.dated(place, &mut self.graph, self.stores),
                     News::Settled(image, index) => {
                         self.tell(image, index);
                         self.plan
@@ -381,12 +383,12 @@ impl<'a> Run<'a> {
         let row = &self.graph.images[image];
         let target = row.target(index);
         let place = &self.graph.places[target.place].place;
-        if let Some(digest) = row.digest()
-            && !self.graph.hints.is_recorded(place, &target.tag, digest)
+        if let (Some(digest), Some(tag)) = (row.digest(), target.name.tag())
+            && !self.graph.hints.is_recorded(place, tag, digest)
         {
             self.journal.append(&Record::image(
                 place,
-                &target.tag,
+                tag,
                 digest,
                 &self.graph.places[row.source].place,
             ));

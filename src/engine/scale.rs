@@ -9,7 +9,7 @@ use super::Policy;
 use super::job::{Done, Job};
 use super::schedule::Time;
 use super::simulation::{NoStores, Random, Servers, drive, image, place, rule};
-use crate::config::{Rule, RuleTarget, Selection};
+use crate::config::{Rule, RuleTarget, Selection, TagFilter};
 use crate::oci::{Reference, Tag};
 use crate::report::Report;
 use crate::store::{Class, Place, Presence, StoreError};
@@ -62,6 +62,7 @@ impl Endless {
                 let manifest = image(&BTreeSet::from([own, number % SHARED]));
                 reply.send(self.meet().map(|()| Done::Manifest(manifest)));
             }
+            Job::Date { .. } => panic!("no rule looks at dates here"),
             Job::Fetch { .. } => panic!("no image has children here"),
             Job::Copy {
                 reply,
@@ -108,9 +109,14 @@ fn rules(repositories: usize) -> Vec<Rule> {
         let source = place(&format!("s{}.io/source{number}", number % 7));
         let target = RuleTarget {
             place: place(&format!("t{number}.io/target")),
-            tag: None,
+            names: Vec::new(),
         };
-        rule(number, source, Selection::All, vec![target])
+        rule(
+            number,
+            source,
+            Selection::Listed(TagFilter::default()),
+            vec![target],
+        )
     };
     (0..repositories).map(rule).collect()
 }

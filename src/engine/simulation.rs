@@ -16,7 +16,7 @@ use super::plan::Plan;
 use super::run::{Progress, Run};
 use super::schedule::Time;
 use super::{Options, Policy, report};
-use crate::config::{Position, Rule, RuleTarget, Selection};
+use crate::config::{Position, Rule, RuleTarget, Selection, TagFilter};
 use crate::oci::{Algorithm, Descriptor, Digest, Host, Manifest, Reference, Repository, Tag};
 use crate::records::{Hints, Journal};
 use crate::report::Report;
@@ -164,6 +164,9 @@ impl Registries {
                     self.meet(&place, false, now)
                         .map(|()| Done::Presence(presence)),
                 );
+            }
+            Job::Date { reply, place, .. } => {
+                reply.send(self.meet(&place, false, now).map(|()| Done::Dated(None)));
             }
             Job::Fetch {
                 reply,
@@ -361,6 +364,7 @@ fn footprint(job: &Job) -> (Vec<String>, Vec<(Place, Digest)>) {
     match job {
         Job::Tags { place, .. }
         | Job::Head { place, .. }
+        | Job::Date { place, .. }
         | Job::Fetch { place, .. }
         | Job::Put { place, .. } => (vec![host(place)], Vec::new()),
         Job::Copy {
@@ -496,11 +500,12 @@ pub(super) fn drive(
         retries,
         hints: &hints,
         journal: &journal,
+        now: std::time::UNIX_EPOCH,
         cancel: crossbeam_channel::never(),
     };
     let (sender, answers) = unbounded();
     let mut graph = Graph::new(&hints);
-    let plan = Plan::new(rules, &mut graph, stores);
+    let plan = Plan::new(rules, options.now, &mut graph, stores);
     let mut run = Run::new(graph, plan, policy, &options, stores, sender);
     let mut random = Random(seed ^ 0x9e37_79b9_7f4a_7c15);
     let mut now = Duration::ZERO;
@@ -686,18 +691,16 @@ impl Scene {
                     let name = format!("d{}.io/b/q{}", random.below(3), random.below(4));
                     RuleTarget {
                         place: place(&name),
-                        tag: None,
+                        names: Vec::new(),
                     }
                 })
                 .collect();
             let selection = if random.percent(50) {
-                Selection::All
+                Selection::Listed(TagFilter::default())
             } else {
-                Selection::Tags(
-                    (0..=random.below(3))
-                        .map(|n| Tag::parse(&format!("t{n}")).unwrap())
-                        .collect(),
-                )
+                let tag = |n| Tag::parse(&format!("t{n}")).unwrap();
+                let tags = (0..=random.below(3)).map(tag);
+                Selection::Named(tags.map(Reference::Tag).collect())
             };
             rules.push(rule(number, source, selection, targets));
         }
