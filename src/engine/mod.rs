@@ -12,6 +12,7 @@ mod graph;
 mod image;
 mod job;
 mod marks;
+mod namespaces;
 mod origin;
 mod parts;
 mod places;
@@ -127,7 +128,7 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
     })
 }
 
-fn report(graph: &Graph<'_>, plan: &Plan<'_>, fatal: Option<String>) -> Report {
+fn report(graph: &Graph<'_>, plan: &Plan, fatal: Option<String>) -> Report {
     let mut report = Report {
         totals: graph.totals.clone(),
         fatal,
