@@ -11,6 +11,7 @@ use crate::nearest::nearest;
 
 mod auth;
 mod error;
+mod json;
 mod rule;
 mod side;
 mod syntax;
