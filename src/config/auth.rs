@@ -271,16 +271,21 @@ fn read_fields(entry: &Node, problems: &mut Vec<Problem>) -> Option<Fields> {
         fields.seen.push((field, position.clone()));
         match (field, &member.value.value) {
             (_, Value::Null) => {}
-            ("insecure", Value::Bool(insecure)) => fields.insecure = *insecure,
+            ("insecure", value) if let Some(insecure) = value.boolean() => {
+                fields.insecure = insecure;
+            }
             // Some registries give their users numbers for names.
-            ("username", Value::String(text) | Value::Number(text)) => {
-                fields.username = Some(text.clone());
+            ("username", value) if let Some(text) = value.text().or(value.number()) => {
+                fields.username = Some(text.into());
             }
-            ("password", Value::String(text) | Value::Number(text)) => {
-                fields.password = Some(Secret::new(text.clone()));
+            ("password", value) if let Some(text) = value.text().or(value.number()) => {
+                fields.password = Some(Secret::new(text.into()));
             }
-            (field, Value::Number(text)) if fields.read_limit(field, text) => {}
-            ("bandwidth", Value::String(text)) if fields.read_limit(field, text) => {}
+            (field, value)
+                if value
+                    .number()
+                    .is_some_and(|text| fields.read_limit(field, text)) => {}
+            ("bandwidth", Value::String(text)) if fields.read_limit("bandwidth", text) => {}
             (field, value) => {
                 let expected = match field {
                     "insecure" => "true or false without quotes",
@@ -292,7 +297,9 @@ fn read_fields(entry: &Node, problems: &mut Vec<Problem>) -> Option<Fields> {
                     _ => "a text in quotes",
                 };
                 problems.push(match value {
-                    Value::Number(text) | Value::String(text) if LIMITS.contains(&field) => {
+                    Value::Number(text) | Value::String(text) | Value::Word(text)
+                        if LIMITS.contains(&field) =>
+                    {
                         Problem {
                             position: member.value.position.clone(),
                             what: ProblemKind::Range {

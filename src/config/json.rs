@@ -7,17 +7,19 @@ use std::sync::Arc;
 use serde::de::IgnoredAny;
 
 use super::syntax::SyntaxError;
-use super::tree::{MAX_DEPTH, Member, Mistake, Node, Position, Value, advance};
+use super::tree::{MAX_DEPTH, Member, Mistake, Node, Position, Value, advance, is_merge_marker};
+
+/// Whether a text is meant to be JSON: the first that is neither blank nor comment opens an object or array, or nothing
+/// follows at all.
+pub(crate) fn begins(file: &Arc<str>, text: &str) -> bool {
+    let mut parser = Parser::new(file, text);
+    let is_whole = parser.skip_blank().is_ok();
+    !is_whole || matches!(parser.peek(), None | Some('{' | '[')) || parser.at_merge_marker()
+}
 
 /// Reads a whole text.
 pub(crate) fn parse(file: &Arc<str>, text: &str) -> Result<Node, Vec<Mistake>> {
-    let mut parser = Parser {
-        file,
-        rest: text.chars(),
-        line: 1,
-        column: 1,
-        found: Vec::new(),
-    };
+    let mut parser = Parser::new(file, text);
     match parser.document() {
         Ok(node) if parser.found.is_empty() => Ok(node),
         Ok(_) => Err(parser.found),
@@ -40,14 +42,22 @@ struct Parser<'a> {
 
 type Read<T> = Result<T, Mistake>;
 
-impl Parser<'_> {
+impl<'a> Parser<'a> {
+    fn new(file: &'a Arc<str>, text: &'a str) -> Self {
+        Self {
+            file,
+            rest: text.chars(),
+            line: 1,
+            column: 1,
+            found: Vec::new(),
+        }
+    }
+
     fn document(&mut self) -> Read<Node> {
         self.skip_blank()?;
         let node = match self.peek() {
-            Some('{' | '[') => self.value(0)?,
             None => return Err((self.position(), SyntaxError::Empty)),
-            Some(_) if self.at_merge_marker() => return Err(self.unexpected()),
-            Some(_) => return Err((self.position(), SyntaxError::NotJson)),
+            Some(_) => self.value(0)?,
         };
         self.skip_blank()?;
         match self.peek() {
@@ -173,7 +183,7 @@ impl Parser<'_> {
         loop {
             let position = self.position();
             match self.bump() {
-                None | Some('\n' | '\r') => return Err((opened, SyntaxError::UnclosedString)),
+                None | Some('\n' | '\r') => return Err((opened, SyntaxError::UnclosedString('"'))),
                 Some('"') => return Ok(text),
                 Some('\\') => match self.escape() {
                     Ok(c) => text.push(c),
@@ -317,9 +327,7 @@ impl Parser<'_> {
     }
 
     fn at_merge_marker(&self) -> bool {
-        ["<<<<<<<", "=======", ">>>>>>>", "|||||||"]
-            .iter()
-            .any(|marker| self.at(marker))
+        is_merge_marker(self.rest.as_str())
     }
 
     fn at(&self, text: &str) -> bool {
@@ -352,10 +360,11 @@ fn begins_word(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::tree::{self, draw};
+    use crate::config::tree::{decode, draw};
 
     fn read(bytes: &[u8]) -> Result<Node, Vec<Mistake>> {
-        tree::parse(&"f".into(), bytes)
+        let file = "f".into();
+        parse(&file, decode(&file, bytes).map_err(|error| vec![error])?)
     }
 
     #[test]
@@ -402,10 +411,6 @@ mod tests {
         let cases: Vec<(&str, Vec<Found>)> = vec![
             ("", vec![(1, 1, E::Empty)]),
             (" \r\n // only this\n", vec![(3, 1, E::Empty)]),
-            ("auth:\n  a: b\n", vec![(1, 1, E::NotJson)]),
-            ("# c\nauth: {}", vec![(1, 1, E::NotJson)]),
-            ("null", vec![(1, 1, E::NotJson)]),
-            ("\"a\"", vec![(1, 1, E::NotJson)]),
             ("<<<<<<< HEAD\n{}", vec![(1, 1, E::MergeMarker)]),
             (
                 "{\n\"a\":1,\n<<<<<<< HEAD\n\"b\":2}",
@@ -416,8 +421,8 @@ mod tests {
             ("{} {}", vec![(1, 4, E::Trailing)]),
             ("{}}", vec![(1, 3, E::Trailing)]),
             ("{ /* x }", vec![(1, 3, E::UnclosedComment)]),
-            ("{\"a\": \"b\n}", vec![(1, 7, E::UnclosedString)]),
-            ("{\"a\": \"b\\", vec![(1, 7, E::UnclosedString)]),
+            ("{\"a\": \"b\n}", vec![(1, 7, E::UnclosedString('"'))]),
+            ("{\"a\": \"b\\", vec![(1, 7, E::UnclosedString('"'))]),
             ("{\"a\": [\"b\"", vec![(1, 7, E::Unclosed(']'))]),
             ("{\"a\": {", vec![(1, 7, E::Unclosed('}'))]),
             ("{\"a\": 1,", vec![(1, 1, E::Unclosed('}'))]),

@@ -12,10 +12,12 @@ use crate::nearest::nearest;
 mod auth;
 mod error;
 mod json;
+mod lines;
 mod rule;
 mod side;
 mod syntax;
 mod tree;
+mod yaml;
 
 pub use auth::AuthEntry;
 pub use error::{ConfigError, Problem, ProblemKind};
@@ -228,7 +230,7 @@ fn refuse_variables(members: &[Member], problems: &mut Vec<Problem>) {
 
 fn refuse_variables_in(node: &Node, problems: &mut Vec<Problem>) {
     match &node.value {
-        Value::String(text) => refuse_variable(text, &node.position, problems),
+        Value::String(text) | Value::Word(text) => refuse_variable(text, &node.position, problems),
         Value::Array(nodes) => {
             for node in nodes {
                 refuse_variables_in(node, problems);
@@ -302,12 +304,11 @@ fn read_targets(node: &Node) -> Result<Vec<Written<'_>>, Problem> {
         .iter()
         .map(|node| {
             let text = match &node.value {
-                Value::String(text) => text,
                 Value::Null => "",
-                _ => {
+                value => value.text().ok_or_else(|| {
                     let expected = "a text or an array of texts: \"SOURCE\": \"TARGET\"";
-                    return Err(Problem::kind(node, "a target", expected));
-                }
+                    Problem::kind(node, "a target", expected)
+                })?,
             };
             Ok(Written {
                 text,
@@ -603,7 +604,8 @@ mod tests {
             ],
         );
         let variable = "variables are not supported yet; write the value itself in place of ${..}";
-        let expression = "GitHub does not expand `${{ }}` in files; let a step of the workflow write the value into the file";
+        let expression =
+            "GitHub does not expand `${{ }}` in files; pass the value as `env` and write ${NAME}";
         refuse(
             "{\"auth\": {\"${R}\": {\"username\": \"a${U}\", \"password\": \"${{ secrets.P }}\"}},\n\
              \"images\": {\"a:${T}\": [\"b\", \"c/${N}\"]}}",
@@ -619,8 +621,7 @@ mod tests {
             "{\"images\": {\"a\": \"b\"\n\"c\": $D\n\"e\": \"f\"}",
             &[
                 "f:1:21: a comma is missing; write `,` here",
-                "f:2:6: $D is not quoted, and variables are not supported yet; quote it and let another program, such \
-                 as envsubst, fill it in",
+                "f:2:6: $D is not quoted; quote it: \"${D}\"",
                 "f:2:8: a comma is missing; write `,` here",
                 "f:1:1: no end of what begins here; close it with `}`",
             ],

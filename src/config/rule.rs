@@ -548,7 +548,7 @@ mod tests {
         ),
         (
             "a.io/b:${{ x }}",
-            "GitHub does not expand `${{ }}` in files; let a step of the workflow write the value into the file",
+            "GitHub does not expand `${{ }}` in files; pass the value as `env` and write ${NAME}",
         ),
         (
             "DOCKERHUB_USERNAME/app:1",

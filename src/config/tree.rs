@@ -1,11 +1,12 @@
 //! A file as a tree of values that know their places, whichever of the two formats it is written in. Duplicate keys are
-//! kept, and several mistakes are found at once. Not here: the formats themselves (`json.rs`), and what the values mean.
+//! kept, and several mistakes are found at once. Not here: the formats themselves (`json.rs`, `yaml.rs`), and what the
+//! values mean.
 
 use std::fmt;
 use std::sync::Arc;
 
-use super::json;
 use super::syntax::SyntaxError;
+use super::{json, yaml};
 
 /// A place in a file, as messages show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,7 @@ impl fmt::Display for Position {
 }
 
 /// A value and where it begins. There is no `Debug`: it may hold passwords.
+#[derive(Clone)]
 pub(crate) struct Node {
     /// Its first character.
     pub(crate) position: Position,
@@ -48,15 +50,18 @@ pub(crate) struct Node {
 }
 
 /// What a file can hold.
+#[derive(Clone)]
 pub(crate) enum Value {
     /// `null`.
     Null,
     /// `true` or `false`.
     Bool(bool),
-    /// A number as it was written, so that `007` of a later format and `1.10` keep their digits.
+    /// A number of JSON as it was written, so that `1.10` keeps its digits.
     Number(String),
     /// A text, escapes resolved.
     String(String),
+    /// What YAML has without quotes, as it was written: a text, a number, `true` or `yes`, whichever is looked for.
+    Word(String),
     /// A list.
     Array(Vec<Node>),
     /// Keys and values in the order of the file. A key may be there twice.
@@ -64,13 +69,42 @@ pub(crate) enum Value {
 }
 
 impl Value {
+    /// The text, if it is one.
+    pub(crate) fn text(&self) -> Option<&str> {
+        match self {
+            Self::String(text) | Self::Word(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The digits of what may be a number.
+    pub(crate) fn number(&self) -> Option<&str> {
+        match self {
+            Self::Number(text) | Self::Word(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Whether it says yes or no. Words for that are those of YAML 1.1, which the original reads.
+    pub(crate) fn boolean(&self) -> Option<bool> {
+        match self {
+            Self::Bool(value) => Some(*value),
+            Self::Word(word) => match word.to_ascii_lowercase().as_str() {
+                "true" | "yes" | "on" => Some(true),
+                "false" | "no" | "off" => Some(false),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// What it is, for messages.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
             Self::Bool(_) => "a boolean",
             Self::Number(_) => "a number",
-            Self::String(_) => "a text",
+            Self::String(_) | Self::Word(_) => "a text",
             Self::Array(_) => "an array",
             Self::Object(_) => "an object",
         }
@@ -78,6 +112,7 @@ impl Value {
 }
 
 /// One key of an object with its value.
+#[derive(Clone)]
 pub(crate) struct Member {
     /// The key, escapes resolved.
     pub(crate) key: String,
@@ -94,10 +129,29 @@ pub(crate) type Mistake = (Position, SyntaxError);
 /// may be a password, but for variables' names and single characters.
 pub(crate) fn parse(file: &Arc<str>, bytes: &[u8]) -> Result<Node, Vec<Mistake>> {
     let text = decode(file, bytes).map_err(|error| vec![error])?;
-    json::parse(file, text)
+    if !json::begins(file, text) {
+        return yaml::parse(file, text);
+    }
+    json::parse(file, text).or_else(|mistakes| {
+        // Braces begin a file of YAML too, and then a name without quotes follows.
+        let may_be_yaml = [".yaml", ".yml"].iter().any(|end| file.ends_with(end));
+        match may_be_yaml.then(|| yaml::parse(file, text)) {
+            Some(Ok(root)) => Ok(root),
+            Some(Err(others)) if !text.contains('"') => Err(others),
+            _ => Err(mistakes),
+        }
+    })
 }
 
-fn decode<'a>(file: &Arc<str>, bytes: &'a [u8]) -> Result<&'a str, Mistake> {
+/// Whether a text begins with what git leaves where a merge failed.
+pub(crate) fn is_merge_marker(text: &str) -> bool {
+    ["<<<<<<<", "=======", ">>>>>>>", "|||||||"]
+        .iter()
+        .any(|marker| text.starts_with(marker))
+}
+
+/// The text of a file, without a byte order mark.
+pub(crate) fn decode<'a>(file: &Arc<str>, bytes: &'a [u8]) -> Result<&'a str, Mistake> {
     let at = |line, column| Position {
         file: Arc::clone(file),
         line,
@@ -144,6 +198,7 @@ pub(crate) fn draw(node: &Node) -> String {
         Value::Bool(value) => value.to_string(),
         Value::Number(text) => format!("#{text}"),
         Value::String(text) => format!("{text:?}"),
+        Value::Word(text) => text.clone(),
         Value::Array(nodes) => {
             let nodes: Vec<_> = nodes.iter().map(draw).collect();
             format!("[{}]", nodes.join(" "))
