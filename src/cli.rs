@@ -10,7 +10,7 @@ use std::time::Duration;
 use lexopt::{Arg, Parser};
 use log::LevelFilter;
 
-use crate::config::DEFAULT_PATH;
+use crate::config::{DEFAULT_PATH, STDIN};
 use crate::nearest::nearest;
 
 /// What the command line asks for.
@@ -21,7 +21,7 @@ pub enum Command {
     /// Print this version and end.
     Version(String),
     /// Copy images.
-    Sync(Options),
+    Sync(Box<Options>),
 }
 
 /// What to copy, and how.
@@ -29,6 +29,10 @@ pub enum Command {
 pub struct Options {
     /// The configuration file, if one is named.
     pub config: Option<PathBuf>,
+    /// The file of credentials, if one is named.
+    pub auth: Option<PathBuf>,
+    /// The file of rules, if one is named.
+    pub images: Option<PathBuf>,
     /// The file that takes the log instead of stderr.
     pub log: Option<PathBuf>,
     /// The least important messages to log, if given.
@@ -48,7 +52,7 @@ pub struct Options {
     /// How long a tag of a target is not asked for after it was put or seen there.
     pub trust_records: Option<Duration>,
     /// `SOURCE TARGET...`: one rule in place of those of the file. Empty: the file's.
-    pub images: Vec<String>,
+    pub rule: Vec<String>,
 }
 
 /// Reads the arguments that follow the program's name. `env` looks up a variable of the environment.
@@ -61,12 +65,12 @@ pub fn parse(
         .map(|arg| utf8("argument", arg))
         .collect::<Result<Vec<_>, _>>()?;
     let mut given = HashMap::new();
-    let mut images = Vec::new();
+    let mut rule = Vec::new();
     let mut parser = Parser::from_args(args);
     while let Some(arg) = parser.next().map_err(UsageError::Syntax)? {
         let flag = match arg {
-            Arg::Value(image) => {
-                images.push(utf8("argument", image)?);
+            Arg::Value(reference) => {
+                rule.push(utf8("argument", reference)?);
                 continue;
             }
             Arg::Long(long) => find_long(long)?,
@@ -92,12 +96,12 @@ pub fn parse(
     }
     // Scripts pass flags whose variable is empty: that is no value.
     given.retain(|_, value| !value.is_empty());
-    options(given, images, env).map(Command::Sync)
+    options(given, rule, env).map(|options| Command::Sync(Box::new(options)))
 }
 
 fn options(
     mut given: HashMap<&'static str, String>,
-    images: Vec<String>,
+    rule: Vec<String>,
     env: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Options, UsageError> {
     let config = given.get("config").map(PathBuf::from);
@@ -108,9 +112,16 @@ fn options(
             given.insert(flag.long, value);
         }
     }
+    let is_stdin = |file: &&str| given.get(file).is_some_and(|name| name == STDIN);
+    let files = ["config", "auth", "images"].into_iter();
+    if files.filter(is_stdin).count() > 1 {
+        return Err(UsageError::StdinTwice);
+    }
     let mut take = |long| given.remove(long);
     Ok(Options {
         config,
+        auth: take("auth").map(PathBuf::from),
+        images: take("images").map(PathBuf::from),
         log: take("log").map(PathBuf::from),
         log_level: take("log-level").map(log_level).transpose()?,
         registry: take("registry"),
@@ -120,7 +131,7 @@ fn options(
         retries: retries(take("retries").unwrap_or_default())?,
         records: take("records").unwrap_or_default().into(),
         trust_records: take("trust-records").map(trust_records).transpose()?,
-        images,
+        rule,
     })
 }
 
@@ -224,6 +235,8 @@ pub enum UsageError {
     },
     /// A flag of image-syncer 1.5 that this version has not.
     NotYet(&'static str),
+    /// Standard input as more than one of the files.
+    StdinTwice,
     /// An argument or variable that is no text.
     NotUtf8 {
         /// `argument`, or the variable's name.
@@ -256,6 +269,9 @@ impl fmt::Display for UsageError {
                 nearest: None,
             } => write!(f, "unknown option {flag}; --help shows all options"),
             Self::NotYet(long) => write!(f, "--{long} is not supported yet; leave it out"),
+            Self::StdinTwice => f.write_str(
+                "standard input (`-`) can be one file only; write the other into a file",
+            ),
             Self::NotUtf8 { what, text } => {
                 write!(f, "{what} {text:?} is not UTF-8; write it in UTF-8")
             }
@@ -346,7 +362,21 @@ const FLAGS: [Flag; 19] = [
         None,
         "FILE",
         DefaultValue::Text(DEFAULT_PATH),
-        "the credentials and the rules",
+        "the credentials and the rules, JSON or YAML; - is standard input",
+    ),
+    value(
+        "auth",
+        None,
+        "FILE",
+        DefaultValue::None,
+        "the credentials alone, in place of --config",
+    ),
+    value(
+        "images",
+        None,
+        "FILE",
+        DefaultValue::None,
+        "the rules alone, in place of --config",
     ),
     value(
         "log",
@@ -413,8 +443,6 @@ const FLAGS: [Flag; 19] = [
     ),
     flag("help", Some('h'), Kind::Help, "print this help"),
     flag("version", None, Kind::Version, "print the version"),
-    flag("auth", None, Kind::NotYet, ""),
-    flag("images", None, Kind::NotYet, ""),
     flag("os", None, Kind::NotYet, ""),
     flag("arch", None, Kind::NotYet, ""),
     flag("force", None, Kind::SwitchNotYet, ""),
@@ -473,7 +501,7 @@ mod tests {
     #[track_caller]
     fn options_of(args: &[&str]) -> Options {
         match run(args) {
-            Ok(Command::Sync(options)) => options,
+            Ok(Command::Sync(options)) => *options,
             other => panic!("{other:?}"),
         }
     }
@@ -490,7 +518,9 @@ mod tests {
             retries: 2,
             records: "./records".into(),
             trust_records: None,
-            images: Vec::new(),
+            rule: Vec::new(),
+            auth: None,
+            images: None,
         }
     }
 
@@ -512,10 +542,14 @@ mod tests {
             retries: 9,
             records: "rec".into(),
             trust_records: Some(Duration::from_mins(90)),
-            images: vec!["a:1".into(), "b".into(), "c".into()],
+            rule: vec!["a:1".into(), "b".into(), "c".into()],
+            auth: Some("a.yaml".into()),
+            images: Some("i.yml".into()),
         };
         let joined = [
             "--config=c.json",
+            "--auth=a.yaml",
+            "--images=i.yml",
             "--log=l",
             "a:1",
             "--log-level=debug",
@@ -576,7 +610,7 @@ mod tests {
     fn the_last_of_two_wins_and_two_dashes_end_the_flags() {
         let options = options_of(&["-p", "3", "--proc=4", "--", "--help", "t"]);
         assert_eq!(options.workers, 4);
-        assert_eq!(options.images, ["--help", "t"]);
+        assert_eq!(options.rule, ["--help", "t"]);
     }
 
     #[test]
@@ -658,8 +692,12 @@ mod tests {
                 "--arch is not supported yet; leave it out",
             ),
             (
-                &["--auth=a.yaml", "--images=i.yaml"],
-                "--auth is not supported yet; leave it out",
+                &["--auth=-", "--images=-"],
+                "standard input (`-`) can be one file only; write the other into a file",
+            ),
+            (
+                &["--config", "-", "--images", "-"],
+                "standard input (`-`) can be one file only; write the other into a file",
             ),
             (&["--force"], "--force is not supported yet; leave it out"),
             (

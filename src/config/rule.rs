@@ -540,11 +540,11 @@ mod tests {
         ),
         (
             "$REG/a/b",
-            "variables are not supported yet; write the name itself",
+            "`$` is in no name; a variable is written ${NAME}",
         ),
         (
             "oci:$HOME/x",
-            "variables are not supported yet; write the name itself",
+            "`$` is in no name; a variable is written ${NAME}",
         ),
         (
             "a.io/b:${{ x }}",

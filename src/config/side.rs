@@ -264,7 +264,7 @@ impl fmt::Display for SideError {
             ),
             Self::MarkdownLink => f.write_str("a Markdown link; write the text in [ ] alone"),
             Self::GithubExpression => f.write_str(GITHUB_EXPRESSION),
-            Self::Variable => f.write_str("variables are not supported yet; write the name itself"),
+            Self::Variable => f.write_str("`$` is in no name; a variable is written ${NAME}"),
             Self::User => {
                 f.write_str("a name holds no user name and no password; write them into `auth`")
             }

@@ -105,10 +105,7 @@ impl SyntaxError {
 impl fmt::Display for SyntaxError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => f.write_str(
-                "the file is empty and holds no rules; write {\"images\": {\"SOURCE\": \"TARGET\"}}, or look why \
-                 nothing was written into it",
-            ),
+            Self::Empty => f.write_str("the file is empty; write something into it"),
             Self::Utf16 => f.write_str("the file is in UTF-16; save it as UTF-8"),
             Self::NotUtf8 => f.write_str("a byte that is no UTF-8; save the file as UTF-8"),
             Self::MergeMarker => {
