@@ -20,6 +20,8 @@ pub enum Command {
     Help(String),
     /// Print this version and end.
     Version(String),
+    /// Print the schema of the files and end.
+    Schema,
     /// Copy images.
     Sync(Box<Options>),
 }
@@ -78,6 +80,7 @@ pub fn parse(
         };
         match flag.kind {
             Kind::Help => return Ok(Command::Help(help(env)?)),
+            Kind::Schema => return Ok(Command::Schema),
             Kind::Version => return Ok(Command::Version(NAME_AND_VERSION.into())),
             Kind::Value { .. } => {
                 let value = parser.value().map_err(UsageError::Syntax)?;
@@ -198,7 +201,7 @@ fn help(env: &dyn Fn(&str) -> Option<OsString>) -> Result<String, UsageError> {
     for flag in &FLAGS {
         let (value, default) = match &flag.kind {
             Kind::NotYet | Kind::SwitchNotYet => continue,
-            Kind::Help | Kind::Version => (String::new(), String::new()),
+            Kind::Help | Kind::Schema | Kind::Version => (String::new(), String::new()),
             Kind::Value { name, default } => (format!(" {name}"), default.describe(env)?),
         };
         let short = match flag.short {
@@ -311,6 +314,7 @@ struct Flag {
 
 enum Kind {
     Help,
+    Schema,
     Version,
     Value {
         /// What help calls it.
@@ -356,7 +360,7 @@ impl DefaultValue {
     }
 }
 
-const FLAGS: [Flag; 19] = [
+const FLAGS: [Flag; 20] = [
     value(
         "config",
         None,
@@ -440,6 +444,12 @@ const FLAGS: [Flag; 19] = [
         "DURATION",
         DefaultValue::None,
         "do not ask targets for tags that the records saw within this time, such as 12h",
+    ),
+    flag(
+        "config-schema",
+        None,
+        Kind::Schema,
+        "print the JSON Schema of the files, for editors",
     ),
     flag("help", Some('h'), Kind::Help, "print this help"),
     flag("version", None, Kind::Version, "print the version"),
@@ -760,6 +770,12 @@ mod tests {
             text.lines().all(|line| line.chars().count() <= 120),
             "{text}"
         );
+    }
+
+    #[test]
+    fn the_schema_is_asked_for() {
+        let command = run(&["--proc=1", "--config-schema", "--nonsense"]);
+        assert_eq!(command.unwrap(), Command::Schema);
     }
 
     #[test]

@@ -53,6 +53,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
             print(Stream::Stdout, &format!("{text}\n"));
             ExitStatus::InSync
         }
+        Ok(Command::Schema) => {
+            print(Stream::Stdout, config::SCHEMA);
+            ExitStatus::InSync
+        }
         Ok(Command::Sync(options)) => sync(&options).unwrap_or_else(|problem| {
             print(Stream::Stderr, &format!("{problem}\n"));
             ExitStatus::Usage

@@ -421,7 +421,8 @@ fn parse_bytes(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-const FIELDS: [&str; 6] = [
+/// The fields of an entry.
+pub(crate) const FIELDS: [&str; 6] = [
     "username",
     "password",
     "insecure",

@@ -1,10 +1,10 @@
 //! The files of a configuration as users name them: JSON and YAML, one file or two, standard input, and variables of the
 //! environment. Not here: what is wrong with files (unit tests of `config`), and what the rules in them copy (`sync`).
 
-use crate::harness::{Output, Run, assert_in_sync};
+use crate::harness::{Output, Run, assert_in_sync, assert_same};
 use crate::image::Maker;
 use crate::invariants::check_invariants;
-use crate::registry::{FakeRegistry, Options};
+use crate::registry::{Bearer, FakeRegistry, Options};
 
 /// A source with `ns/app:v1`, and a target that wants a password. The files have the same source twice.
 struct World {
@@ -79,6 +79,63 @@ fn the_command_line_of_1_5_works_with_two_files() {
         .run()
         .expect(0);
     world.assert_copied(&output, &["m/app", "m/other"]);
+}
+
+#[test]
+fn the_examples_run() {
+    let read = |name: &str| {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/examples/");
+        std::fs::read_to_string(format!("{folder}{name}")).expect("no example")
+    };
+    for (config, auth, images) in [
+        ("config.yaml", "", ""),
+        ("config.json", "", ""),
+        ("", "auth.yaml", "images.yaml"),
+        ("", "auth.json", "images.json"),
+    ] {
+        let bearer = Bearer::for_user("robot", "canary/of quay");
+        let source = FakeRegistry::start(Options::default().bearer(bearer));
+        let target = FakeRegistry::start(Options::default().basic("100012345678", PASSWORD));
+        let image = Maker::new(3).oci(&[100]);
+        let sources = [
+            ("ruby/app", "v1"),
+            ("ruby/app", "v2"),
+            ("ruby/web", "1.10"),
+            ("ruby/web", "2020"),
+            ("ruby/tool", "v1"),
+            ("ruby/var", "v1"),
+        ];
+        for (repository, tag) in sources {
+            source.push(repository, tag, &image);
+        }
+        let mut run = Run::new()
+            .env("QUAY_PASSWORD", "canary/of quay")
+            .env("TARGET_PASSWORD", PASSWORD)
+            .env("NAMESPACE", "ns");
+        for (option, name) in [("--config", config), ("--auth", auth), ("--images", images)] {
+            if !name.is_empty() {
+                let text = read(name)
+                    .replace("quay.io", source.addr())
+                    .replace("registry.example.com", target.addr());
+                run = run.file(name, text).args([option, name]);
+            }
+        }
+        // The namespace that has a login of its own refuses that one, and nothing else fails.
+        let output = run.run().expect(1);
+        assert_eq!(output.finished(), Some((0, 1)), "{}", output.stderr);
+        for (from, tag, to, as_tag) in [
+            ("ruby/app", "v1", "mirror/app", "v1"),
+            ("ruby/app", "v2", "mirror/app", "stable"),
+            ("ruby/web", "1.10", "mirror/web", "1.10"),
+            ("ruby/web", "2020", "mirror/web", "2020"),
+            ("ruby/tool", "v1", "mirror/tool", "v1"),
+            ("ruby/tool", "v1", "other/tool", "v1"),
+            ("ruby/var", "v1", "ns/var", "v1"),
+        ] {
+            assert_same((&source, from, tag), (&target, to, as_tag));
+        }
+        check_invariants(&[&source], &[&target], &output);
+    }
 }
 
 #[test]
