@@ -9,12 +9,11 @@ use serde::de::IgnoredAny;
 use super::syntax::SyntaxError;
 use super::tree::{MAX_DEPTH, Member, Mistake, Node, Position, Value, advance, is_merge_marker};
 
-/// Whether a text is meant to be JSON: the first that is neither blank nor comment opens an object or array, or nothing
-/// follows at all.
+/// Whether a text is meant to be JSON: the first that is neither blank nor comment opens an object, or nothing follows at
+/// all. What begins with an array is a configuration in no format, and in YAML most likely a link of Markdown.
 pub(crate) fn begins(file: &Arc<str>, text: &str) -> bool {
     let mut parser = Parser::new(file, text);
-    let is_whole = parser.skip_blank().is_ok();
-    !is_whole || matches!(parser.peek(), None | Some('{' | '[')) || parser.at_merge_marker()
+    parser.skip_blank().is_err() || matches!(parser.peek(), None | Some('{'))
 }
 
 /// Reads a whole text.

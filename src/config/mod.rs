@@ -13,6 +13,8 @@ mod error;
 mod files;
 mod json;
 mod lines;
+#[cfg(test)]
+mod refused;
 mod rule;
 mod schema;
 mod side;
@@ -224,22 +226,8 @@ impl Sections {
         };
         match shape {
             Shape::Config => sections.take_parts(members, problems, warnings),
-            Shape::Auth => sections.auth = members,
-            Shape::Images => sections.images = members,
-        }
-        // Neither a registry nor a source has these names and an object behind them.
-        let whole = [&sections.auth, &sections.images].into_iter().flatten();
-        for member in whole.filter(|_| shape != Shape::Config) {
-            let is_object = matches!(member.value.value, Value::Object(_));
-            let part = [Shape::Auth, Shape::Images]
-                .into_iter()
-                .find(|part| is_object && member.key.eq_ignore_ascii_case(part.name()));
-            if let Some(part) = part {
-                problems.push(Problem {
-                    position: member.position.clone(),
-                    what: ProblemKind::Nested { part, shape },
-                });
-            }
+            Shape::Auth => sections.auth = unnested(shape, members, problems),
+            Shape::Images => sections.images = unnested(shape, members, problems),
         }
         sections
     }
@@ -283,6 +271,27 @@ impl Sections {
             }
         }
     }
+}
+
+/// The members without whole parts of a configuration, which are problems here: neither a registry nor a source has
+/// such a name and an object behind it.
+fn unnested(shape: Shape, members: Vec<Member>, problems: &mut Vec<Problem>) -> Vec<Member> {
+    let part_of = |member: &Member| {
+        let is_object = matches!(member.value.value, Value::Object(_));
+        let mut parts = [Shape::Auth, Shape::Images].into_iter();
+        parts.find(|part| is_object && member.key.eq_ignore_ascii_case(part.name()))
+    };
+    let mut others = Vec::new();
+    for member in members {
+        match part_of(&member) {
+            Some(part) => problems.push(Problem {
+                position: member.position,
+                what: ProblemKind::Nested { part, shape },
+            }),
+            None => others.push(member),
+        }
+    }
+    others
 }
 
 /// Replaces the variables in sources and targets.
@@ -510,7 +519,7 @@ mod tests {
         parse_as(&[(Shape::Config, text)])
     }
 
-    fn parse_as(files: &[(Shape, &str)]) -> Result<Config, ConfigError> {
+    pub(super) fn parse_as(files: &[(Shape, &str)]) -> Result<Config, ConfigError> {
         let source = |(shape, text): &(Shape, &str)| Source {
             shape: *shape,
             file: if *shape == Shape::Auth { "a" } else { "f" }.into(),

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use super::syntax::{GITHUB_EXPRESSION, meant_by};
+use super::syntax::{GITHUB_EXPRESSION, MARKDOWN_LINK, meant_by};
 use super::tree::Position;
 use crate::oci::{Host, NameError, Tag, reference};
 use crate::store::Place;
@@ -262,7 +262,7 @@ impl fmt::Display for SideError {
                 "U+{:04X} where `{meant}` is meant; write `{meant}`",
                 u32::from(*c)
             ),
-            Self::MarkdownLink => f.write_str("a Markdown link; write the text in [ ] alone"),
+            Self::MarkdownLink => f.write_str(MARKDOWN_LINK),
             Self::GithubExpression => f.write_str(GITHUB_EXPRESSION),
             Self::Variable => f.write_str("`$` is in no name; a variable is written ${NAME}"),
             Self::User => {

@@ -74,7 +74,8 @@ struct Reader<'a> {
     anchors: HashMap<usize, (Node, usize)>,
     /// How much aliases have added, see [`MAX_COPIED`].
     copied: usize,
-    /// The lines of each text without quotes that has more than one: most likely rules that lack their colon.
+    /// The lines of each text without quotes that has more than one, or is all there is: most likely rules that lack
+    /// their colon.
     torn: Vec<RangeInclusive<u32>>,
     /// Mistakes after which the rest still makes sense.
     found: Vec<Mistake>,
@@ -108,9 +109,11 @@ impl<'a> Reader<'a> {
             }
         }
         match root.value {
-            Value::Null => empty(self),
-            _ => Ok(root),
+            Value::Null => return empty(self),
+            Value::Word(_) => self.torn.push(root.position.line..=root.position.line),
+            _ => {}
         }
+        Ok(root)
     }
 
     /// The value that begins with this event, and how many levels it has.
@@ -399,7 +402,7 @@ mod tests {
             ),
             ("? a\n: b\n", "{a@1:3=b@2:3}@1:1"),
             ("# c\n- a\n", "[a@2:3]@2:1"),
-            ("text", "text@1:1"),
+            ("'text'", "\"text\"@1:1"),
         ] {
             good(text, expected);
         }
@@ -506,7 +509,7 @@ mod tests {
     #[test]
     fn lines_that_are_no_rules_say_what_is_missing() {
         use SyntaxError as E;
-        let cases: [(&str, &[Found]); 22] = [
+        let cases: [(&str, &[Found]); 23] = [
             ("", &[(1, 1, E::Empty)]),
             ("# only this\n", &[(1, 1, E::Empty)]),
             ("---\n", &[(1, 1, E::Empty)]),
@@ -530,6 +533,7 @@ mod tests {
             ),
             ("\"r/a:1\"\n\"r/b\": x\n", &[(1, 8, E::MissingTarget)]),
             ("a: b\n\n# c\n\nd e\n\nf: g\n", &[(5, 1, E::MissingTarget)]),
+            ("r/a:1", &[(1, 1, E::MissingTarget)]),
             // The blank behind the colon.
             (
                 "\"a\":\"b\"\n\"c\":\"d\"\n",
