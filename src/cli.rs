@@ -366,7 +366,7 @@ const FLAGS: [Flag; 20] = [
         None,
         "FILE",
         DefaultValue::Text(DEFAULT_PATH),
-        "the credentials and the rules, JSON or YAML; - is standard input",
+        "the credentials and the rules; - is standard input",
     ),
     value(
         "auth",

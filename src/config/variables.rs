@@ -1,5 +1,5 @@
 //! Variables of the environment in a configuration: where they are replaced, and what is wrong with those that cannot be.
-//! A value never appears in a message. Not here: which texts have them (`auth.rs` and `mod.rs`).
+//! No message of this file has a value. Not here: which texts have variables (`auth.rs` and `mod.rs`).
 
 use std::borrow::Cow;
 use std::ffi::OsString;
