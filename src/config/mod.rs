@@ -1073,7 +1073,7 @@ mod tests {
                 "f:1:11: the variable R is not set; set it, or write the value itself",
                 "f:1:11: the variable N is not set; set it, or write the value itself",
                 "f:1:47: the variable U is not set; set it, or write the value itself",
-                "f:1:67: GitHub does not expand `${{ }}` in files; pass the value as `env` and write ${NAME}",
+                "f:1:67: GitHub does not expand `${{ }}` in files; pass the value as a variable and write ${NAME}",
                 "f:2:12: the variable T is not set; set it, or write the value itself",
                 "f:2:28: the variable N is not set; set it, or write the value itself",
                 "f:2:36: `${` without the name of a variable and `}`; write ${NAME}",

@@ -86,7 +86,7 @@ const JSON: &[Row] = &[
         Config,
         "{\"auth\": {\"a.io\": {\"password\": ${{ secrets.P }}}}}",
         &[
-            "f:1:32: GitHub does not expand `${{ }}` in files; pass the value as `env` and write ${NAME}",
+            "f:1:32: GitHub does not expand `${{ }}` in files; pass the value as a variable and write ${NAME}",
         ],
     ),
     (
@@ -305,7 +305,7 @@ const YAML: &[Row] = &[
         Config,
         "auth:\n  a.io:\n    password: ${{ secrets.P }}\n",
         &[
-            "f:3:15: GitHub does not expand `${{ }}` in files; pass the value as `env` and write ${NAME}",
+            "f:3:15: GitHub does not expand `${{ }}` in files; pass the value as a variable and write ${NAME}",
         ],
     ),
     (
@@ -550,7 +550,7 @@ const CONTENT: &[Row] = &[
         Images,
         "a:1: ${{ vars.R }}/a\n",
         &[
-            "f:1:6: GitHub does not expand `${{ }}` in files; pass the value as `env` and write ${NAME}",
+            "f:1:6: GitHub does not expand `${{ }}` in files; pass the value as a variable and write ${NAME}",
         ],
     ),
 ];

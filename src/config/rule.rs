@@ -548,7 +548,7 @@ mod tests {
         ),
         (
             "a.io/b:${{ x }}",
-            "GitHub does not expand `${{ }}` in files; pass the value as `env` and write ${NAME}",
+            "GitHub does not expand `${{ }}` in files; pass the value as a variable and write ${NAME}",
         ),
         (
             "DOCKERHUB_USERNAME/app:1",

@@ -224,5 +224,5 @@ pub(crate) fn meant_by(c: char) -> Option<char> {
 pub(crate) const MARKDOWN_LINK: &str = "a Markdown link; write the text in [ ] alone";
 
 /// What users of GitHub Actions have to know, wherever such an expression is found.
-pub(crate) const GITHUB_EXPRESSION: &str = "GitHub does not expand `${{ }}` in files; pass the value as `env` and \
-     write ${NAME}";
+pub(crate) const GITHUB_EXPRESSION: &str = "GitHub does not expand `${{ }}` in files; pass the value as a variable \
+     and write ${NAME}";
