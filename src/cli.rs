@@ -10,7 +10,7 @@ use std::time::Duration;
 use lexopt::{Arg, Parser};
 use log::LevelFilter;
 
-use crate::config::{DEFAULT_PATH, parse_bytes};
+use crate::config::{DEFAULT_PATH, STDIN, parse_bytes};
 use crate::nearest::nearest;
 
 /// What the command line asks for.
@@ -20,6 +20,8 @@ pub enum Command {
     Help(String),
     /// Print this version and end.
     Version(String),
+    /// Print the schema of the files and end.
+    Schema,
     /// Copy images.
     Sync(Box<Options>),
 }
@@ -29,6 +31,10 @@ pub enum Command {
 pub struct Options {
     /// The configuration file, if one is named.
     pub config: Option<PathBuf>,
+    /// The file of credentials, if one is named.
+    pub auth: Option<PathBuf>,
+    /// The file of rules, if one is named.
+    pub images: Option<PathBuf>,
     /// The file that takes the log instead of stderr.
     pub log: Option<PathBuf>,
     /// The least important messages to log, if given.
@@ -56,7 +62,7 @@ pub struct Options {
     /// And after so much time.
     pub checkpoint_time: Duration,
     /// `SOURCE TARGET...`: one rule in place of those of the file. Empty: the file's.
-    pub images: Vec<String>,
+    pub rule: Vec<String>,
 }
 
 /// Reads the arguments that follow the program's name. `env` looks up a variable of the environment.
@@ -69,12 +75,12 @@ pub fn parse(
         .map(|arg| utf8("argument", arg))
         .collect::<Result<Vec<_>, _>>()?;
     let mut given = HashMap::new();
-    let mut images = Vec::new();
+    let mut rule = Vec::new();
     let mut parser = Parser::from_args(args);
     while let Some(arg) = parser.next().map_err(UsageError::Syntax)? {
         let flag = match arg {
-            Arg::Value(image) => {
-                images.push(utf8("argument", image)?);
+            Arg::Value(reference) => {
+                rule.push(utf8("argument", reference)?);
                 continue;
             }
             Arg::Long(long) => find_long(long)?,
@@ -82,6 +88,7 @@ pub fn parse(
         };
         match flag.kind {
             Kind::Help => return Ok(Command::Help(help(env)?)),
+            Kind::Schema => return Ok(Command::Schema),
             Kind::Version => return Ok(Command::Version(NAME_AND_VERSION.into())),
             Kind::Value { .. } => {
                 let value = parser.value().map_err(UsageError::Syntax)?;
@@ -100,12 +107,12 @@ pub fn parse(
     }
     // Scripts pass flags whose variable is empty: that is no value.
     given.retain(|_, value| !value.is_empty());
-    options(given, images, env).map(|options| Command::Sync(Box::new(options)))
+    options(given, rule, env).map(|options| Command::Sync(Box::new(options)))
 }
 
 fn options(
     mut given: HashMap<&'static str, String>,
-    images: Vec<String>,
+    rule: Vec<String>,
     env: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Options, UsageError> {
     let config = given.get("config").map(PathBuf::from);
@@ -116,9 +123,16 @@ fn options(
             given.insert(flag.long, value);
         }
     }
+    let is_stdin = |file: &&str| given.get(file).is_some_and(|name| name == STDIN);
+    let files = ["config", "auth", "images"].into_iter();
+    if files.filter(is_stdin).count() > 1 {
+        return Err(UsageError::StdinTwice);
+    }
     let mut take = |long| given.remove(long);
     Ok(Options {
         config,
+        auth: take("auth").map(PathBuf::from),
+        images: take("images").map(PathBuf::from),
         log: take("log").map(PathBuf::from),
         log_level: take("log-level").map(log_level).transpose()?,
         registry: take("registry"),
@@ -137,7 +151,7 @@ fn options(
             "checkpoint-time",
             take("checkpoint-time").unwrap_or_default(),
         )?,
-        images,
+        rule,
     })
 }
 
@@ -217,7 +231,7 @@ fn help(env: &dyn Fn(&str) -> Option<OsString>) -> Result<String, UsageError> {
     for flag in &FLAGS {
         let (value, default) = match &flag.kind {
             Kind::NotYet | Kind::SwitchNotYet => continue,
-            Kind::Help | Kind::Version => (String::new(), String::new()),
+            Kind::Help | Kind::Schema | Kind::Version => (String::new(), String::new()),
             Kind::Value { name, default } => (format!(" {name}"), default.describe(env)?),
         };
         let short = match flag.short {
@@ -254,6 +268,8 @@ pub enum UsageError {
     },
     /// A flag of image-syncer 1.5 that this version has not.
     NotYet(&'static str),
+    /// Standard input as more than one of the files.
+    StdinTwice,
     /// An argument or variable that is no text.
     NotUtf8 {
         /// `argument`, or the variable's name.
@@ -295,6 +311,9 @@ impl fmt::Display for UsageError {
                 nearest: None,
             } => write!(f, "unknown option {flag}; --help shows all options"),
             Self::NotYet(long) => write!(f, "--{long} is not supported yet; leave it out"),
+            Self::StdinTwice => f.write_str(
+                "standard input (`-`) can be one file only; write the other into a file",
+            ),
             Self::NotUtf8 { what, text } => {
                 write!(f, "{what} {text:?} is not UTF-8; write it in UTF-8")
             }
@@ -342,6 +361,7 @@ struct Flag {
 
 enum Kind {
     Help,
+    Schema,
     Version,
     Value {
         /// What help calls it.
@@ -387,13 +407,27 @@ impl DefaultValue {
     }
 }
 
-const FLAGS: [Flag; 23] = [
+const FLAGS: [Flag; 24] = [
     value(
         "config",
         None,
         "FILE",
         DefaultValue::Text(DEFAULT_PATH),
-        "the credentials and the rules",
+        "the credentials and the rules; - is standard input",
+    ),
+    value(
+        "auth",
+        None,
+        "FILE",
+        DefaultValue::None,
+        "the credentials alone, in place of --config",
+    ),
+    value(
+        "images",
+        None,
+        "FILE",
+        DefaultValue::None,
+        "the rules alone, in place of --config",
     ),
     value(
         "log",
@@ -486,10 +520,14 @@ const FLAGS: [Flag; 23] = [
         DefaultValue::Text("10s"),
         "and each so much time",
     ),
+    flag(
+        "config-schema",
+        None,
+        Kind::Schema,
+        "print the JSON Schema of the files, for editors",
+    ),
     flag("help", Some('h'), Kind::Help, "print this help"),
     flag("version", None, Kind::Version, "print the version"),
-    flag("auth", None, Kind::NotYet, ""),
-    flag("images", None, Kind::NotYet, ""),
     flag("os", None, Kind::NotYet, ""),
     flag("arch", None, Kind::NotYet, ""),
     flag("force", None, Kind::SwitchNotYet, ""),
@@ -569,7 +607,9 @@ mod tests {
             detach_share: 25,
             checkpoint_bytes: 64 << 20,
             checkpoint_time: Duration::from_secs(10),
-            images: Vec::new(),
+            rule: Vec::new(),
+            auth: None,
+            images: None,
         }
     }
 
@@ -595,10 +635,14 @@ mod tests {
             detach_share: 100,
             checkpoint_bytes: 10_000_000,
             checkpoint_time: Duration::ZERO,
-            images: vec!["a:1".into(), "b".into(), "c".into()],
+            rule: vec!["a:1".into(), "b".into(), "c".into()],
+            auth: Some("a.yaml".into()),
+            images: Some("i.yml".into()),
         };
         let joined = [
             "--config=c.json",
+            "--auth=a.yaml",
+            "--images=i.yml",
             "--log=l",
             "a:1",
             "--log-level=debug",
@@ -667,7 +711,7 @@ mod tests {
     fn the_last_of_two_wins_and_two_dashes_end_the_flags() {
         let options = options_of(&["-p", "3", "--proc=4", "--", "--help", "t"]);
         assert_eq!(options.workers, 4);
-        assert_eq!(options.images, ["--help", "t"]);
+        assert_eq!(options.rule, ["--help", "t"]);
     }
 
     #[test]
@@ -769,8 +813,12 @@ mod tests {
                 "--arch is not supported yet; leave it out",
             ),
             (
-                &["--auth=a.yaml", "--images=i.yaml"],
-                "--auth is not supported yet; leave it out",
+                &["--auth=-", "--images=-"],
+                "standard input (`-`) can be one file only; write the other into a file",
+            ),
+            (
+                &["--config", "-", "--images", "-"],
+                "standard input (`-`) can be one file only; write the other into a file",
             ),
             (&["--force"], "--force is not supported yet; leave it out"),
             (
@@ -833,6 +881,12 @@ mod tests {
             text.lines().all(|line| line.chars().count() <= 120),
             "{text}"
         );
+    }
+
+    #[test]
+    fn the_schema_is_asked_for() {
+        let command = run(&["--proc=1", "--config-schema", "--nonsense"]);
+        assert_eq!(command.unwrap(), Command::Schema);
     }
 
     #[test]

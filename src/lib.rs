@@ -53,6 +53,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
             print(Stream::Stdout, &format!("{text}\n"));
             ExitStatus::InSync
         }
+        Ok(Command::Schema) => {
+            print(Stream::Stdout, config::SCHEMA);
+            ExitStatus::InSync
+        }
         Ok(Command::Sync(options)) => sync(&options).unwrap_or_else(|problem| {
             print(Stream::Stderr, &format!("{problem}\n"));
             ExitStatus::Usage
@@ -68,11 +72,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
 fn sync(options: &Options) -> Result<ExitStatus, String> {
     let load = LoadOptions {
         config: options.config.as_deref(),
-        images: &options.images,
+        auth: options.auth.as_deref(),
+        images: options.images.as_deref(),
+        rule: &options.rule,
         registry: options.registry.as_deref(),
         namespace: options.namespace.as_deref(),
     };
-    let config = config::load(&load).map_err(|error| error.to_string())?;
+    let config =
+        config::load(&load, &|name| std::env::var_os(name)).map_err(|error| error.to_string())?;
     let rust_log = std::env::var("RUST_LOG").ok();
     logging::init(
         options.log_level,

@@ -31,7 +31,7 @@ impl<'a> Body<'a> {
         };
         let known = problems.len();
         let mut body = Self::of(vec![default_target(node)]);
-        for (field, member) in fields("a rule", FIELDS, members, problems) {
+        for (field, member) in fields("a rule", RULE_FIELDS, members, problems) {
             match (field, &member.value.value) {
                 ("to", _) => body.targets = read_targets(&member.value, problems)?,
                 (_, Value::Null) => {}
@@ -46,9 +46,9 @@ impl<'a> Body<'a> {
     }
 }
 
-/// Each field is a row here and an arm in `Body::read`.
-const FIELDS: &[&str] = &["to", "tags"];
-const TAGS_FIELDS: &[&str] = &[
+/// Each field is a row here, an arm in `Body::read` and a property in `schema.json`.
+pub(crate) const RULE_FIELDS: &[&str] = &["to", "tags"];
+pub(crate) const TAGS_FIELDS: &[&str] = &[
     "allow",
     "semver",
     "deny",
@@ -70,54 +70,52 @@ fn read_tags(
     let mut wrong = Ok(());
     for (field, member) in fields("`tags`", TAGS_FIELDS, members, problems) {
         let node = &member.value;
-        match (field, &node.value) {
-            (_, Value::Null) => {}
-            ("latest" | "min", Value::Number(text)) => {
+        let value = &node.value;
+        let range = |expected, found: &str| Problem {
+            position: node.position.clone(),
+            what: ProblemKind::Range {
+                name: field,
+                expected,
+                found: found.to_owned(),
+            },
+        };
+        match field {
+            _ if matches!(value, Value::Null) => {}
+            "latest" | "min" => {
                 let (number, least, expected) = match field {
                     "latest" => (&mut filter.latest, 1, "a whole number from 1 up, such as 5"),
                     _ => (&mut filter.min, 0, "a whole number from 0 up, such as 1"),
                 };
+                let Some(text) = value.number() else {
+                    problems.push(Problem::kind(node, field, "a whole number, such as 5"));
+                    continue;
+                };
                 *number = text.parse().ok().filter(|number| *number >= least);
                 if number.is_none() {
-                    problems.push(Problem {
-                        position: node.position.clone(),
-                        what: ProblemKind::Range {
-                            name: field,
-                            expected,
-                            found: text.clone(),
-                        },
-                    });
+                    problems.push(range(expected, text));
                 }
             }
-            ("latest_by", Value::String(text)) if text == "created" => filter.by_created = true,
-            ("latest_by", Value::String(text)) if text == "version" => {}
-            ("latest_by", Value::String(text)) => problems.push(Problem {
-                position: node.position.clone(),
-                what: ProblemKind::Range {
-                    name: field,
-                    expected: BY,
-                    found: text.clone(),
-                },
-            }),
-            ("latest_by", _) => problems.push(Problem::kind(node, field, BY)),
-            ("newer_than", Value::String(text)) => match humantime::parse_duration(text) {
-                Ok(time) => filter.newer_than = Some(time),
-                Err(error) => {
-                    let (text, error) = (text.clone(), error.to_string());
+            "latest_by" => match value.text() {
+                Some("created") => filter.by_created = true,
+                Some("version") => {}
+                Some(text) => problems.push(range(BY, text)),
+                None => problems.push(Problem::kind(node, field, BY)),
+            },
+            "newer_than" => match value
+                .text()
+                .map(|text| (text, humantime::parse_duration(text)))
+            {
+                Some((_, Ok(time))) => filter.newer_than = Some(time),
+                Some((text, Err(error))) => {
+                    let (text, error) = (text.to_owned(), error.to_string());
                     let error = FilterError::Time { text, error };
                     wrong = wrong.and(Err((node.position.clone(), error)));
                 }
+                None => {
+                    let expected = "a time such as \"30d\" or \"12h\"";
+                    problems.push(Problem::kind(node, field, expected));
+                }
             },
-            ("newer_than", _) => {
-                problems.push(Problem::kind(
-                    node,
-                    field,
-                    "a time such as \"30d\" or \"12h\"",
-                ));
-            }
-            ("latest" | "min", _) => {
-                problems.push(Problem::kind(node, field, "a whole number, such as 5"));
-            }
             _ => {
                 let Some(texts) = read_texts(node, field, problems) else {
                     continue;
@@ -163,7 +161,7 @@ fn read_texts<'a>(
     };
     let mut texts = Vec::new();
     for node in nodes {
-        let (Value::String(text) | Value::Number(text)) = &node.value else {
+        let Some(text) = node.value.text().or(node.value.number()) else {
             problems.push(Problem::kind(node, name, "a text or an array of texts"));
             return None;
         };
@@ -190,13 +188,13 @@ fn read_targets<'a>(node: &'a Node, problems: &mut Vec<Problem>) -> Option<Vec<W
     let mut targets = Vec::new();
     for node in nodes {
         let text = match &node.value {
-            Value::String(text) => text,
-            Value::Null => "",
-            _ => {
-                let expected = "a text or an array of texts: \"SOURCE\": \"TARGET\"";
-                problems.push(Problem::kind(node, "a target", expected));
-                return None;
-            }
+            Value::Null => Some(""),
+            value => value.text(),
+        };
+        let Some(text) = text else {
+            let expected = "a text or an array of texts: \"SOURCE\": \"TARGET\"";
+            problems.push(Problem::kind(node, "a target", expected));
+            return None;
         };
         targets.push(Written {
             text,

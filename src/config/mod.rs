@@ -2,8 +2,7 @@
 //! list of everything that is wrong with it, each with its place and a remedy (decisions D2). Not here: the network.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,36 +12,58 @@ mod auth;
 mod body;
 mod error;
 mod fields;
+mod files;
+mod json;
+mod lines;
+#[cfg(test)]
+mod refused;
 mod rule;
+mod schema;
 mod side;
 mod syntax;
 mod tags;
 mod tree;
+mod variables;
+mod yaml;
 
 pub use auth::AuthEntry;
 pub(crate) use auth::parse_bytes;
-pub use error::{ConfigError, Problem, ProblemKind};
+pub use error::{ConfigError, Problem, ProblemKind, Shape};
 pub use rule::{Levels, Rule, RuleError, RuleFault, RuleTarget, Selection};
+pub use schema::SCHEMA;
 pub use side::SideError;
 pub use syntax::SyntaxError;
 pub use tags::{Choice, Dropped, FilterError, Pattern, TagFilter};
 pub use tree::Position;
+pub use variables::Environment;
 
 use body::Body;
+use files::Source;
 use rule::Defaults;
 use side::Written;
 use tree::{Member, Node, Value};
+use variables::Form;
 
 /// Where the configuration is read from if the user names no file.
 pub const DEFAULT_PATH: &str = "./image-syncer.json";
+
+/// What stands for a file in the places of the rule that the command line gives.
+const COMMAND_LINE: &str = "command line";
+
+/// The name of a file that stands for standard input.
+pub const STDIN: &str = "-";
 
 /// What of the command line makes the configuration.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LoadOptions<'a> {
     /// `--config`.
     pub config: Option<&'a Path>,
+    /// `--auth`, which counts without `--config`.
+    pub auth: Option<&'a Path>,
+    /// `--images`, which counts without `--config`.
+    pub images: Option<&'a Path>,
     /// `SOURCE TARGET...`: the one rule, instead of the file's.
-    pub images: &'a [String],
+    pub rule: &'a [String],
     /// `--registry` or `DEFAULT_REGISTRY`.
     pub registry: Option<&'a str>,
     /// `--namespace` or `DEFAULT_NAMESPACE`.
@@ -63,108 +84,134 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-/// Reads the configuration file and the rule of the command line.
+/// Reads the files and the rule of the command line.
 ///
 /// # Errors
-/// Everything that makes the file unusable. A rule that is wrong is no error but one of [`Config::failed_rules`].
-pub fn load(options: &LoadOptions<'_>) -> Result<Config, ConfigError> {
-    let path = options.config.unwrap_or(Path::new(DEFAULT_PATH));
-    let file: Arc<str> = path.display().to_string().into();
-    let from_command_line = !options.images.is_empty();
-    let content = match read(path) {
-        Ok(content) => content,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if !from_command_line {
-                return Err(ConfigError::whole(&file, ProblemKind::Missing));
-            }
-            let mut config = Config::default();
-            if options.config.is_some() {
-                let warning =
-                    format!("{file}: there is no such file: no credentials are taken from it");
-                config.warnings.push(warning);
-            }
-            add_command_line_rule(options, &mut config);
-            return Ok(config);
-        }
-        Err(error) => return Err(ConfigError::whole(&file, ProblemKind::Unreadable(error))),
-    };
-    let mut config = parse(&file, &content.bytes, options)?;
-    let holds_password = config.auth.iter().any(|entry| entry.password.is_some());
-    if content.readable_by_others && holds_password {
-        config.warnings.push(format!(
-            "{file}: the file holds a password and other users can read it; `chmod 600` keeps them out"
-        ));
-    }
-    Ok(config)
-}
-
-struct Content {
-    bytes: Vec<u8>,
-    readable_by_others: bool,
-}
-
-/// Reads the file once, since it may be a pipe.
-fn read(path: &Path) -> io::Result<Content> {
-    let mut file = File::open(path)?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok(Content {
-        bytes,
-        readable_by_others: readable_by_others(&file)?,
-    })
-}
-
-#[cfg(unix)]
-fn readable_by_others(file: &File) -> io::Result<bool> {
-    use std::os::unix::fs::MetadataExt as _;
-
-    let metadata = file.metadata()?;
-    Ok(metadata.is_file() && metadata.mode() & 0o044 != 0)
-}
-
-#[cfg(not(unix))]
-#[expect(clippy::unnecessary_wraps, reason = "the same signature as for unix")]
-fn readable_by_others(_: &File) -> io::Result<bool> {
-    Ok(false)
-}
-
-fn parse(file: &Arc<str>, bytes: &[u8], options: &LoadOptions<'_>) -> Result<Config, ConfigError> {
-    let root = tree::parse(file, bytes).map_err(|errors| ConfigError {
-        problems: errors
-            .into_iter()
-            .map(|(position, error)| Problem {
-                position,
-                what: ProblemKind::Syntax(error),
-            })
-            .collect(),
-    })?;
-    let mut config = Config::default();
+/// Everything that makes the files unusable. A rule that is wrong is no error but one of [`Config::failed_rules`].
+pub fn load(
+    options: &LoadOptions<'_>,
+    environment: Environment<'_>,
+) -> Result<Config, ConfigError> {
+    let mut warnings = Vec::new();
     let mut problems = Vec::new();
-    let sections = Sections::of(root, &mut problems, &mut config.warnings);
-    refuse_variables(&sections.auth, &mut problems);
-    config.auth = auth::read(&sections.auth, &mut problems, &mut config.warnings);
-    if options.images.is_empty() {
-        refuse_variables(&sections.images, &mut problems);
+    let mut sources = Vec::new();
+    for (shape, path) in files::chosen(options, &mut problems, &mut warnings) {
+        let file: Arc<str> = match path.to_str() {
+            Some(STDIN) => "standard input".into(),
+            _ => path.display().to_string().into(),
+        };
+        match files::read(path) {
+            Ok(content) => sources.push(Source {
+                shape,
+                file,
+                content,
+            }),
+            Err(error) => {
+                let is_missing = error.kind() == io::ErrorKind::NotFound;
+                if is_missing && shape == Shape::Config && !options.rule.is_empty() {
+                    if options.config.is_some() {
+                        warnings.push(format!(
+                            "{file}: there is no such file: no credentials are taken from it"
+                        ));
+                    }
+                    continue;
+                }
+                problems.push(Problem {
+                    position: Position::whole(&file),
+                    what: if is_missing {
+                        ProblemKind::Missing(shape)
+                    } else {
+                        ProblemKind::Unreadable(error)
+                    },
+                });
+            }
+        }
+    }
+    build(sources, options, environment, problems, warnings)
+}
+
+fn build(
+    sources: Vec<Source>,
+    options: &LoadOptions<'_>,
+    environment: Environment<'_>,
+    mut problems: Vec<Problem>,
+    warnings: Vec<String>,
+) -> Result<Config, ConfigError> {
+    let mut config = Config {
+        warnings,
+        ..Config::default()
+    };
+    let mut sections = Sections::default();
+    let mut of_rules = None;
+    for source in sources {
+        let Source {
+            shape,
+            file,
+            content,
+        } = source;
+        match tree::parse(&file, &content.bytes) {
+            Ok(root) => {
+                let more = Sections::of(shape, root, &mut problems, &mut config.warnings);
+                if content.readable_by_others && auth::holds_password(&more.auth) {
+                    config.warnings.push(format!(
+                        "{file}: the file holds a password and other users can read it; `chmod 600` keeps them out"
+                    ));
+                }
+                sections.auth.extend(more.auth);
+                sections.images.extend(more.images);
+            }
+            Err(mistakes) => {
+                let problem = |(position, mistake)| Problem {
+                    position,
+                    what: match mistake {
+                        SyntaxError::Empty => ProblemKind::Empty(shape),
+                        mistake => ProblemKind::Syntax(mistake),
+                    },
+                };
+                problems.extend(mistakes.into_iter().map(problem));
+            }
+        }
+        of_rules = Some(file).filter(|_| shape != Shape::Auth);
+    }
+    config.auth = auth::read(
+        &sections.auth,
+        environment,
+        &mut problems,
+        &mut config.warnings,
+    );
+    if options.rule.is_empty() {
+        expand_rules(
+            &mut sections.images,
+            environment,
+            &mut problems,
+            &mut config.warnings,
+        );
         add_rules(&sections.images, options, &mut config, &mut problems);
     } else {
-        add_command_line_rule(options, &mut config);
+        add_command_line_rule(options, environment, &mut config, &mut problems);
     }
     if !problems.is_empty() {
-        problems.sort_by_key(|problem| (problem.position.line, problem.position.column));
+        let place = |problem: &Problem| {
+            let Position { file, line, column } = problem.position.clone();
+            (file, line, column)
+        };
+        problems.sort_by_key(place);
         return Err(ConfigError { problems });
     }
     if config.rules.is_empty() && config.failed_rules.is_empty() {
-        config.warnings.push(format!(
-            "{file}: the file holds no rules: there is nothing to do"
-        ));
-    } else if options.images.is_empty() {
+        if let Some(file) = of_rules {
+            config.warnings.push(format!(
+                "{file}: the file holds no rules: there is nothing to do"
+            ));
+        }
+    } else if options.rule.is_empty() {
         // A single rule of the command line uses few entries of a file that serves many.
         auth::warn_unused(&config.auth, &config.rules, &mut config.warnings);
     }
     Ok(config)
 }
 
-/// The parts of a file. A part that is there twice is one part.
+/// The parts of a configuration. A part that is there twice is one part.
 #[derive(Default)]
 struct Sections {
     auth: Vec<Member>,
@@ -172,26 +219,36 @@ struct Sections {
 }
 
 impl Sections {
-    fn of(root: Node, problems: &mut Vec<Problem>, warnings: &mut Vec<String>) -> Self {
+    fn of(
+        shape: Shape,
+        root: Node,
+        problems: &mut Vec<Problem>,
+        warnings: &mut Vec<String>,
+    ) -> Self {
         let mut sections = Self::default();
         let Value::Object(members) = root.value else {
-            let expected = "an object such as {\"images\": {\"SOURCE\": \"TARGET\"}}";
-            problems.push(Problem::kind(&root, "the file", expected));
+            problems.push(Problem::kind(&root, "the file", shape.expected()));
             return sections;
         };
+        match shape {
+            Shape::Config => sections.take_parts(members, problems, warnings),
+            Shape::Auth => sections.auth = unnested(shape, members, problems),
+            Shape::Images => sections.images = unnested(shape, members, problems),
+        }
+        sections
+    }
+
+    fn take_parts(
+        &mut self,
+        members: Vec<Member>,
+        problems: &mut Vec<Problem>,
+        warnings: &mut Vec<String>,
+    ) {
         for member in members {
             let key = member.key.to_ascii_lowercase();
-            let (section, name, expected) = match key.as_str() {
-                "auth" => (
-                    &mut sections.auth,
-                    "auth",
-                    "an object such as {\"REGISTRY\": {\"username\": \"NAME\", \"password\": \"WORD\"}}",
-                ),
-                "images" => (
-                    &mut sections.images,
-                    "images",
-                    "an object such as {\"SOURCE\": \"TARGET\"}",
-                ),
+            let (section, part) = match key.as_str() {
+                "auth" => (&mut self.auth, Shape::Auth),
+                "images" => (&mut self.images, Shape::Images),
                 _ => {
                     if let Some(meant) = nearest(&key, ["auth", "images"]) {
                         problems.push(Problem {
@@ -216,46 +273,102 @@ impl Sections {
             match member.value.value {
                 Value::Object(members) => section.extend(members),
                 Value::Null => {}
-                _ => problems.push(Problem::kind(&member.value, name, expected)),
+                _ => problems.push(Problem::kind(&member.value, part.name(), part.expected())),
             }
         }
-        sections
     }
 }
 
-/// `${NAME}` would be taken for the text itself, so it is refused wherever it would be used.
-fn refuse_variables(members: &[Member], problems: &mut Vec<Problem>) {
-    for member in members {
-        refuse_variable(&member.key, &member.position, problems);
-        refuse_variables_in(&member.value, problems);
-    }
-}
-
-fn refuse_variables_in(node: &Node, problems: &mut Vec<Problem>) {
-    match &node.value {
-        Value::String(text) => refuse_variable(text, &node.position, problems),
-        Value::Array(nodes) => {
-            for node in nodes {
-                refuse_variables_in(node, problems);
-            }
-        }
-        Value::Object(members) => refuse_variables(members, problems),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
-}
-
-fn refuse_variable(text: &str, position: &Position, problems: &mut Vec<Problem>) {
-    let what = if text.contains("${{") {
-        ProblemKind::GithubExpression
-    } else if text.contains("${") {
-        ProblemKind::Variable
-    } else {
-        return;
+/// The members without whole parts of a configuration, which are problems here: neither a registry nor a source has
+/// such a name and an object behind it.
+fn unnested(shape: Shape, members: Vec<Member>, problems: &mut Vec<Problem>) -> Vec<Member> {
+    let part_of = |member: &Member| {
+        let is_object = matches!(member.value.value, Value::Object(_));
+        let mut parts = [Shape::Auth, Shape::Images].into_iter();
+        parts.find(|part| is_object && member.key.eq_ignore_ascii_case(part.name()))
     };
-    problems.push(Problem {
-        position: position.clone(),
-        what,
-    });
+    let mut others = Vec::new();
+    for member in members {
+        match part_of(&member) {
+            Some(part) => problems.push(Problem {
+                position: member.position,
+                what: ProblemKind::Nested { part, shape },
+            }),
+            None => others.push(member),
+        }
+    }
+    others
+}
+
+/// Replaces the variables in sources and targets.
+fn expand_rules(
+    rules: &mut [Member],
+    environment: Environment<'_>,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<String>,
+) {
+    for rule in rules {
+        let place = &rule.position;
+        expand(
+            &mut rule.key,
+            Form::Braces,
+            place,
+            environment,
+            problems,
+            warnings,
+        );
+        for node in targets_mut(&mut rule.value) {
+            if let Value::String(text) | Value::Word(text) = &mut node.value {
+                expand(
+                    text,
+                    Form::Any,
+                    &node.position,
+                    environment,
+                    problems,
+                    warnings,
+                );
+            }
+        }
+    }
+}
+
+fn expand(
+    text: &mut String,
+    form: Form,
+    position: &Position,
+    environment: Environment<'_>,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<String>,
+) {
+    match variables::in_name(text, form, environment) {
+        Ok(expanded) => {
+            let warn = |name| variables::empty(position, name);
+            warnings.extend(expanded.empty.into_iter().map(warn));
+            *text = expanded.text.into_owned();
+        }
+        Err(kinds) => problems.extend(kinds.into_iter().map(|what| Problem {
+            position: position.clone(),
+            what,
+        })),
+    }
+}
+
+/// The targets of a rule: a text, several, or those that an object names.
+fn targets_mut(node: &mut Node) -> Vec<&mut Node> {
+    if !matches!(node.value, Value::Array(_) | Value::Object(_)) {
+        return vec![node];
+    }
+    match &mut node.value {
+        Value::Array(nodes) => nodes.iter_mut().collect(),
+        Value::Object(members) => {
+            let to = members
+                .iter_mut()
+                .filter(|member| member.key.eq_ignore_ascii_case("to"));
+            to.flat_map(|member| targets_mut(&mut member.value))
+                .collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn add_rules(
@@ -276,13 +389,30 @@ fn add_rules(
     }
 }
 
-fn add_command_line_rule(options: &LoadOptions<'_>, config: &mut Config) {
-    let position = Position::whole(&"command line".into());
+fn add_command_line_rule(
+    options: &LoadOptions<'_>,
+    environment: Environment<'_>,
+    config: &mut Config,
+    problems: &mut Vec<Problem>,
+) {
+    let position = Position::whole(&COMMAND_LINE.into());
+    let mut texts = options.rule.to_vec();
+    for (index, text) in texts.iter_mut().enumerate() {
+        let form = if index == 0 { Form::Braces } else { Form::Any };
+        expand(
+            text,
+            form,
+            &position,
+            environment,
+            problems,
+            &mut config.warnings,
+        );
+    }
     let written = |text| Written {
         text,
         position: &position,
     };
-    let mut texts = options.images.iter().map(|text| written(text));
+    let mut texts = texts.iter().map(|text| written(text));
     let Some(source) = texts.next() else { return };
     let mut targets: Vec<_> = texts.collect();
     if targets.is_empty() {
@@ -350,23 +480,53 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::secret::Secret;
     use crate::store::Limits;
 
     const DEFAULTS: LoadOptions<'_> = LoadOptions {
         config: None,
-        images: &[],
+        auth: None,
+        images: None,
+        rule: &[],
         registry: None,
         namespace: None,
     };
 
+    fn environment(name: &str) -> Option<std::ffi::OsString> {
+        match name {
+            "HOST" => Some("a.io".into()),
+            "NS" => Some("ns".into()),
+            "WORD" => Some("hunter2".into()),
+            "EMPTY" => Some("".into()),
+            _ => None,
+        }
+    }
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        parse_as(&[(Shape::Config, text)])
+    }
+
+    pub(super) fn parse_as(files: &[(Shape, &str)]) -> Result<Config, ConfigError> {
+        let source = |(shape, text): &(Shape, &str)| Source {
+            shape: *shape,
+            file: if *shape == Shape::Auth { "a" } else { "f" }.into(),
+            content: files::Content {
+                bytes: text.as_bytes().to_vec(),
+                readable_by_others: false,
+            },
+        };
+        let sources = files.iter().map(source).collect();
+        build(sources, &DEFAULTS, &environment, Vec::new(), Vec::new())
+    }
+
     #[track_caller]
     fn accept(text: &str) -> Config {
-        parse(&"f".into(), text.as_bytes(), &DEFAULTS).unwrap()
+        parse(text).unwrap()
     }
 
     #[track_caller]
     fn refuse(text: &str, expected: &[&str]) {
-        let error = parse(&"f".into(), text.as_bytes(), &DEFAULTS).unwrap_err();
+        let error = parse(text).unwrap_err();
         let lines: Vec<_> = error.to_string().lines().map(String::from).collect();
         assert_eq!(lines, expected, "{text}");
     }
@@ -497,9 +657,7 @@ mod tests {
             );
         }
         for text in ["", " \n", "// nothing\n/* at all */"] {
-            let error = parse(&"f".into(), text.as_bytes(), &DEFAULTS)
-                .unwrap_err()
-                .to_string();
+            let error = parse(text).unwrap_err().to_string();
             assert!(
                 error.contains("the file is empty and holds no rules; write "),
                 "{error}"
@@ -587,27 +745,13 @@ mod tests {
                 "f:1:62: a target is a boolean; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
             ],
         );
-        let variable = "variables are not supported yet; write the value itself in place of ${..}";
-        let expression = "GitHub does not expand `${{ }}` in files; let a step of the workflow write the value into the file";
-        refuse(
-            "{\"auth\": {\"${R}\": {\"username\": \"a${U}\", \"password\": \"${{ secrets.P }}\"}},\n\
-             \"images\": {\"a:${T}\": [\"b\", \"c/${N}\"]}}",
-            &[
-                &format!("f:1:11: {variable}"),
-                &format!("f:1:32: {variable}"),
-                &format!("f:1:53: {expression}"),
-                &format!("f:2:12: {variable}"),
-                &format!("f:2:28: {variable}"),
-            ],
-        );
         refuse(
             "{\"images\": {\"a\": \"b\"\n\"c\": $D\n\"e\": \"f\"}",
             &[
-                "f:1:21: a comma is missing; write `,` here",
-                "f:2:6: $D is not quoted, and variables are not supported yet; quote it and let another program, such \
-                 as envsubst, fill it in",
-                "f:2:8: a comma is missing; write `,` here",
                 "f:1:1: no end of what begins here; close it with `}`",
+                "f:1:21: a comma is missing; write `,` here",
+                "f:2:6: $D is not quoted; quote it: \"${D}\"",
+                "f:2:8: a comma is missing; write `,` here",
             ],
         );
     }
@@ -660,7 +804,7 @@ mod tests {
             "{\"auth\": {\"a.io\": {\"password\": [\"hunter2\"]}}}",
             "{\"auth\": {\"a.io\": \"hunter2\"}}",
         ] {
-            let error = parse(&"f".into(), text.as_bytes(), &DEFAULTS).unwrap_err();
+            let error = parse(text).unwrap_err();
             assert!(!error.to_string().contains("hunter2"), "{error}");
             assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
         }
@@ -700,7 +844,7 @@ mod tests {
         let config = accept(
             "{\"images\": {\"registry.example/a/b:1\": \"docker.io/u/app\"}, \"auth\": {\n\
              \"registry.example\": {}, \"registry.example/a/b\": {}, \"index.docker.io/u\": {},\n\
-             \"$REG\": {},\n\
+             \"$NS x\": {},\n\
              \"u:p@a.io\": {},\n\
              \"a.io/b:1\": {},\n\
              \"http://registry.example/a\": {},\n\
@@ -716,8 +860,7 @@ mod tests {
             config.warnings,
             [
                 format!(
-                    "f:3:1: auth key \"$REG\" {ignored}: \"$REG\" is no registry: a host is made of letters, digits, \
-                     `-` and dots; {remedy}"
+                    "f:3:1: auth key \"$NS x\" {ignored}: its variables make no such name; {remedy}"
                 ),
                 "f:4:1: an auth key with a user name can never match and is ignored; write REGISTRY or \
                  REGISTRY/NAMESPACE, and the user as `username`"
@@ -1006,6 +1149,133 @@ mod tests {
         );
     }
 
+    #[test]
+    fn credentials_and_rules_may_stand_in_files_of_their_own() {
+        let auth = "quay.io:\n  username: robot\n  password: 007\nREG.example: {insecure: yes}\n";
+        let images = "{\"quay.io/a/b:1\": [\"reg.example/a/b\", \"reg.example/c\"]}";
+        let config = parse_as(&[(Shape::Auth, auth), (Shape::Images, images)]).unwrap();
+        assert_eq!(config.warnings, [""; 0]);
+        assert_eq!(
+            rules(&config),
+            ["f:1:2 quay.io/a/b reg.example/a/b reg.example/c"]
+        );
+        let password = config.auth[0].password.as_ref().map(Secret::expose);
+        assert_eq!((password, config.auth[1].insecure), (Some("007"), true));
+        assert_eq!(config.auth[1].position.to_string(), "a:4:1");
+        // The problems of both are told at once.
+        let error = parse_as(&[(Shape::Auth, "a.io: {user: x}\n"), (Shape::Images, "- b\n")]);
+        let error = error.unwrap_err().to_string();
+        assert_eq!(
+            error.lines().map(|line| &line[..6]).collect::<Vec<_>>(),
+            ["a:1:8:", "f:1:1:"]
+        );
+    }
+
+    #[test]
+    fn variables_are_replaced_where_they_are_meant() {
+        let config = accept(
+            "auth:\n  ${HOST}/$NS: {username: $oauthtoken, password: '${WORD}'}\n  b.io: {username: a$NS, password: $WORD}\n\
+             images:\n  ${HOST}/${NS}/a:1: [$HOST/b, '${HOST}/c']\n",
+        );
+        assert_eq!(
+            config.warnings,
+            [
+                "f:3:3: auth key \"b.io\" matches no source and no target of any rule; is a.io meant?"
+            ]
+        );
+        assert_eq!(rules(&config), ["f:5:3 a.io/ns/a a.io/b a.io/c"]);
+        let logins: Vec<_> = config
+            .auth
+            .iter()
+            .map(|entry| {
+                let password = entry.password.as_ref().map(Secret::expose);
+                (
+                    entry.host.as_str(),
+                    entry.path.as_str(),
+                    entry.username.as_deref(),
+                    password,
+                )
+            })
+            .collect();
+        let word = Some("hunter2");
+        assert_eq!(
+            logins,
+            [
+                ("a.io", "ns", Some("$oauthtoken"), word),
+                ("b.io", "", Some("a$NS"), word)
+            ]
+        );
+    }
+
+    #[test]
+    fn variables_that_are_empty_or_not_replaced_are_warned_of() {
+        let config = accept(
+            "auth:\n  a.io: {username: x, password: $EMPTY}\n  a.io/b: {username: 'x${NS}', password: '${WORD}x'}\n\
+             images:\n  a.io/b/c:1: a.io/ns${EMPTY}\n",
+        );
+        assert_eq!(
+            config.warnings,
+            [
+                "f:2:3: auth key \"a.io\": EMPTY set but empty: a.io is asked without credentials of this file",
+                "f:3:3: auth key \"a.io/b\": `${` inside a longer text is kept as it is; a user name or password is \
+                 replaced only if it is ${NAME} as a whole",
+                "f:5:15: the variable EMPTY is set but empty",
+            ]
+        );
+    }
+
+    #[test]
+    fn variables_that_are_not_set_stop_everything_each_at_its_place() {
+        refuse(
+            "{\"auth\": {\"${R}/$N\": {}, \"a.io\": {\"username\": \"${U}\", \"password\": \"${{ secrets.P }}\"}},\n\
+             \"images\": {\"a:${T}\": [\"b\", \"c/$N\", \"${X:-y}\"]}}",
+            &[
+                "f:1:11: the variable R is not set; set it, or write the value itself",
+                "f:1:11: the variable N is not set; set it, or write the value itself",
+                "f:1:47: the variable U is not set; set it, or write the value itself",
+                "f:1:67: GitHub does not expand `${{ }}` in files; pass the value as a variable and write ${NAME}",
+                "f:2:12: the variable T is not set; set it, or write the value itself",
+                "f:2:28: the variable N is not set; set it, or write the value itself",
+                "f:2:36: `${` without the name of a variable and `}`; write ${NAME}",
+            ],
+        );
+    }
+
+    #[test]
+    fn the_value_of_a_variable_is_never_shown() {
+        for text in [
+            "{\"auth\": {\"$WORD x\": {}}}",
+            "{\"auth\": {\"a.io\": {\"username\": \"$WORD\"}}}",
+            "{\"auth\": {\"a.io\": {\"username\": \"$WORD\", \"password\": \"$WORD\"}, \"a.io/\": {}}}",
+        ] {
+            let shown = match parse(text) {
+                Ok(config) => config.warnings.join("\n"),
+                Err(error) => error.to_string(),
+            };
+            assert!(!shown.is_empty() && !shown.contains("hunter2"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_file_says_only_whether_braces_may_be_yaml() {
+        for (name, text, good) in [
+            (
+                "f.yaml",
+                "// c\n{\"images\": {\"a:1\": \"b.io/a\",},}",
+                true,
+            ),
+            ("f.yml", "{images: {a:1: b.io/a}}", true),
+            ("f.json", "images:\n  a:1: b.io/a\n", true),
+            ("f", "images: {\"a:1\": b.io/a}\n", true),
+            ("f", "\u{feff}{\"images\": {\"a:1\": \"b.io/a\"}}", true),
+            ("f.json", "{images: {a:1: b.io/a}}", false),
+            ("f.yaml", "{\"images\": {\"a:1\" \"b.io/a\"}}", false),
+        ] {
+            let root = tree::parse(&name.into(), text.as_bytes());
+            assert_eq!(root.is_ok(), good, "{text}");
+        }
+    }
+
     fn load_text(
         name: &str,
         text: Option<&str>,
@@ -1017,12 +1287,14 @@ mod tests {
             std::fs::write(&path, text).unwrap();
         }
         let images: Vec<_> = images.iter().map(ToString::to_string).collect();
-        let result = load(&LoadOptions {
+        let options = LoadOptions {
             config: Some(&path),
-            images: &images,
+            rule: &images,
             registry: Some("r.io"),
             namespace: Some("n"),
-        });
+            ..DEFAULTS
+        };
+        let result = load(&options, &environment);
         if text.is_some() {
             std::fs::remove_file(&path).unwrap();
         }
@@ -1050,10 +1322,12 @@ mod tests {
                 "{path}: there is no such file: no credentials are taken from it"
             )]
         );
-        let error = load(&LoadOptions {
-            config: Some(&std::env::temp_dir()),
+        let folder = std::env::temp_dir();
+        let options = LoadOptions {
+            config: Some(&folder),
             ..DEFAULTS
-        });
+        };
+        let error = load(&options, &environment);
         assert!(
             error
                 .unwrap_err()
@@ -1091,7 +1365,7 @@ mod tests {
                 config: Some(&path),
                 ..DEFAULTS
             };
-            let warnings = load(&options).unwrap().warnings;
+            let warnings = load(&options, &environment).unwrap().warnings;
             warnings
                 .iter()
                 .any(|text| text.contains("other users can read it"))

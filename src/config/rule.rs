@@ -934,15 +934,15 @@ mod tests {
         ),
         (
             "$REG/a/b",
-            "variables are not supported yet; write the name itself",
+            "`$` is in no name; a variable is written ${NAME}",
         ),
         (
             "oci:$HOME/x",
-            "variables are not supported yet; write the name itself",
+            "`$` is in no name; a variable is written ${NAME}",
         ),
         (
             "a.io/b:${{ x }}",
-            "GitHub does not expand `${{ }}` in files; let a step of the workflow write the value into the file",
+            "GitHub does not expand `${{ }}` in files; pass the value as a variable and write ${NAME}",
         ),
         (
             "DOCKERHUB_USERNAME/app:1",

@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
 use super::rule::Levels;
-use super::syntax::{GITHUB_EXPRESSION, meant_by};
+use super::syntax::{GITHUB_EXPRESSION, MARKDOWN_LINK, meant_by};
 use super::tags::{FilterError, Pattern, TagFilter};
 use super::tree::Position;
 use crate::oci::{Digest, DigestError, Host, NameError, Tag, reference};
@@ -359,9 +359,9 @@ impl fmt::Display for SideError {
                 "U+{:04X} where `{meant}` is meant; write `{meant}`",
                 u32::from(*c)
             ),
-            Self::MarkdownLink => f.write_str("a Markdown link; write the text in [ ] alone"),
+            Self::MarkdownLink => f.write_str(MARKDOWN_LINK),
             Self::GithubExpression => f.write_str(GITHUB_EXPRESSION),
-            Self::Variable => f.write_str("variables are not supported yet; write the name itself"),
+            Self::Variable => f.write_str("`$` is in no name; a variable is written ${NAME}"),
             Self::User => {
                 f.write_str("a name holds no user name and no password; write them into `auth`")
             }

@@ -10,12 +10,9 @@ mod economy;
 mod environment;
 mod failures;
 mod fanout;
+mod files;
 mod golden;
 mod habits;
-#[expect(
-    dead_code,
-    reason = "the tests that need the rest of it come with the program"
-)]
 mod harness;
 mod healing;
 mod hostile;
