@@ -35,7 +35,7 @@ use std::time::SystemTime;
 
 use cli::{Command, Options};
 use config::{AuthEntry, Config, LoadOptions};
-use engine::{MarkAfter, Patience, Policy};
+use engine::{Gauge, MarkAfter, Patience, Policy};
 use layout::Layout;
 use logging::{Stream, print};
 use oci::{Digest, Host};
@@ -141,6 +141,7 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         retries: options.retries,
         hints: &hints,
         journal: &journal,
+        gauge: &Gauge::default(),
         cancel,
     };
     let mut report = engine::run(&rules, &places, &run);

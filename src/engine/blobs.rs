@@ -152,6 +152,7 @@ impl Graph<'_> {
         if let Some(queue) = self.blobs[blob].queue(host) {
             queue.idle.push_back(task);
         }
+        self.counts.left += descriptor.size;
         self.changed.push(self.blobs[blob].copy);
         task
     }
@@ -439,6 +440,7 @@ impl Graph<'_> {
         if let Some(queue) = self.blobs[blob].queue(host) {
             queue.add_holder(place, true);
         }
+        self.counts.left -= self.blobs[blob].size;
         let digest = self.blobs[blob].digest.clone();
         self.doubts.remove(&(place, digest.clone()));
         self.part_done(task, place, &digest);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::arena::Arena;
 use super::blobs::{Blob, BlobId, Doubts};
 use super::children::{Child, ChildId, ChildState};
+use super::gauge::Counts;
 use super::image::{Image, ImageId};
 use super::job::{Done, Job, Reply};
 use super::parts::Part;
@@ -48,6 +49,8 @@ pub(super) struct Graph<'a> {
     /// Bytes of the manifests that are held for images.
     pub(super) held_bytes: usize,
     pub(super) totals: Totals,
+    /// How far the run is, as far as it is known here.
+    pub(super) counts: Counts,
 }
 
 /// What the coordinator has to hear about.
@@ -84,6 +87,7 @@ impl<'a> Graph<'a> {
             news: Vec::new(),
             held_bytes: 0,
             totals: Totals::default(),
+            counts: Counts::default(),
         }
     }
 
@@ -329,7 +333,10 @@ impl<'a> Graph<'a> {
                 }
                 Kind::Child(at) if at.is_lacking => self.release_child(at.child),
                 Kind::Fetch(child) => failing.append(&mut self.child_unread(child)),
-                Kind::Want(..) => self.want_stopped(task, &before),
+                Kind::Want(blob, _) => {
+                    self.counts.left -= self.blobs[blob].size;
+                    self.want_stopped(task, &before);
+                }
                 Kind::Child(_) | Kind::Copy(_) => {}
             }
         }

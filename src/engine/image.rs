@@ -594,6 +594,7 @@ impl Graph<'_> {
         for target in &mut row.targets {
             if matches!(&target.state, TargetState::Failed { failure, .. } if !failure.is_final) {
                 target.state = TargetState::Waiting;
+                self.counts.failed -= 1;
                 any = true;
             }
         }

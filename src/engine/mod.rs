@@ -7,6 +7,7 @@ mod arena;
 mod blobs;
 mod children;
 mod coordinator;
+mod gauge;
 mod graph;
 mod image;
 mod job;
@@ -29,6 +30,7 @@ use std::thread;
 
 use crossbeam_channel::Receiver;
 
+pub use gauge::{Counts, Gauge, Moving, Snapshot};
 pub use marks::MarkAfter;
 pub use schedule::Policy;
 pub use stream::Patience;
@@ -54,6 +56,8 @@ pub struct Options<'a> {
     pub hints: &'a Hints,
     /// Where records are written.
     pub journal: &'a Journal,
+    /// Where the run tells how far it is.
+    pub gauge: &'a Gauge,
     /// Closed when the run is to end early.
     pub cancel: Receiver<()>,
 }
@@ -67,6 +71,7 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
         mark_after: options.policy.mark_after,
         stores,
         journal: options.journal,
+        gauge: options.gauge,
     };
     let started = AtomicUsize::new(0);
     thread::scope(|scope| {

@@ -79,6 +79,7 @@ impl<'a> Plan<'a> {
             out_of_turn: Vec::new(),
             admission: Admission::default(),
         };
+        graph.counts.unread_rules = rules.len();
         for (number, rule) in rules.iter().enumerate() {
             let source = graph.place(&rule.source);
             let targets: Vec<PlaceId> = rule
@@ -286,6 +287,7 @@ impl<'a> Plan<'a> {
             if let Some(state) = self.states.get_mut(rule) {
                 state.is_formed = true;
                 state.failure = outcome;
+                graph.counts.unread_rules -= 1;
             }
         }
         touched.dedup();
@@ -394,6 +396,7 @@ impl<'a> Plan<'a> {
                     TargetState::Waiting => touched.push(image),
                     _ => graph.announce(image, index),
                 }
+                graph.counts.images += 1;
                 graph.images[image].targets.push(Target {
                     place,
                     tag,
@@ -489,9 +492,9 @@ impl<'a> Plan<'a> {
         Some(entry)
     }
 
-    /// Whether anything waits for admission.
-    pub(super) fn has_waiting(&self) -> bool {
-        !self.admission.is_empty()
+    /// How many images and tag lists wait for admission.
+    pub(super) fn waiting(&self) -> usize {
+        self.admission.len()
     }
 
     /// A pair has come to its end: what waited for it can go on.
@@ -574,6 +577,7 @@ impl<'a> Plan<'a> {
                 {
                     state.is_formed = true;
                     state.failure = Some(circle());
+                    graph.counts.unread_rules -= 1;
                 }
             }
             return true;
@@ -613,6 +617,7 @@ impl<'a> Plan<'a> {
                 {
                     state.is_formed = false;
                     state.failure = None;
+                    graph.counts.unread_rules += 1;
                     is_wanted = true;
                 }
             }

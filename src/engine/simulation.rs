@@ -14,7 +14,7 @@ use super::job::{Done, Job, Reply, Want};
 use super::plan::Plan;
 use super::run::{Progress, Run};
 use super::schedule::Time;
-use super::{MarkAfter, Options, Patience, Policy, report};
+use super::{Counts, Gauge, MarkAfter, Options, Patience, Policy, report};
 use crate::config::{Position, Rule, RuleTarget, Selection};
 use crate::oci::{Algorithm, Descriptor, Digest, Host, Manifest, Reference, Repository, Tag};
 use crate::records::{Hints, Journal};
@@ -435,7 +435,7 @@ fn simulate(
     seed: u64,
 ) -> Report {
     registries.paused.clear();
-    let (hints, journal) = (Hints::default(), Journal::disabled());
+    let (hints, journal, gauge) = (Hints::default(), Journal::disabled(), Gauge::default());
     let policy = Policy {
         workers,
         time_scale: 1.0,
@@ -448,6 +448,7 @@ fn simulate(
         retries,
         hints: &hints,
         journal: &journal,
+        gauge: &gauge,
         cancel: crossbeam_channel::never(),
     };
     let (sender, answers) = unbounded();
@@ -508,7 +509,22 @@ fn simulate(
     }
     let fatal = run.fatal();
     assert_eq!(fatal, None, "seed {seed}");
+    let Counts {
+        images,
+        done,
+        failed,
+        unread_rules,
+        waiting,
+        left,
+        ..
+    } = gauge.snapshot().counts;
+    assert_eq!(
+        (images, unread_rules, waiting, left),
+        (done + failed, 0, 0, 0),
+        "seed {seed}: the display is left with something to do"
+    );
     let report = report(&run.graph, &run.plan, fatal);
+    assert_eq!(report.copied + report.unchanged, done, "seed {seed}");
     if report.failed_tasks + report.failed_generations == 0 {
         assert_eq!(
             run.graph.held_bytes, 0,

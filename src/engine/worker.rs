@@ -7,6 +7,7 @@ use std::thread;
 
 use crossbeam_channel::Receiver;
 
+use super::gauge::Gauge;
 use super::job::{Done, Job, Reply, Want};
 use super::marks::{MarkAfter, Marks};
 use super::origin::Snapshots;
@@ -19,6 +20,7 @@ use crate::store::{Begin, Class, Place, SendError, Session, Source, StoreError, 
 pub(super) struct Worker<'a> {
     pub(super) stores: &'a dyn Stores,
     pub(super) journal: &'a Journal,
+    pub(super) gauge: &'a Gauge,
     pub(super) patience: Patience,
     pub(super) mark_after: MarkAfter,
 }
@@ -189,8 +191,10 @@ impl Worker<'_> {
         descriptor: &Descriptor,
         session: &Session,
     ) -> Result<Option<bool>, StoreError> {
-        // Its marks borrow what lives as long as this call.
+        let transfer = self.gauge.begin(place, descriptor);
+        // It borrows what lives as long as this call.
         let mut reader: Reader<'_, '_> = reader;
+        reader.show(&transfer);
         if upload.offset() > 0 {
             log::info!(
                 "{place}: {} goes on at byte {}",
