@@ -31,6 +31,8 @@ pub struct Options {
     pub config: Option<PathBuf>,
     /// The file that takes the log instead of stderr.
     pub log: Option<PathBuf>,
+    /// No progress, and no messages that are neither warnings nor errors.
+    pub quiet: bool,
     /// The least important messages to log, if given.
     pub log_level: Option<LevelFilter>,
     /// The registry of empty targets.
@@ -79,6 +81,10 @@ pub fn parse(
                 let value = parser.value().map_err(UsageError::Syntax)?;
                 given.insert(flag.long, utf8("argument", value)?);
             }
+            Kind::Switch => {
+                let value = parser.optional_value().unwrap_or_else(|| "true".into());
+                given.insert(flag.long, utf8("argument", value)?);
+            }
             Kind::NotYet => {
                 if !parser.value().map_err(UsageError::Syntax)?.is_empty() {
                     return Err(UsageError::NotYet(flag.long));
@@ -112,6 +118,7 @@ fn options(
     Ok(Options {
         config,
         log: take("log").map(PathBuf::from),
+        quiet: take("quiet").map_or(Ok(false), |text| switch("quiet", text))?,
         log_level: take("log-level").map(log_level).transpose()?,
         registry: take("registry"),
         namespace: take("namespace"),
@@ -168,6 +175,10 @@ fn trust_records(text: String) -> Result<Duration, UsageError> {
     humantime::parse_duration(&text).map_err(|_| UsageError::TrustRecords(text))
 }
 
+fn switch(flag: &'static str, text: String) -> Result<bool, UsageError> {
+    text.parse().map_err(|_| UsageError::Switch { flag, text })
+}
+
 fn log_level(text: String) -> Result<LevelFilter, UsageError> {
     match text.parse() {
         Ok(level) if level != LevelFilter::Off => Ok(level),
@@ -187,7 +198,7 @@ fn help(env: &dyn Fn(&str) -> Option<OsString>) -> Result<String, UsageError> {
     for flag in &FLAGS {
         let (value, default) = match &flag.kind {
             Kind::NotYet | Kind::SwitchNotYet => continue,
-            Kind::Help | Kind::Version => (String::new(), String::new()),
+            Kind::Help | Kind::Version | Kind::Switch => (String::new(), String::new()),
             Kind::Value { name, default } => (format!(" {name}"), default.describe(env)?),
         };
         let short = match flag.short {
@@ -239,6 +250,13 @@ pub enum UsageError {
     Retries(String),
     /// `--trust-records` with something else than a time.
     TrustRecords(String),
+    /// A flag that is on or off, with something else.
+    Switch {
+        /// Its name.
+        flag: &'static str,
+        /// As written.
+        text: String,
+    },
     /// `--log-level` with something else than a level.
     LogLevel(String),
 }
@@ -275,6 +293,10 @@ impl fmt::Display for UsageError {
                 f,
                 "--trust-records {text:?} is no time; give one such as 12h or 30m"
             ),
+            Self::Switch { flag, text } => write!(
+                f,
+                "--{flag} {text:?} is neither true nor false; give --{flag} alone"
+            ),
             Self::LogLevel(text) => write!(
                 f,
                 "--log-level {text:?} is no level; give error, warn, info, debug or trace"
@@ -301,6 +323,8 @@ enum Kind {
         name: &'static str,
         default: DefaultValue,
     },
+    /// On if it is given, but for `--flag=false`.
+    Switch,
     /// Known to image-syncer 1.5 and not to this version: fine without a value, as its GitHub Action passes it.
     NotYet,
     /// The same for a flag that needs no value.
@@ -340,7 +364,7 @@ impl DefaultValue {
     }
 }
 
-const FLAGS: [Flag; 19] = [
+const FLAGS: [Flag; 20] = [
     value(
         "config",
         None,
@@ -361,6 +385,12 @@ const FLAGS: [Flag; 19] = [
         "LEVEL",
         DefaultValue::None,
         "error, warn, info, debug or trace [default: info, or RUST_LOG]",
+    ),
+    flag(
+        "quiet",
+        None,
+        Kind::Switch,
+        "no progress, and of the log only warnings and errors",
     ),
     value(
         "namespace",
@@ -482,6 +512,7 @@ mod tests {
         Options {
             config: None,
             log: None,
+            quiet: false,
             log_level: None,
             registry: Some("env.example".into()),
             namespace: None,
@@ -504,6 +535,7 @@ mod tests {
         let expected = Options {
             config: Some("c.json".into()),
             log: Some("l".into()),
+            quiet: true,
             log_level: Some(LevelFilter::Debug),
             registry: Some("r.example".into()),
             namespace: Some("n".into()),
@@ -517,6 +549,7 @@ mod tests {
         let joined = [
             "--config=c.json",
             "--log=l",
+            "--quiet",
             "a:1",
             "--log-level=debug",
             "--registry=r.example",
@@ -551,6 +584,7 @@ mod tests {
         let args = [
             "--config=",
             "--log=",
+            "--quiet=",
             "--log-level=",
             "--registry=",
             "--namespace",
@@ -577,6 +611,18 @@ mod tests {
         let options = options_of(&["-p", "3", "--proc=4", "--", "--help", "t"]);
         assert_eq!(options.workers, 4);
         assert_eq!(options.images, ["--help", "t"]);
+    }
+
+    #[test]
+    fn a_switch_is_on_where_it_is_given_and_not_false() {
+        for (args, quiet) in [
+            (["--quiet"].as_slice(), true),
+            (&["--quiet=true"], true),
+            (&["--quiet=false"], false),
+            (&["--quiet", "--quiet=false"], false),
+        ] {
+            assert_eq!(options_of(args).quiet, quiet, "{args:?}");
+        }
     }
 
     #[test]
@@ -623,6 +669,10 @@ mod tests {
             (
                 &["-r=4294967296"],
                 "--retries \"4294967296\" is no number of passes; give one such as 2, or 0 for none",
+            ),
+            (
+                &["--quiet=yes"],
+                "--quiet \"yes\" is neither true nor false; give --quiet alone",
             ),
             (
                 &["--log-level=off"],

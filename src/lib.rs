@@ -3,7 +3,7 @@
 //! There is no promise of stability for this library: it is the program, cut so that its tests can reach it.
 //!
 //! ```text
-//! main -> lib -> cli, config, logging, signal
+//! main -> lib -> cli, config, logging, signal, progress
 //!          |---> engine -> store (ports) -> oci
 //!          |       +-----> config, records, report (values)
 //!          +--> registry, layout (implement store) -> store, oci, secret
@@ -19,6 +19,7 @@ mod logging;
 mod nearest;
 pub mod oci;
 mod pace;
+mod progress;
 pub mod records;
 mod registry;
 pub mod report;
@@ -39,6 +40,7 @@ use engine::{Gauge, MarkAfter, Patience, Policy};
 use layout::Layout;
 use logging::{Stream, print};
 use oci::{Digest, Host};
+use progress::Progress;
 use records::Journal;
 use registry::Registries;
 use registry::credentials::{Credentials, Entry, docker_config_path};
@@ -77,6 +79,7 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     logging::init(
         options.log_level,
         rust_log.as_deref(),
+        options.quiet,
         options.log.as_deref(),
     )
     .map_err(|error| format!("cannot write the log: {error}; name another file with --log"))?;
@@ -136,15 +139,22 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         },
         seed: RandomState::new().hash_one(std::process::id()),
     };
+    let gauge = Arc::new(Gauge::default());
+    // With a log file, nothing but the log says anything.
+    let progress = (!options.quiet && options.log.is_none()).then(|| {
+        let environment = |name: &str| std::env::var(name).ok();
+        Progress::start(gauge.clone(), cancel.clone(), &environment)
+    });
     let run = engine::Options {
         policy,
         retries: options.retries,
         hints: &hints,
         journal: &journal,
-        gauge: &Gauge::default(),
+        gauge: &gauge,
         cancel,
     };
     let mut report = engine::run(&rules, &places, &run);
+    drop(progress);
     report.failed_generations += failed_rules.len();
     report
         .failures

@@ -125,7 +125,7 @@ impl fmt::Display for Report {
 }
 
 /// A number of bytes for people.
-struct Bytes(u64);
+pub(crate) struct Bytes(pub(crate) u64);
 
 impl fmt::Display for Bytes {
     #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]

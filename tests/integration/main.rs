@@ -29,6 +29,7 @@ mod interrupt;
 mod invariants;
 mod layers;
 mod moving;
+mod progress;
 mod records;
 #[expect(
     dead_code,
