@@ -1,0 +1,170 @@
+//! What stands behind the source of a rule: a target, a list of them, or an object that says more. Not here: whether
+//! that fits the source (`rule.rs`).
+
+use super::error::{Problem, ProblemKind};
+use super::fields::fields;
+use super::side::Written;
+use super::tags::{FilterError, Pattern, TagFilter};
+use super::tree::{Member, Node, Position, Value};
+
+/// The texts of a rule behind its source.
+pub(crate) struct Body<'a> {
+    /// At least one. An empty text is the default target.
+    pub(crate) targets: Vec<Written<'a>>,
+    /// `tags`, or which text in it cannot be used.
+    pub(crate) tags: Option<Result<TagFilter, (Position, FilterError)>>,
+}
+
+impl<'a> Body<'a> {
+    /// A rule that has nothing but targets.
+    pub(crate) fn of(targets: Vec<Written<'a>>) -> Self {
+        Self {
+            targets,
+            tags: None,
+        }
+    }
+
+    /// Reads a rule's value. What makes the file unusable goes to `problems`, and then there is no body.
+    pub(crate) fn read(node: &'a Node, problems: &mut Vec<Problem>) -> Option<Self> {
+        let Value::Object(members) = &node.value else {
+            return read_targets(node, problems).map(Self::of);
+        };
+        let known = problems.len();
+        let mut body = Self::of(vec![default_target(node)]);
+        for (field, member) in fields("a rule", FIELDS, members, problems) {
+            match (field, &member.value.value) {
+                ("to", _) => body.targets = read_targets(&member.value, problems)?,
+                (_, Value::Null) => {}
+                (_, Value::Object(members)) => body.tags = Some(read_tags(members, problems)),
+                _ => {
+                    let expected = "an object such as {\"allow\": [\"v1.*\"], \"latest\": 5}";
+                    problems.push(Problem::kind(&member.value, "tags", expected));
+                }
+            }
+        }
+        (problems.len() == known).then_some(body)
+    }
+}
+
+/// Each field is a row here and an arm in `Body::read`.
+const FIELDS: &[&str] = &["to", "tags"];
+const TAGS_FIELDS: &[&str] = &["allow", "semver", "deny", "latest", "min"];
+
+/// Reads `tags`. A text in it that cannot be used costs the rule, a value of another kind the file.
+fn read_tags(
+    members: &[Member],
+    problems: &mut Vec<Problem>,
+) -> Result<TagFilter, (Position, FilterError)> {
+    let mut filter = TagFilter::default();
+    let mut wrong = Ok(());
+    for (field, member) in fields("`tags`", TAGS_FIELDS, members, problems) {
+        let node = &member.value;
+        match (field, &node.value) {
+            (_, Value::Null) => {}
+            ("latest" | "min", Value::Number(text)) => {
+                let (number, least, expected) = match field {
+                    "latest" => (&mut filter.latest, 1, "a whole number from 1 up, such as 5"),
+                    _ => (&mut filter.min, 0, "a whole number from 0 up, such as 1"),
+                };
+                *number = text.parse().ok().filter(|number| *number >= least);
+                if number.is_none() {
+                    problems.push(Problem {
+                        position: node.position.clone(),
+                        what: ProblemKind::Range {
+                            name: field,
+                            expected,
+                            found: text.clone(),
+                        },
+                    });
+                }
+            }
+            ("latest" | "min", _) => {
+                problems.push(Problem::kind(node, field, "a whole number, such as 5"));
+            }
+            _ => {
+                let Some(texts) = read_texts(node, field, problems) else {
+                    continue;
+                };
+                let read = read_choice(&mut filter, field, &texts, &node.position);
+                wrong = wrong.and(read);
+            }
+        }
+    }
+    wrong.map(|()| filter)
+}
+
+/// Reads the patterns or ranges of one field.
+fn read_choice(
+    filter: &mut TagFilter,
+    field: &'static str,
+    texts: &[Written<'_>],
+    position: &Position,
+) -> Result<(), (Position, FilterError)> {
+    if texts.is_empty() && field != "deny" {
+        return Err((position.clone(), FilterError::NoChoice(field)));
+    }
+    for Written { text, position } in texts {
+        let read = match field {
+            "allow" => Pattern::parse(text).map(|pattern| filter.allow.push(pattern)),
+            "deny" => Pattern::parse(text).map(|pattern| filter.deny.push(pattern)),
+            _ => filter.add_range(text),
+        };
+        read.map_err(|error| (Position::clone(position), error))?;
+    }
+    Ok(())
+}
+
+/// A text or a list of them. A number is the text that was written.
+fn read_texts<'a>(
+    node: &'a Node,
+    name: &'static str,
+    problems: &mut Vec<Problem>,
+) -> Option<Vec<Written<'a>>> {
+    let nodes = match &node.value {
+        Value::Array(nodes) => nodes.as_slice(),
+        _ => std::slice::from_ref(node),
+    };
+    let mut texts = Vec::new();
+    for node in nodes {
+        let (Value::String(text) | Value::Number(text)) = &node.value else {
+            problems.push(Problem::kind(node, name, "a text or an array of texts"));
+            return None;
+        };
+        let position = &node.position;
+        texts.push(Written { text, position });
+    }
+    Some(texts)
+}
+
+fn default_target(node: &Node) -> Written<'_> {
+    Written {
+        text: "",
+        position: &node.position,
+    }
+}
+
+/// A text, several, or nothing for the default.
+fn read_targets<'a>(node: &'a Node, problems: &mut Vec<Problem>) -> Option<Vec<Written<'a>>> {
+    let nodes = match &node.value {
+        Value::Array(nodes) if nodes.is_empty() => return Some(vec![default_target(node)]),
+        Value::Array(nodes) => nodes.as_slice(),
+        _ => std::slice::from_ref(node),
+    };
+    let mut targets = Vec::new();
+    for node in nodes {
+        let text = match &node.value {
+            Value::String(text) => text,
+            Value::Null => "",
+            _ => {
+                let expected = "a text or an array of texts: \"SOURCE\": \"TARGET\"";
+                problems.push(Problem::kind(node, "a target", expected));
+                return None;
+            }
+        };
+        targets.push(Written {
+            text,
+            position: &node.position,
+        });
+    }
+    Some(targets)
+}

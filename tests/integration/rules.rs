@@ -1,0 +1,263 @@
+//! What a rule can say, from the file to the registries: digests, lists, patterns, and what each costs. Not here: the
+//! syntax of rules and their mistakes (unit tests of `config`).
+
+use Kind::{BlobGet, ManifestGet, ManifestHead, ManifestPut, TagsList, UploadPost, UploadPut};
+
+use serde_json::{Value, json};
+
+use crate::economy::{assert_counts, one_worker, sync};
+use crate::harness::{assert_in_sync, assert_same};
+use crate::image::Maker;
+use crate::registry::{FakeRegistry, Kind};
+
+#[test]
+fn a_digest_is_copied_by_itself_or_under_a_tag() {
+    // (source, target, what it is called there); D stands for the digest.
+    for (source_name, target_name, expected) in [
+        ("a@D", "b", "D"),
+        ("a@D", "b@D", "D"),
+        ("a@D", "b:v2", "v2"),
+        ("a@D", "b:v2@D", "v2"),
+        ("a:v1@D", "b", "v1"),
+        ("a:v1@D", "b:v2", "v2"),
+        ("a:v1@D", "b@D", "D"),
+    ] {
+        let (source, target) = (FakeRegistry::new(), FakeRegistry::new());
+        let mut maker = Maker::new(1);
+        let image = maker.index(&["linux/amd64", "linux/arm64"], 100);
+        source.push_untagged("a", &image);
+        // What the tag is now does not matter.
+        source.push("a", "v1", &maker.oci(&[50]));
+        let with_digest = |text: &str| text.replace('D', &image.digest);
+        let run = one_worker().rule(
+            &with_digest(&source.name(source_name)),
+            with_digest(&target.name(target_name)),
+        );
+        let case = format!("{source_name} -> {target_name}");
+        sync(&run, &[&source], &[&target]);
+        let name = with_digest(expected);
+        assert_same((&source, "a", &image.digest), (&target, "b", &name));
+        let tags = target.tags("b");
+        assert_eq!(tags.len(), usize::from(expected != "D"), "{case}: {tags:?}");
+        let read = [(ManifestGet, 3), (BlobGet, 5)];
+        assert_counts(&source, &read, &case);
+
+        // A digest cannot have changed: only the target is asked.
+        sync(&run, &[&source], &[&target]);
+        assert_counts(&source, &[], &case);
+        assert_counts(&target, &[(ManifestHead, 1)], &case);
+    }
+}
+
+#[test]
+fn a_digest_that_the_source_lacks_fails_alone() {
+    let (source, target) = (FakeRegistry::new(), FakeRegistry::new());
+    let mut maker = Maker::new(2);
+    let (image, absent) = (maker.oci(&[10]), maker.oci(&[20]));
+    source.push("a", "v1", &image);
+    let run = one_worker()
+        .rule(
+            &source.name(&format!("a@{}", absent.digest)),
+            target.name("b"),
+        )
+        .rule(&source.name("a:v1"), target.name("b"));
+    let output = run.run().expect(1);
+    assert_eq!(output.finished(), Some((0, 1)));
+    assert_in_sync(&source, "a", &target, "b", &["v1"]);
+}
+
+#[test]
+fn a_rule_waits_for_the_digest_that_another_one_brings() {
+    for middle_name in ["m", "m:v1"] {
+        let [source, middle, target] = [(); 3].map(|()| FakeRegistry::new());
+        let image = Maker::new(3).oci(&[10]);
+        source.push("a", "v1", &image);
+        let digest = &image.digest;
+        let run = one_worker()
+            .rule(&middle.name(&format!("m@{digest}")), target.name("b:v1"))
+            .rule(
+                &source.name(&format!("a@{digest}")),
+                middle.name(middle_name),
+            );
+        sync(&run, &[&source, &middle], &[&middle, &target]);
+        assert_in_sync(&source, "a", &target, "b", &["v1"]);
+    }
+}
+
+#[test]
+fn tag_lists_are_mapped_one_to_one_at_no_further_cost() {
+    let (source, target) = (FakeRegistry::new(), FakeRegistry::new());
+    let mut maker = Maker::new(4);
+    for tag in ["x", "y", "z"] {
+        source.push("a", tag, &maker.oci(&[10]));
+    }
+    let run = one_worker().rule(&source.name("a:x,y,z"), target.name("b:1,2,3"));
+    sync(&run, &[&source], &[&target]);
+    for (tag, name) in [("x", "1"), ("y", "2"), ("z", "3")] {
+        assert_same((&source, "a", tag), (&target, "b", name));
+    }
+    assert_eq!(target.tags("b"), ["1", "2", "3"]);
+    assert_counts(&source, &[(ManifestGet, 3), (BlobGet, 6)], "source");
+    let asked = target.count(ManifestHead);
+    let written = [
+        (ManifestHead, asked),
+        (TagsList, 1),
+        (UploadPost, 6),
+        (UploadPut, 6),
+        (ManifestPut, 3),
+    ];
+    assert!((1..=3).contains(&asked), "{asked}");
+    assert_counts(&target, &written, "target");
+}
+
+#[test]
+fn tags_that_are_swapped_in_one_repository_are_a_circle() {
+    let registry = FakeRegistry::new();
+    let mut maker = Maker::new(5);
+    registry.push("a", "x", &maker.oci(&[10]));
+    registry.push("a", "y", &maker.oci(&[20]));
+    let run = one_worker().rule(&registry.name("a:x,y"), registry.name("a:y,x"));
+    let output = run.run().expect(1);
+    assert!(
+        output.stderr.contains("rules feed each other in a circle"),
+        "{}",
+        output.stderr
+    );
+}
+
+/// A repository `a` of a registry of its own with these tags, each another image of two blobs.
+fn with_tags(tags: &str) -> FakeRegistry {
+    let registry = FakeRegistry::new();
+    let mut maker = Maker::new(6);
+    for tag in tags.split(' ') {
+        registry.push("a", tag, &maker.oci(&[10]));
+    }
+    registry
+}
+
+const TAGS: &str = "1.0.0 1.1.0 1.2.0 1.2.0-alpine 1.3.0-rc1 latest v1.3.0 v2.0.0";
+
+#[test]
+fn chosen_tags_cost_one_list_of_each_side_and_the_others_nothing() {
+    for (name, tags, expected) in [
+        ("a:/^v/", Value::Null, "v1.3.0 v2.0.0"),
+        ("a:/1.2/", Value::Null, "1.2.0 1.2.0-alpine"),
+        ("a", json!({"allow": ["v1.*", "latest"]}), "latest v1.3.0"),
+        (
+            "a",
+            json!({"semver": ">=1.2, <2"}),
+            "1.2.0 1.2.0-alpine v1.3.0",
+        ),
+        (
+            "a",
+            json!({"semver": ">=1", "deny": "/-/", "latest": 2}),
+            "v1.3.0 v2.0.0",
+        ),
+        ("a", json!({"latest": 1, "min": 2}), "1.2.0-alpine v2.0.0"),
+    ] {
+        let (source, target) = (with_tags(TAGS), FakeRegistry::new());
+        let run = one_worker().rule(
+            &source.name(name),
+            json!({"to": target.name("b"), "tags": tags}),
+        );
+        let case = format!("{name} {tags}");
+        sync(&run, &[&source], &[&target]);
+        assert_eq!(target.tags("b").join(" "), expected, "{case}");
+        let expected: Vec<&str> = expected.split(' ').collect();
+        assert_in_sync(&source, "a", &target, "b", &expected);
+        let count = expected.len();
+        let read = [(TagsList, 1), (ManifestGet, count), (BlobGet, 2 * count)];
+        assert_counts(&source, &read, &case);
+        let written = [
+            (TagsList, 1),
+            (UploadPost, 2 * count),
+            (UploadPut, 2 * count),
+            (ManifestPut, count),
+        ];
+        assert_counts(&target, &written, &case);
+
+        // The records name all of them, which spares the list at the target.
+        sync(&run, &[&source], &[&target]);
+        assert_counts(&source, &[(TagsList, 1), (ManifestHead, count)], &case);
+        assert_counts(&target, &[(ManifestHead, count)], &case);
+    }
+}
+
+#[test]
+fn rules_that_choose_of_one_repository_share_its_list_and_its_images() {
+    let (source, target) = (with_tags(TAGS), FakeRegistry::new());
+    let run = one_worker()
+        .rule(&source.name("a:/^1.2/"), target.name("b"))
+        .rule(
+            &source.name("a"),
+            json!({"to": [target.name("b"), target.name("c")], "tags": {"deny": "/[^0-9.]/"}}),
+        );
+    sync(&run, &[&source], &[&target]);
+    assert_eq!(
+        target.tags("b"),
+        ["1.0.0", "1.1.0", "1.2.0", "1.2.0-alpine"]
+    );
+    assert_eq!(target.tags("c"), ["1.0.0", "1.1.0", "1.2.0"]);
+    assert_counts(
+        &source,
+        &[(TagsList, 1), (ManifestGet, 4), (BlobGet, 8)],
+        "source",
+    );
+}
+
+#[test]
+fn a_rule_with_too_few_tags_fails_and_says_why() {
+    for (name, tags, cause) in [
+        (
+            "a:/^x/",
+            Value::Null,
+            "the rule wants 0 of 8 tags: 8 unmatched; it must be 1 at least",
+        ),
+        (
+            "a",
+            json!({"allow": "1.*", "semver": "1", "deny": "*.0.0", "latest": 1, "min": 3}),
+            "the rule wants 2 of 8 tags: 3 unmatched, 1 out of range, 1 denied, 1 not among the latest; it must be 3 \
+             at least",
+        ),
+    ] {
+        let (source, target) = (with_tags(TAGS), FakeRegistry::new());
+        let run = one_worker()
+            .rule(
+                &source.name(name),
+                json!({"to": target.name("b"), "tags": tags}),
+            )
+            .rule(&source.name("a:latest"), target.name("c"));
+        let output = run.run().expect(1);
+        assert_eq!(output.finished(), Some((0, 1)), "{name}");
+        let last = output.stderr.split("failed: ").last().unwrap_or_default();
+        assert!(last.contains(cause), "{}", output.stderr);
+        assert_eq!(target.tags("b"), [""; 0], "{name}");
+        assert_in_sync(&source, "a", &target, "c", &["latest"]);
+    }
+}
+
+#[test]
+fn a_rule_may_be_content_with_no_tag() {
+    let (source, target) = (with_tags(TAGS), FakeRegistry::new());
+    let empty = json!({"allow": "x*", "min": 0});
+    let run = one_worker().rule(
+        &source.name("a"),
+        json!({"to": target.name("b"), "tags": empty}),
+    );
+    sync(&run, &[&source], &[&target]);
+    assert_counts(&source, &[(TagsList, 1)], "source");
+    assert_counts(&target, &[], "target");
+}
+
+#[test]
+fn tags_of_a_layout_are_chosen_too() {
+    let source = with_tags("v1 v2 w1");
+    let target = FakeRegistry::new();
+    let out = one_worker().rule(&source.name("a"), "oci:layout");
+    sync(&out, &[&source], &[]);
+    let back = out.config(json!({"images": {
+        "oci:layout": {"to": target.name("b"), "tags": {"allow": "v*"}},
+    }}));
+    sync(&back, &[], &[&target]);
+    assert_eq!(target.tags("b"), ["v1", "v2"]);
+}
