@@ -31,6 +31,8 @@ pub struct Options {
     pub config: Option<PathBuf>,
     /// The file that takes the log instead of stderr.
     pub log: Option<PathBuf>,
+    /// Everything is read and nothing written.
+    pub dry_run: bool,
     /// No progress, and no messages that are neither warnings nor errors.
     pub quiet: bool,
     /// The least important messages to log, if given.
@@ -118,6 +120,7 @@ fn options(
     Ok(Options {
         config,
         log: take("log").map(PathBuf::from),
+        dry_run: take("dry-run").map_or(Ok(false), |text| switch("dry-run", text))?,
         quiet: take("quiet").map_or(Ok(false), |text| switch("quiet", text))?,
         log_level: take("log-level").map(log_level).transpose()?,
         registry: take("registry"),
@@ -364,7 +367,7 @@ impl DefaultValue {
     }
 }
 
-const FLAGS: [Flag; 20] = [
+const FLAGS: [Flag; 21] = [
     value(
         "config",
         None,
@@ -385,6 +388,12 @@ const FLAGS: [Flag; 20] = [
         "LEVEL",
         DefaultValue::None,
         "error, warn, info, debug or trace [default: info, or RUST_LOG]",
+    ),
+    flag(
+        "dry-run",
+        None,
+        Kind::Switch,
+        "write nothing, and tell for each rule what a run would do",
     ),
     flag(
         "quiet",
@@ -512,6 +521,7 @@ mod tests {
         Options {
             config: None,
             log: None,
+            dry_run: false,
             quiet: false,
             log_level: None,
             registry: Some("env.example".into()),
@@ -535,6 +545,7 @@ mod tests {
         let expected = Options {
             config: Some("c.json".into()),
             log: Some("l".into()),
+            dry_run: true,
             quiet: true,
             log_level: Some(LevelFilter::Debug),
             registry: Some("r.example".into()),
@@ -549,6 +560,7 @@ mod tests {
         let joined = [
             "--config=c.json",
             "--log=l",
+            "--dry-run",
             "--quiet",
             "a:1",
             "--log-level=debug",
@@ -585,6 +597,7 @@ mod tests {
             "--config=",
             "--log=",
             "--quiet=",
+            "--dry-run=",
             "--log-level=",
             "--registry=",
             "--namespace",

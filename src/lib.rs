@@ -35,7 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use cli::{Command, Options};
-use config::{AuthEntry, Config, LoadOptions};
+use config::{AuthEntry, Config, LoadOptions, RuleError};
 use engine::{Gauge, MarkAfter, Patience, Policy};
 use layout::Layout;
 use logging::{Stream, print};
@@ -44,7 +44,7 @@ use progress::Progress;
 use records::Journal;
 use registry::Registries;
 use registry::credentials::{Credentials, Entry, docker_config_path};
-use report::{ExitStatus, Report};
+use report::{ExitStatus, Preview, Report};
 use store::{Limits, Place, Quota, StoreError, Stores, Target};
 
 /// Runs the program with its command line, the program's name first, and gives its exit status.
@@ -106,7 +106,11 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     let interrupt = signal::watch(move || drop(running), move || broken_off.shutdown());
     let interrupt = interrupt.map_err(|error| format!("cannot handle signals: {error}"))?;
 
-    let (journal, mut hints, more) = Journal::open(&options.records);
+    let (journal, mut hints, more) = if options.dry_run {
+        Journal::read(&options.records)
+    } else {
+        Journal::open(&options.records)
+    };
     warnings.extend(more);
     for warning in &warnings {
         log::warn!("{warning}");
@@ -148,6 +152,7 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     let run = engine::Options {
         policy,
         retries: options.retries,
+        is_dry: options.dry_run,
         hints: &hints,
         journal: &journal,
         gauge: &gauge,
@@ -155,11 +160,8 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     };
     let mut report = engine::run(&rules, &places, &run);
     drop(progress);
-    report.failed_generations += failed_rules.len();
-    report
-        .failures
-        .splice(0..0, failed_rules.iter().map(ToString::to_string));
-    report.records_lost = !journal.is_working();
+    add(&mut report, &failed_rules, options);
+    report.records_lost = !options.dry_run && !journal.is_working();
     tell(&report, options);
     // A signal that came when all was done changes nothing.
     let status = interrupt
@@ -170,18 +172,33 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     }))
 }
 
+/// Has rules that are wrong counted and told with those that yielded no images.
+fn add(report: &mut Report, failed: &[RuleError], options: &Options) {
+    report.failed_generations += failed.len();
+    let failures = failed.iter().map(ToString::to_string);
+    report.failures.splice(0..0, failures);
+    if options.dry_run {
+        let previews = failed.iter().map(|error| Preview {
+            title: error.position.to_string(),
+            failure: Some(error.what.to_string()),
+            ..Preview::default()
+        });
+        report.previews.splice(0..0, previews);
+    }
+}
+
 /// The end of the run: failures last, then the summary, then the words that scripts search for.
 fn tell(report: &Report, options: &Options) {
     for failure in &report.failures {
         log::error!("failed: {failure}");
     }
     log::info!("{report}");
-    if options.log.is_some() {
-        for line in report.closing_lines().lines() {
+    for line in report.results().lines() {
+        if options.log.is_some() {
             log::info!(target: logging::RESULTS, "{line}");
+        } else {
+            print(Stream::Stdout, &format!("{}\n", logging::sanitise(line)));
         }
-    } else {
-        print(Stream::Stdout, &report.closing_lines());
     }
     if let Some(reason) = &report.fatal {
         print(

@@ -18,7 +18,7 @@ use super::places::{HostId, HostKey, HostRow, PlaceId, PlaceRow, Tags};
 use super::task::{Failure, Key, Kind, Readiness, State, Task, TaskId};
 use crate::oci::{Digest, Reference};
 use crate::records::Hints;
-use crate::report::Totals;
+use crate::report::{Preview, Totals};
 use crate::store::{Class, Place, Presence, StoreError};
 
 /// All that the run knows and has still to do.
@@ -51,6 +51,8 @@ pub(super) struct Graph<'a> {
     pub(super) totals: Totals,
     /// How far the run is, as far as it is known here.
     pub(super) counts: Counts,
+    /// What would be done for each rule; empty where it is done.
+    pub(super) previews: Vec<Preview>,
 }
 
 /// What the coordinator has to hear about.
@@ -88,7 +90,13 @@ impl<'a> Graph<'a> {
             held_bytes: 0,
             totals: Totals::default(),
             counts: Counts::default(),
+            previews: Vec::new(),
         }
+    }
+
+    /// Whether nothing is written, and the next run is only foreseen.
+    pub(super) fn is_dry(&self) -> bool {
+        !self.previews.is_empty()
     }
 
     /// The task that is scheduled for this one: wants are served by their blob's copy.
@@ -258,7 +266,7 @@ impl<'a> Graph<'a> {
                 self.child_read(child, ChildState::Held(manifest));
             }
             (Kind::Want(blob, place), done) => self.want_answered(task, blob, place, &done),
-            (Kind::Copy(_), Done::Read { bytes }) => self.totals.pulled += bytes,
+            (Kind::Copy(blob), Done::Read { bytes }) => self.blob_read(blob, bytes),
             (kind, done) => {
                 let text = format!("{done:?} is no answer to {kind:?}: this is a bug");
                 self.failed(task, &StoreError::new(Class::Permanent, text));

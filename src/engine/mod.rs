@@ -37,7 +37,7 @@ pub use stream::Patience;
 
 use crate::config::Rule;
 use crate::records::{Hints, Journal};
-use crate::report::Report;
+use crate::report::{Preview, Report};
 use crate::store::Stores;
 use coordinator::coordinate;
 use graph::Graph;
@@ -52,6 +52,8 @@ pub struct Options<'a> {
     pub policy: Policy,
     /// Passes after the first over what failed.
     pub retries: u32,
+    /// Everything is read and nothing written: the report tells what a run would do.
+    pub is_dry: bool,
     /// What the records said at the start.
     pub hints: &'a Hints,
     /// Where records are written.
@@ -72,6 +74,7 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
         stores,
         journal: options.journal,
         gauge: options.gauge,
+        is_dry: options.is_dry,
     };
     let started = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -110,13 +113,16 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
             };
             let (answer_sender, answers) = crossbeam_channel::unbounded();
             let mut graph = Graph::new(options.hints);
+            if options.is_dry {
+                graph.previews = rules.iter().map(preview).collect();
+            }
             let plan = Plan::new(rules, &mut graph, stores);
             let mut run = Run::new(graph, plan, policy, options, stores, answer_sender);
             coordinate(&mut run, &job_sender, &answers, &options.cancel);
             // The workers stop when the queue is closed.
             drop(job_sender);
             let fatal = run.fatal();
-            report(&run.graph, &run.plan, fatal)
+            report(run.graph, &run.plan, fatal)
         });
         catch_unwind(run).unwrap_or_else(|_| Report {
             fatal: Some("the coordinator panicked: this is a bug, please report it".to_owned()),
@@ -125,23 +131,53 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
     })
 }
 
-fn report(graph: &Graph<'_>, plan: &Plan<'_>, fatal: Option<String>) -> Report {
+fn preview(rule: &Rule) -> Preview {
+    let targets: Vec<String> = rule
+        .targets
+        .iter()
+        .map(|target| target.place.to_string())
+        .collect();
+    let title = format!(
+        "{}: {} -> {}",
+        rule.position,
+        rule.source,
+        targets.join(", ")
+    );
+    Preview {
+        title,
+        ..Preview::default()
+    }
+}
+
+fn report(mut graph: Graph<'_>, plan: &Plan<'_>, fatal: Option<String>) -> Report {
+    let mut previews = std::mem::take(&mut graph.previews);
     let mut report = Report {
         totals: graph.totals.clone(),
         fatal,
         ..Report::default()
     };
-    for (rule, failure) in plan.failures() {
+    for (number, rule, failure) in plan.failures() {
         report.failed_generations += 1;
         let cause = failure.map_or_else(
             || "cancelled before it was begun".to_owned(),
             ToString::to_string,
         );
         report.failures.push(format!("{}: {cause}", rule.position));
+        if let Some(preview) = previews.get_mut(number) {
+            preview.failure = Some(cause);
+        }
     }
     for image in graph.images.ids() {
         let mut source_failure = None;
         for (index, target) in graph.images[image].targets.iter().enumerate() {
+            if let Some(preview) = previews.get_mut(target.rule) {
+                *match &target.state {
+                    TargetState::Done(Outcome::Unchanged) => &mut preview.equal,
+                    TargetState::Done(Outcome::Copied) if target.is_lacking => &mut preview.new,
+                    TargetState::Done(Outcome::Copied) => &mut preview.changed,
+                    _ => &mut preview.failed,
+                } += 1;
+            }
             let pair = || {
                 format!(
                     "{} -> {}",
@@ -176,5 +212,6 @@ fn report(graph: &Graph<'_>, plan: &Plan<'_>, fatal: Option<String>) -> Report {
                 .push(format!("{}: {failure}", graph.image_source(image)));
         }
     }
+    report.previews = previews;
     report
 }

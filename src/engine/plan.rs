@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::admission::{Admission, Entry};
 use super::graph::Graph;
-use super::image::{Image, ImageId, List, Target, TargetState};
+use super::image::{Image, ImageId, List, Outcome, Target, TargetState};
 use super::places::{HostId, PlaceId, Tags};
 use super::task::Failure;
 use crate::config::{Rule, Selection};
@@ -280,6 +280,9 @@ impl<'a> Plan<'a> {
             let references = self.references(rule, source, graph, stores);
             let outcome = match references {
                 Ok(references) => {
+                    if let Some(preview) = graph.previews.get_mut(rule) {
+                        preview.kept = references.iter().map(ToString::to_string).collect();
+                    }
                     self.form_rule(number, rule, &references, graph, &mut touched);
                     None
                 }
@@ -298,12 +301,12 @@ impl<'a> Plan<'a> {
     /// The images that a rule means, or why there are none.
     fn references(
         &self,
-        rule: usize,
+        number: usize,
         source: PlaceId,
-        graph: &Graph<'_>,
+        graph: &mut Graph<'_>,
         stores: &dyn Stores,
     ) -> Result<Vec<Reference>, Failure> {
-        let Some(rule) = self.rules.get(rule) else {
+        let Some(rule) = self.rules.get(number) else {
             return Ok(Vec::new());
         };
         let failure = |cause: &str, not_found| Failure {
@@ -322,35 +325,64 @@ impl<'a> Plan<'a> {
                 )),
                 Err(error) => Err(failure(&error.to_string(), false)),
             },
-            Selection::Listed(filter) => match &graph.places[source].tags {
-                Tags::Listed(_, tags) if tags.is_empty() && filter.min() > 0 => {
-                    Err(failure("the repository has no tags", true))
+            Selection::Listed(filter) => {
+                let brought = self.brought(source, graph);
+                let tags = match &graph.places[source].tags {
+                    Tags::Listed(_, tags) => tags.as_slice(),
+                    Tags::Missing if !brought.is_empty() => &[],
+                    Tags::Missing => {
+                        let cause = "there is no such repository, or no permission to see it";
+                        return Err(failure(cause, true));
+                    }
+                    Tags::Failed(failure) => return Err(Failure::clone(failure)),
+                    Tags::Unknown | Tags::Asked => {
+                        return Err(failure("its tags were never listed: this is a bug", false));
+                    }
+                };
+                let tags = [tags, &brought].concat();
+                if tags.is_empty() && filter.min() > 0 {
+                    return Err(failure("the repository has no tags", true));
                 }
-                Tags::Listed(_, tags) => {
-                    let choice = filter.select(tags);
+                let choice = filter.select(&tags);
+                for (tag, reason) in &choice.dropped {
+                    log::debug!("{}:{tag} is not wanted: {reason}", rule.source);
+                }
+                if let Some(preview) = graph.previews.get_mut(number) {
+                    preview.dropped.clear();
                     for (tag, reason) in &choice.dropped {
-                        log::debug!("{}:{tag} is not wanted: {reason}", rule.source);
+                        let tags = preview.dropped.entry(reason.to_string()).or_default();
+                        tags.push(tag.to_string());
                     }
-                    let (left, min) = (choice.kept.len(), filter.min());
-                    if left < min {
-                        let cause = format!("the rule wants {choice}; it must be {min} at least");
-                        return Err(failure(&cause, true));
-                    }
-                    if !choice.dropped.is_empty() {
-                        log::info!("{}: the rule wants {choice}", rule.source);
-                    }
-                    Ok(choice.kept.into_iter().map(Reference::Tag).collect())
                 }
-                Tags::Missing => Err(failure(
-                    "there is no such repository, or no permission to see it",
-                    true,
-                )),
-                Tags::Failed(failure) => Err(Failure::clone(failure)),
-                Tags::Unknown | Tags::Asked => {
-                    Err(failure("its tags were never listed: this is a bug", false))
+                let (left, min) = (choice.kept.len(), filter.min());
+                if left < min {
+                    let cause = format!("the rule wants {choice}; it must be {min} at least");
+                    return Err(failure(&cause, true));
                 }
-            },
+                if !choice.dropped.is_empty() {
+                    log::info!("{}: the rule wants {choice}", rule.source);
+                }
+                Ok(choice.kept.into_iter().map(Reference::Tag).collect())
+            }
         }
+    }
+
+    /// Of a dry run: tags that a repository lacks and other rules would have put there by now.
+    fn brought(&self, source: PlaceId, graph: &Graph<'_>) -> Vec<Tag> {
+        if !graph.is_dry() {
+            return Vec::new();
+        }
+        let would_be_new = |claim: &Claim| {
+            let target = graph.images[claim.image].target(claim.index);
+            target.is_lacking && matches!(target.state, TargetState::Done(_))
+        };
+        let claims = self.claims.iter();
+        let new = claims.filter(|((place, _), claim)| *place == source && would_be_new(claim));
+        let mut tags: Vec<Tag> = new
+            .filter_map(|((_, name), _)| name.tag().cloned())
+            .collect();
+        tags.sort_unstable();
+        tags
     }
 
     fn form_rule(
@@ -425,6 +457,7 @@ impl<'a> Plan<'a> {
                     name: name.clone(),
                     list,
                     rule: number,
+                    is_lacking: false,
                     state,
                 });
             }
@@ -474,6 +507,11 @@ impl<'a> Plan<'a> {
     fn offer(&mut self, image: ImageId, graph: &mut Graph<'_>) {
         if let Some((feeder, index)) = self.feeder(image, graph) {
             match &graph.images[feeder].target(index).state {
+                TargetState::Done(Outcome::Copied) if graph.is_dry() => {
+                    let feeder = &graph.images[feeder];
+                    let (source, reference) = (feeder.source, feeder.reference.clone());
+                    graph.images[image].read_as(source, reference);
+                }
                 TargetState::Done(_) => {}
                 TargetState::Failed { .. } => return fail_fed(image, feeder, index, graph),
                 _ => return self.fed.entry((feeder, index)).or_default().push(image),
@@ -672,11 +710,12 @@ impl<'a> Plan<'a> {
         any
     }
 
-    /// The rules that yielded no images, with the reason; none where the run ended before they were looked at.
-    pub(super) fn failures(&self) -> impl Iterator<Item = (&Rule, Option<&Failure>)> {
-        let pairs = self.rules.iter().zip(&self.states);
-        let failed = pairs.filter(|(_, state)| state.failure.is_some() || !state.is_formed);
-        failed.map(|(rule, state)| (rule, state.failure.as_ref()))
+    /// The rules that yielded no images, with their numbers and the reason; none where the run ended before they were
+    /// looked at.
+    pub(super) fn failures(&self) -> impl Iterator<Item = (usize, &Rule, Option<&Failure>)> {
+        let pairs = self.rules.iter().zip(&self.states).enumerate();
+        let failed = pairs.filter(|(_, (_, state))| state.failure.is_some() || !state.is_formed);
+        failed.map(|(number, (rule, state))| (number, rule, state.failure.as_ref()))
     }
 }
 

@@ -389,6 +389,7 @@ impl<'a> Run<'a> {
             TargetState::Done(outcome) => {
                 let digest = row.digest().map(ToString::to_string).unwrap_or_default();
                 let word = match outcome {
+                    Outcome::Copied if self.graph.is_dry() => "would copy",
                     Outcome::Copied => "copied",
                     Outcome::Unchanged => "unchanged",
                 };

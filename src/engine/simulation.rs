@@ -446,6 +446,7 @@ fn simulate(
     let options = Options {
         policy,
         retries,
+        is_dry: false,
         hints: &hints,
         journal: &journal,
         gauge: &gauge,
@@ -523,11 +524,12 @@ fn simulate(
         (done + failed, 0, 0, 0),
         "seed {seed}: the display is left with something to do"
     );
-    let report = report(&run.graph, &run.plan, fatal);
+    let held_bytes = run.graph.held_bytes;
+    let report = report(run.graph, &run.plan, fatal);
     assert_eq!(report.copied + report.unchanged, done, "seed {seed}");
     if report.failed_tasks + report.failed_generations == 0 {
         assert_eq!(
-            run.graph.held_bytes, 0,
+            held_bytes, 0,
             "seed {seed}: manifests of finished images are held"
         );
     }

@@ -14,13 +14,17 @@ use super::origin::Snapshots;
 use super::stream::{Patience, Reader, Stream};
 use crate::oci::{Descriptor, Manifest, Reference};
 use crate::records::{Journal, Record};
-use crate::store::{Begin, Class, Place, SendError, Session, Source, StoreError, Stores, Upload};
+use crate::store::{
+    Begin, Class, Found, Place, SendError, Session, Source, StoreError, Stores, Upload,
+};
 
 /// What all workers share.
 pub(super) struct Worker<'a> {
     pub(super) stores: &'a dyn Stores,
     pub(super) journal: &'a Journal,
     pub(super) gauge: &'a Gauge,
+    /// Nothing is written: what would be sent or put is answered as if it were.
+    pub(super) is_dry: bool,
     pub(super) patience: Patience,
     pub(super) mark_after: MarkAfter,
 }
@@ -61,6 +65,13 @@ impl Worker<'_> {
             } => {
                 reply.send(self.fetch(&place, &reference, expected.as_ref()));
             }
+            Job::Copy {
+                reply,
+                descriptor,
+                wants,
+                ..
+            } if self.is_dry => self.weigh(reply, &descriptor, wants),
+            Job::Put { reply, .. } if self.is_dry => reply.send(Ok(Done::Put)),
             Job::Copy {
                 reply,
                 source,
@@ -104,6 +115,31 @@ impl Worker<'_> {
             self.journal.append(&record);
         }
         Ok(Done::Put)
+    }
+
+    /// Finds out what a copy would come to, by questions alone. A repository that is thought to hold the blob is taken
+    /// at its word, for asking for the mount would write.
+    fn weigh(&self, reply: Reply, descriptor: &Descriptor, wants: Vec<Want>) {
+        let mut bytes = 0;
+        for Want { reply, place, hint } in wants {
+            let result = if hint.mount_from.is_some() {
+                Ok(Done::BlobFound(Found::Mounted))
+            } else {
+                let is_there = self.stores.open(&place).has_blob(descriptor);
+                is_there.map(|is_there| {
+                    if is_there {
+                        return Done::BlobFound(Found::Existing);
+                    }
+                    bytes = descriptor.size;
+                    Done::BlobSent {
+                        mount_denied: false,
+                        is_detached: false,
+                    }
+                })
+            };
+            reply.send(result);
+        }
+        reply.send(Ok(Done::Read { bytes }));
     }
 
     /// Copies to the first target on this thread and to each other on one of its own, for the time of the copy.

@@ -6,6 +6,7 @@ mod auth;
 mod cli;
 mod content;
 mod documents;
+mod dry_run;
 mod economy;
 mod environment;
 mod failures;
