@@ -156,6 +156,7 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         hints: &hints,
         journal: &journal,
         gauge: &gauge,
+        now: SystemTime::now(),
         cancel,
     };
     let mut report = engine::run(&rules, &places, &run);

@@ -33,7 +33,7 @@ pub struct Counts {
     pub failed: usize,
     /// Rules of which it is not known yet which images they mean.
     pub unread_rules: usize,
-    /// Images and tag lists that are still to begin, whatever the number of their targets.
+    /// Images, tag lists and dates that are still to begin, whatever the number of their targets.
     pub waiting: usize,
     /// The same that were begun.
     pub begun: usize,

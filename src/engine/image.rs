@@ -116,10 +116,11 @@ impl Content {
 }
 
 impl Image {
-    pub(super) fn new(source: PlaceId, reference: Reference) -> Self {
+    /// An image of a source. `digest` is what the reference means there now, where that is known.
+    pub(super) fn new(source: PlaceId, reference: Reference, digest: Option<Digest>) -> Self {
         Self {
             source,
-            content: Content::named_by(&reference),
+            content: digest.map_or_else(|| Content::named_by(&reference), Content::Named),
             reference,
             targets: Vec::new(),
             order: 0,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
+use super::dates::Dated;
 use super::places::HostId;
 use super::task::TaskId;
 use crate::oci::{Descriptor, Manifest, Reference, Tag};
@@ -17,6 +18,12 @@ pub(super) enum Job {
     Tags { reply: Reply, place: Place },
     /// Ask whether a manifest is there.
     Head {
+        reply: Reply,
+        place: Place,
+        reference: Reference,
+    },
+    /// Find out when an image was made.
+    Date {
         reply: Reply,
         place: Place,
         reference: Reference,
@@ -59,6 +66,8 @@ pub(super) enum Done {
     Tags(Option<Vec<Tag>>),
     /// Whether the manifest is there.
     Presence(Presence),
+    /// When the image was made; `None` where there is no such image.
+    Dated(Option<Dated>),
     /// The manifest.
     Manifest(Arc<Manifest>),
     /// The blob was there or was mounted.

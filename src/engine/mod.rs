@@ -7,6 +7,7 @@ mod arena;
 mod blobs;
 mod children;
 mod coordinator;
+mod dates;
 mod gauge;
 mod graph;
 mod image;
@@ -27,6 +28,7 @@ mod worker;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::SystemTime;
 
 use crossbeam_channel::Receiver;
 
@@ -58,6 +60,8 @@ pub struct Options<'a> {
     pub hints: &'a Hints,
     /// Where records are written.
     pub journal: &'a Journal,
+    /// When the run began, for rules that choose by age.
+    pub now: SystemTime,
     /// Where the run tells how far it is.
     pub gauge: &'a Gauge,
     /// Closed when the run is to end early.
@@ -72,6 +76,7 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
         patience: options.policy.patience,
         mark_after: options.policy.mark_after,
         stores,
+        hints: options.hints,
         journal: options.journal,
         gauge: options.gauge,
         is_dry: options.is_dry,
@@ -116,7 +121,7 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
             if options.is_dry {
                 graph.previews = rules.iter().map(preview).collect();
             }
-            let plan = Plan::new(rules, &mut graph, stores);
+            let plan = Plan::new(rules, options.now, &mut graph, stores);
             let mut run = Run::new(graph, plan, policy, options, stores, answer_sender);
             coordinate(&mut run, &job_sender, &answers, &options.cancel);
             // The workers stop when the queue is closed.

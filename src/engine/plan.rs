@@ -2,10 +2,12 @@
 //! two rules never write one tag, and what one rule feeds to another waits for it. Not here: the queues in which images
 //! wait (`admission.rs`), and what happens to an admitted image (`image.rs`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::admission::{Admission, Entry};
+use super::dates::Date;
 use super::graph::Graph;
 use super::image::{Image, ImageId, List, Outcome, Target, TargetState};
 use super::places::{HostId, PlaceId, Tags};
@@ -16,6 +18,7 @@ use crate::store::Stores;
 
 pub(super) struct Plan<'a> {
     rules: &'a [Rule],
+    now: SystemTime,
     states: Vec<RuleState>,
     groups: Vec<Group>,
     group_of: HashMap<PlaceId, usize>,
@@ -49,6 +52,8 @@ struct Group {
     rules: Vec<usize>,
     images: HashMap<Reference, ImageId>,
     listing: Listing,
+    /// Dates of its tags that are asked for.
+    open_dates: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -68,9 +73,15 @@ struct Claim {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(rules: &'a [Rule], graph: &mut Graph<'_>, stores: &dyn Stores) -> Self {
+    pub(super) fn new(
+        rules: &'a [Rule],
+        now: SystemTime,
+        graph: &mut Graph<'_>,
+        stores: &dyn Stores,
+    ) -> Self {
         let mut plan = Self {
             rules,
+            now,
             states: Vec::new(),
             groups: Vec::new(),
             group_of: HashMap::new(),
@@ -105,6 +116,7 @@ impl<'a> Plan<'a> {
                     rules: Vec::new(),
                     images: HashMap::new(),
                     listing: Listing::NotNeeded,
+                    open_dates: 0,
                 });
                 groups.len() - 1
             });
@@ -133,7 +145,8 @@ impl<'a> Plan<'a> {
                 }
             }
             Listing::NotNeeded | Listing::Known => {
-                if !self.wait_for_earlier_rules(number)
+                if !self.wait_for_dates(number, graph)
+                    && !self.wait_for_earlier_rules(number)
                     && !self.wait_for_writers(number, |state| state.is_formed)
                 {
                     self.form(number, graph, stores);
@@ -216,22 +229,76 @@ impl<'a> Plan<'a> {
         };
         group.listing = Listing::Queued;
         let source = group.source;
-        let states = &self.states;
-        let mut targets: Vec<HostId> = group
-            .rules
-            .iter()
-            .filter_map(|&rule| states.get(rule))
-            .flat_map(|state| {
-                state
-                    .targets
-                    .iter()
-                    .map(|&target| graph.places[target].host)
-            })
+        self.queue(number, [Entry::List(source)], graph);
+    }
+
+    /// Has entries admitted that a group cannot be formed without.
+    fn queue(
+        &mut self,
+        number: usize,
+        entries: impl IntoIterator<Item = Entry>,
+        graph: &Graph<'_>,
+    ) {
+        let Some(group) = self.groups.get(number) else {
+            return;
+        };
+        let states = group.rules.iter().filter_map(|&rule| self.states.get(rule));
+        let mut targets: Vec<HostId> = states
+            .flat_map(|state| &state.targets)
+            .map(|&target| graph.places[target].host)
             .collect();
         targets.sort_unstable();
         targets.dedup();
-        self.admission
-            .push(graph.places[source].host, targets, Entry::List(source));
+        let source = graph.places[group.source].host;
+        for entry in entries {
+            self.admission.push(source, targets.clone(), entry);
+        }
+    }
+
+    /// Whether a group must wait for dates that its rules choose by. Each is asked for once a pass.
+    fn wait_for_dates(&mut self, number: usize, graph: &mut Graph<'_>) -> bool {
+        let Some(group) = self.groups.get(number) else {
+            return false;
+        };
+        let source = group.source;
+        let Tags::Listed(_, tags) = &graph.places[source].tags else {
+            return false;
+        };
+        let is_open = |rule: &&usize| self.states.get(**rule).is_some_and(|rule| !rule.is_formed);
+        let rules = group.rules.iter().filter(is_open);
+        let wanted: Vec<Tag> = rules
+            .filter_map(|&rule| self.rules.get(rule)?.selection.dated())
+            .flat_map(|filter| filter.candidates(tags))
+            .cloned()
+            .collect();
+        let mut entries = Vec::new();
+        for tag in wanted {
+            let date = graph.date(source, &tag);
+            let row = &mut graph.dates[date];
+            if matches!(row.date, Date::Unknown) {
+                row.date = Date::Asked;
+                entries.push(Entry::Date(date));
+            }
+        }
+        let Some(group) = self.groups.get_mut(number) else {
+            return false;
+        };
+        group.open_dates += entries.len();
+        let must_wait = group.open_dates > 0;
+        self.queue(number, entries, graph);
+        must_wait
+    }
+
+    /// The date of a tag of a repository has become known, or that it cannot be had.
+    pub(super) fn dated(&mut self, place: PlaceId, graph: &mut Graph<'_>, stores: &dyn Stores) {
+        if let Some(&number) = self.group_of.get(&place)
+            && let Some(group) = self.groups.get_mut(number)
+        {
+            group.open_dates = group.open_dates.saturating_sub(1);
+            if group.open_dates == 0 {
+                self.examine(number, graph, stores);
+            }
+        }
     }
 
     /// The tags of a repository have become known.
@@ -241,7 +308,33 @@ impl<'a> Plan<'a> {
             && group.listing == Listing::Asked
         {
             group.listing = Listing::Known;
+            self.add_brought(place, graph);
             self.examine(number, graph, stores);
+        }
+    }
+
+    /// Of a dry run: tags that other rules would have put into a repository by now.
+    fn add_brought(&self, place: PlaceId, graph: &mut Graph<'_>) {
+        if !graph.is_dry() {
+            return;
+        }
+        let would_be_there = |claim: &Claim| {
+            let target = graph.images[claim.image].target(claim.index);
+            target.place == place && matches!(target.state, TargetState::Done(_))
+        };
+        let claims = self.claims.iter();
+        let mut brought: Vec<Tag> = claims
+            .filter(|(_, claim)| would_be_there(claim))
+            .filter_map(|((_, name), _)| name.tag().cloned())
+            .collect();
+        brought.sort_unstable();
+        let tags = &mut graph.places[place].tags;
+        if matches!(tags, Tags::Missing) && !brought.is_empty() {
+            *tags = Tags::Listed(HashSet::new(), Vec::new());
+        }
+        if let Tags::Listed(known, listed) = tags {
+            brought.retain(|tag| known.insert(tag.clone()));
+            listed.append(&mut brought);
         }
     }
 
@@ -325,64 +418,46 @@ impl<'a> Plan<'a> {
                 )),
                 Err(error) => Err(failure(&error.to_string(), false)),
             },
-            Selection::Listed(filter) => {
-                let brought = self.brought(source, graph);
-                let tags = match &graph.places[source].tags {
-                    Tags::Listed(_, tags) => tags.as_slice(),
-                    Tags::Missing if !brought.is_empty() => &[],
-                    Tags::Missing => {
-                        let cause = "there is no such repository, or no permission to see it";
-                        return Err(failure(cause, true));
-                    }
-                    Tags::Failed(failure) => return Err(Failure::clone(failure)),
-                    Tags::Unknown | Tags::Asked => {
-                        return Err(failure("its tags were never listed: this is a bug", false));
-                    }
-                };
-                let tags = [tags, &brought].concat();
-                if tags.is_empty() && filter.min() > 0 {
-                    return Err(failure("the repository has no tags", true));
+            Selection::Listed(filter) => match &graph.places[source].tags {
+                Tags::Listed(_, tags) if tags.is_empty() && filter.min() > 0 => {
+                    Err(failure("the repository has no tags", true))
                 }
-                let choice = filter.select(&tags);
-                for (tag, reason) in &choice.dropped {
-                    log::debug!("{}:{tag} is not wanted: {reason}", rule.source);
-                }
-                if let Some(preview) = graph.previews.get_mut(number) {
-                    preview.dropped.clear();
+                Tags::Listed(_, tags) => {
+                    let dates = match rule.selection.dated() {
+                        Some(filter) => graph.dates_of(source, filter.candidates(tags))?,
+                        None => HashMap::new(),
+                    };
+                    let choice = filter.select(tags, &dates, self.now);
                     for (tag, reason) in &choice.dropped {
-                        let tags = preview.dropped.entry(reason.to_string()).or_default();
-                        tags.push(tag.to_string());
+                        log::debug!("{}:{tag} is not wanted: {reason}", rule.source);
                     }
+                    if let Some(preview) = graph.previews.get_mut(number) {
+                        preview.dropped.clear();
+                        for (tag, reason) in &choice.dropped {
+                            let tags = preview.dropped.entry(reason.to_string()).or_default();
+                            tags.push(tag.to_string());
+                        }
+                    }
+                    let (left, min) = (choice.kept.len(), filter.min());
+                    if left < min {
+                        let cause = format!("the rule wants {choice}; it must be {min} at least");
+                        return Err(failure(&cause, true));
+                    }
+                    if !choice.dropped.is_empty() {
+                        log::info!("{}: the rule wants {choice}", rule.source);
+                    }
+                    Ok(choice.kept.into_iter().map(Reference::Tag).collect())
                 }
-                let (left, min) = (choice.kept.len(), filter.min());
-                if left < min {
-                    let cause = format!("the rule wants {choice}; it must be {min} at least");
-                    return Err(failure(&cause, true));
+                Tags::Missing => Err(failure(
+                    "there is no such repository, or no permission to see it",
+                    true,
+                )),
+                Tags::Failed(failure) => Err(Failure::clone(failure)),
+                Tags::Unknown | Tags::Asked => {
+                    Err(failure("its tags were never listed: this is a bug", false))
                 }
-                if !choice.dropped.is_empty() {
-                    log::info!("{}: the rule wants {choice}", rule.source);
-                }
-                Ok(choice.kept.into_iter().map(Reference::Tag).collect())
-            }
+            },
         }
-    }
-
-    /// Of a dry run: tags that a repository lacks and other rules would have put there by now.
-    fn brought(&self, source: PlaceId, graph: &Graph<'_>) -> Vec<Tag> {
-        if !graph.is_dry() {
-            return Vec::new();
-        }
-        let would_be_new = |claim: &Claim| {
-            let target = graph.images[claim.image].target(claim.index);
-            target.is_lacking && matches!(target.state, TargetState::Done(_))
-        };
-        let claims = self.claims.iter();
-        let new = claims.filter(|((place, _), claim)| *place == source && would_be_new(claim));
-        let mut tags: Vec<Tag> = new
-            .filter_map(|((_, name), _)| name.tag().cloned())
-            .collect();
-        tags.sort_unstable();
-        tags
     }
 
     fn form_rule(
@@ -476,7 +551,10 @@ impl<'a> Plan<'a> {
             .get(group)
             .and_then(|group| group.images.get(reference).copied());
         known.unwrap_or_else(|| {
-            let image = graph.images.push(Image::new(source, reference.clone()));
+            let digest = reference.tag().and_then(|tag| graph.dated(source, tag));
+            let digest = digest.map(|dated| dated.digest.clone());
+            let image = Image::new(source, reference.clone(), digest);
+            let image = graph.images.push(image);
             if let Some(group) = self.groups.get_mut(group) {
                 group.images.insert(reference.clone(), image);
             }

@@ -1,26 +1,32 @@
 //! The workers: each takes a job, does it with blocking calls, answers, and takes the next. Not here: state between
 //! jobs, waiting for other workers' jobs, and trying again.
 
+use std::io::Read as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::SystemTime;
 
 use crossbeam_channel::Receiver;
 
+use super::dates::Dated;
 use super::gauge::Gauge;
 use super::job::{Done, Job, Reply, Want};
 use super::marks::{MarkAfter, Marks};
 use super::origin::Snapshots;
 use super::stream::{Patience, Reader, Stream};
-use crate::oci::{Descriptor, Manifest, Reference};
-use crate::records::{Journal, Record};
+use crate::oci::created::{self, Clue};
+use crate::oci::{Descriptor, Digest, Manifest, Reference};
+use crate::records::{Hints, Journal, Record};
 use crate::store::{
-    Begin, Class, Found, Place, SendError, Session, Source, StoreError, Stores, Upload,
+    Begin, Class, Found, Place, Presence, SendError, Session, Source, StoreError, Stores, Target,
+    Upload,
 };
 
 /// What all workers share.
 pub(super) struct Worker<'a> {
     pub(super) stores: &'a dyn Stores,
+    pub(super) hints: &'a Hints,
     pub(super) journal: &'a Journal,
     pub(super) gauge: &'a Gauge,
     /// Nothing is written: what would be sent or put is answered as if it were.
@@ -56,6 +62,13 @@ impl Worker<'_> {
                         .head(&reference)
                         .map(Done::Presence),
                 );
+            }
+            Job::Date {
+                reply,
+                place,
+                reference,
+            } => {
+                reply.send(self.date(&place, &reference).map(Done::Dated));
             }
             Job::Fetch {
                 reply,
@@ -101,6 +114,26 @@ impl Worker<'_> {
             check_child(&manifest, expected)?;
         }
         Ok(Done::Manifest(Arc::new(manifest)))
+    }
+
+    /// Finds out when an image was made: its digest is asked for, and what that says is read where the records do not
+    /// have it.
+    fn date(&self, place: &Place, reference: &Reference) -> Result<Option<Dated>, StoreError> {
+        let store = self.stores.open(place);
+        if let Presence::Present(digest) = store.head(reference)?
+            && let Some(created) = self.hints.created(&digest)
+        {
+            return Ok(Some(Dated { digest, created }));
+        }
+        // Whatever the HEAD said: some registries deny what a GET finds (protocol.md E15).
+        let manifest = match store.manifest(reference) {
+            Err(error) if error.class == Class::NotFound => return Ok(None),
+            manifest => manifest?,
+        };
+        let digest = manifest.digest().clone();
+        let created = read_created(&*store, manifest)?;
+        self.journal.append(&Record::created(&digest, created));
+        Ok(Some(Dated { digest, created }))
     }
 
     fn put(
@@ -297,6 +330,32 @@ impl Worker<'_> {
     }
 }
 
+/// When an image was made. Of an index, its first image says it.
+fn read_created(
+    store: &dyn Target,
+    mut manifest: Manifest,
+) -> Result<Option<SystemTime>, StoreError> {
+    for _ in 0..MAX_DEPTH {
+        match created::clue(manifest.bytes()) {
+            Clue::Time(time) => return Ok(Some(time)),
+            Clue::Child(child) => manifest = store.manifest(&Reference::Digest(child.digest))?,
+            Clue::Config(config) if config.size <= MAX_CONFIG => {
+                let mut bytes = Vec::new();
+                let mut body = store.blob(&config, 0)?;
+                body.read_to_end(&mut bytes)
+                    .map_err(|error| StoreError::new(Class::Transient, error))?;
+                if Digest::of(config.digest.algorithm(), &bytes) != config.digest {
+                    let text = format!("the config {} has other bytes", config.digest);
+                    return Err(StoreError::new(Class::Corrupt, text));
+                }
+                return Ok(created::of_config(&bytes));
+            }
+            Clue::Config(_) | Clue::Nothing => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
 /// A child must have the size and, where both say what they are, the type that its index gives (protocol.md M11).
 fn check_child(manifest: &Manifest, expected: &Descriptor) -> Result<(), StoreError> {
     if manifest.bytes().len() as u64 != expected.size {
@@ -318,5 +377,9 @@ fn check_child(manifest: &Manifest, expected: &Descriptor) -> Result<(), StoreEr
     Ok(())
 }
 
+/// Indexes in indexes that are looked into for a date.
+const MAX_DEPTH: u8 = 16;
+/// Bytes of a config that is read for its date: as many as a manifest may have (decisions D8).
+const MAX_CONFIG: u64 = 8 << 20;
 /// Bytes of progress between two times that a broken upload is gone on with.
 const RESUME_AFTER: u64 = 1024 * 1024;
