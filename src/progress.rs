@@ -22,16 +22,16 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Begins to show what `gauge` says, until `cancel` is closed. `env` looks up a variable of the environment: a
+    /// Begins to show what `gauge` says, until `cancel` is closed. `variable` looks one of the environment up: a
     /// terminal that is `dumb`, or does not say what it is, is none.
     pub(crate) fn start(
         gauge: Arc<Gauge>,
         cancel: Receiver<()>,
-        env: &dyn Fn(&str) -> Option<String>,
+        variable: &dyn Fn(&str) -> Option<String>,
     ) -> Self {
-        let is_terminal = env("TERM").is_some_and(|name| !name.is_empty() && name != "dumb")
+        let is_terminal = variable("TERM").is_some_and(|name| !name.is_empty() && name != "dumb")
             && std::io::stderr().is_terminal();
-        let size = is_terminal.then(|| Size::of(env));
+        let size = is_terminal.then(|| Size::of(variable));
         if is_terminal {
             // The block would be drawn over the message.
             let print = panic::take_hook();
@@ -201,8 +201,8 @@ struct Size {
 
 impl Size {
     /// What the environment says, or what most terminals have at least.
-    fn of(env: &dyn Fn(&str) -> Option<String>) -> Self {
-        let number = |name| env(name)?.parse().ok().filter(|number| *number > 0);
+    fn of(variable: &dyn Fn(&str) -> Option<String>) -> Self {
+        let number = |name| variable(name)?.parse().ok().filter(|number| *number > 0);
         Self {
             columns: number("COLUMNS").unwrap_or(80),
             rows: number("LINES").unwrap_or(24),
@@ -448,12 +448,12 @@ mod tests {
             (Some(""), Some("x"), (80, 24)),
             (Some("0"), Some("-1"), (80, 24)),
         ] {
-            let env = |name: &str| match name {
+            let variable = |name: &str| match name {
                 "COLUMNS" => columns.map(ToOwned::to_owned),
                 "LINES" => lines.map(ToOwned::to_owned),
                 _ => None,
             };
-            let Size { columns, rows } = Size::of(&env);
+            let Size { columns, rows } = Size::of(&variable);
             assert_eq!((columns, rows), expected);
         }
     }
