@@ -22,7 +22,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Begins to show what `gauge` says, until `cancel` is closed. `variable` looks one of the environment up: a
+    /// Begins to show what `gauge` says, until `cancel` is closed. `variable` looks up one of the environment: a
     /// terminal that is `dumb`, or does not say what it is, is none.
     pub(crate) fn start(
         gauge: Arc<Gauge>,

@@ -17,7 +17,7 @@ use super::job::{Done, Job, Reply};
 use super::parts::Part;
 use super::places::{HostId, HostKey, HostRow, PlaceId, PlaceRow, Tags};
 use super::task::{Failure, Key, Kind, Readiness, State, Task, TaskId};
-use crate::oci::{Digest, Reference, Tag};
+use crate::oci::{Digest, Reference, Repository, Tag};
 use crate::records::Hints;
 use crate::report::{Preview, Totals};
 use crate::store::{Class, Place, Presence, StoreError};
@@ -54,6 +54,8 @@ pub(super) struct Graph<'a> {
     pub(super) totals: Totals,
     /// How far the run is, as far as it is known here.
     pub(super) counts: Counts,
+    /// Nothing is written: what would be done is only foreseen.
+    pub(super) is_dry: bool,
     /// What would be done for each rule; empty where it is done.
     pub(super) previews: Vec<Preview>,
 }
@@ -67,6 +69,8 @@ pub(super) enum News {
     Settled(ImageId, usize),
     /// The tags of a repository that somebody asked for.
     Listed(PlaceId),
+    /// The repositories of the registry of a namespace, or why they are not known.
+    Cataloged(PlaceId, Result<Vec<Repository>, Arc<Failure>>),
     /// The date of one of its tags, or that it cannot be had.
     Dated(PlaceId),
 }
@@ -97,13 +101,9 @@ impl<'a> Graph<'a> {
             held_bytes: 0,
             totals: Totals::default(),
             counts: Counts::default(),
+            is_dry: false,
             previews: Vec::new(),
         }
-    }
-
-    /// Whether nothing is written, and the next run is only foreseen.
-    pub(super) fn is_dry(&self) -> bool {
-        !self.previews.is_empty()
     }
 
     /// The task that is scheduled for this one: wants are served by their blob's copy.
@@ -117,7 +117,7 @@ impl<'a> Graph<'a> {
     /// The host that a task's requests and failures count for.
     pub(super) fn host_of(&self, task: TaskId) -> HostId {
         let place = match &self.tasks[task].kind {
-            Kind::Tags(place) | Kind::Want(_, place) => *place,
+            Kind::Tags(place) | Kind::Catalog(place) | Kind::Want(_, place) => *place,
             Kind::Ask(image, target) | Kind::Root(image, target) => {
                 self.images[*image].target(*target).place
             }
@@ -146,8 +146,8 @@ impl<'a> Graph<'a> {
             Kind::Get(_) | Kind::Fetch(_) => (1, Some(host), Vec::new()),
             Kind::Resolve(_) | Kind::Date(_) => (2, Some(host), Vec::new()),
             Kind::Ask(..) => (2, None, vec![host]),
-            // Nothing of a repository can begin before its tags are known.
-            Kind::Tags(_) => (0, Some(host), Vec::new()),
+            // Nothing can begin before they are known.
+            Kind::Tags(_) | Kind::Catalog(_) => (0, Some(host), Vec::new()),
             Kind::Want(..) | Kind::Copy(_) => return None,
         };
         Some(Readiness {
@@ -180,6 +180,10 @@ impl<'a> Graph<'a> {
         let reply = |task| reply(task, host);
         Some(match kind {
             Kind::Tags(place) => Job::Tags {
+                reply: reply(task),
+                place: self.places[place].place.clone(),
+            },
+            Kind::Catalog(place) => Job::Catalog {
                 reply: reply(task),
                 place: self.places[place].place.clone(),
             },
@@ -255,6 +259,10 @@ impl<'a> Graph<'a> {
                     None => Tags::Missing,
                 };
                 self.tags_known(place, tags);
+            }
+            (Kind::Catalog(namespace), Done::Repositories(repositories)) => {
+                self.finish(task);
+                self.news.push(News::Cataloged(namespace, Ok(repositories)));
             }
             (Kind::Ask(image, target), Done::Presence(presence)) => {
                 self.finish(task);
@@ -354,6 +362,10 @@ impl<'a> Graph<'a> {
             failing.append(&mut self.tasks[task].dependents);
             match self.tasks[task].kind.clone() {
                 Kind::Tags(place) => self.tags_known(place, Tags::Failed(failure.clone())),
+                Kind::Catalog(namespace) => {
+                    let failure = Err(failure.clone());
+                    self.news.push(News::Cataloged(namespace, failure));
+                }
                 Kind::Date(date) => self.date_known(date, Date::Failed(failure.clone())),
                 Kind::Ask(image, target) => self.ask_failed(image, target, failure),
                 Kind::Root(image, target) => self.root_failed(task, image, target, failure),
@@ -447,6 +459,9 @@ impl<'a> Graph<'a> {
     pub(super) fn operation(&self, kind: &Kind) -> String {
         match kind {
             Kind::Tags(place) => format!("list the tags of {}", self.places[*place].place),
+            Kind::Catalog(place) => {
+                format!("list the repositories below {}", self.places[*place].place)
+            }
             Kind::Ask(image, target) => {
                 let target = self.images[*image].target(*target);
                 let kind = target.name.tag().map_or("", |_| "tag ");

@@ -13,6 +13,7 @@ mod graph;
 mod image;
 mod job;
 mod marks;
+mod namespaces;
 mod origin;
 mod parts;
 mod places;
@@ -39,7 +40,7 @@ pub use stream::Patience;
 
 use crate::config::Rule;
 use crate::records::{Hints, Journal};
-use crate::report::{Preview, Report};
+use crate::report::Report;
 use crate::store::Stores;
 use coordinator::coordinate;
 use graph::Graph;
@@ -118,9 +119,7 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
             };
             let (answer_sender, answers) = crossbeam_channel::unbounded();
             let mut graph = Graph::new(options.hints);
-            if options.is_dry {
-                graph.previews = rules.iter().map(preview).collect();
-            }
+            graph.is_dry = options.is_dry;
             let plan = Plan::new(rules, options.now, &mut graph, stores);
             let mut run = Run::new(graph, plan, policy, options, stores, answer_sender);
             coordinate(&mut run, &job_sender, &answers, &options.cancel);
@@ -136,25 +135,7 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
     })
 }
 
-fn preview(rule: &Rule) -> Preview {
-    let targets: Vec<String> = rule
-        .targets
-        .iter()
-        .map(|target| target.place.to_string())
-        .collect();
-    let title = format!(
-        "{}: {} -> {}",
-        rule.position,
-        rule.source,
-        targets.join(", ")
-    );
-    Preview {
-        title,
-        ..Preview::default()
-    }
-}
-
-fn report(mut graph: Graph<'_>, plan: &Plan<'_>, fatal: Option<String>) -> Report {
+fn report(mut graph: Graph<'_>, plan: &Plan, fatal: Option<String>) -> Report {
     let mut previews = std::mem::take(&mut graph.previews);
     let mut report = Report {
         totals: graph.totals.clone(),
@@ -217,6 +198,9 @@ fn report(mut graph: Graph<'_>, plan: &Plan<'_>, fatal: Option<String>) -> Repor
                 .push(format!("{}: {failure}", graph.image_source(image)));
         }
     }
-    report.previews = previews;
+    // A rule for a namespace is told by those that it stands for.
+    let told = previews.into_iter().zip(&plan.rules);
+    let told = told.filter(|(preview, rule)| rule.levels.is_none() || preview.failure.is_some());
+    report.previews = told.map(|(preview, _)| preview).collect();
     report
 }

@@ -161,6 +161,29 @@ fn what_one_rule_brings_another_takes_on() {
 }
 
 #[test]
+fn a_namespace_is_told_by_its_repositories() {
+    let (source, target) = (FakeRegistry::new(), FakeRegistry::new());
+    let mut maker = Maker::new(6);
+    for repository in ["ns/a", "ns/b", "other/c"] {
+        source.push(repository, "v1", &maker.oci(&[100]));
+    }
+    let (s, t) = (source.addr(), target.addr());
+    let run = rules(&[
+        format!(r#""{s}/ns/*": "{t}/m""#),
+        format!(r#""{s}/none/*": "{t}/m""#),
+    ]);
+    let output = foresee(run, &[&source, &target], 1);
+    let titles = output.stdout.lines().filter(|line| line.contains(" -> "));
+    let expected = [
+        format!("./image-syncer.json:3:1: {s}/none -> {t}/m"),
+        format!("./image-syncer.json:2:1: {s}/ns/a -> {t}/m/a"),
+        format!("./image-syncer.json:2:1: {s}/ns/b -> {t}/m/b"),
+    ];
+    assert!(titles.eq(expected), "{}", output.stdout);
+    assert_eq!(output.stdout.matches("images: 1 new, 0 changed").count(), 2);
+}
+
+#[test]
 fn a_layout_is_not_made_and_a_log_takes_the_results() {
     let source = FakeRegistry::new();
     source.push("a", "v1", &Maker::new(4).oci(&[100]));
