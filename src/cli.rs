@@ -37,6 +37,10 @@ pub struct Options {
     pub images: Option<PathBuf>,
     /// The file that takes the log instead of stderr.
     pub log: Option<PathBuf>,
+    /// Everything is read and nothing written.
+    pub dry_run: bool,
+    /// No progress, and no messages that are neither warnings nor errors.
+    pub quiet: bool,
     /// The least important messages to log, if given.
     pub log_level: Option<LevelFilter>,
     /// The registry of empty targets.
@@ -94,6 +98,10 @@ pub fn parse(
                 let value = parser.value().map_err(UsageError::Syntax)?;
                 given.insert(flag.long, utf8("argument", value)?);
             }
+            Kind::Switch => {
+                let value = parser.optional_value().unwrap_or_else(|| "true".into());
+                given.insert(flag.long, utf8("argument", value)?);
+            }
             Kind::NotYet => {
                 if !parser.value().map_err(UsageError::Syntax)?.is_empty() {
                     return Err(UsageError::NotYet(flag.long));
@@ -134,6 +142,8 @@ fn options(
         auth: take("auth").map(PathBuf::from),
         images: take("images").map(PathBuf::from),
         log: take("log").map(PathBuf::from),
+        dry_run: take("dry-run").map_or(Ok(false), |text| switch("dry-run", text))?,
+        quiet: take("quiet").map_or(Ok(false), |text| switch("quiet", text))?,
         log_level: take("log-level").map(log_level).transpose()?,
         registry: take("registry"),
         namespace: take("namespace"),
@@ -212,6 +222,10 @@ fn bytes(text: String) -> Result<u64, UsageError> {
     number.ok_or(UsageError::Bytes(text))
 }
 
+fn switch(flag: &'static str, text: String) -> Result<bool, UsageError> {
+    text.parse().map_err(|_| UsageError::Switch { flag, text })
+}
+
 fn log_level(text: String) -> Result<LevelFilter, UsageError> {
     match text.parse() {
         Ok(level) if level != LevelFilter::Off => Ok(level),
@@ -231,7 +245,9 @@ fn help(env: &dyn Fn(&str) -> Option<OsString>) -> Result<String, UsageError> {
     for flag in &FLAGS {
         let (value, default) = match &flag.kind {
             Kind::NotYet | Kind::SwitchNotYet => continue,
-            Kind::Help | Kind::Schema | Kind::Version => (String::new(), String::new()),
+            Kind::Help | Kind::Schema | Kind::Version | Kind::Switch => {
+                (String::new(), String::new())
+            }
             Kind::Value { name, default } => (format!(" {name}"), default.describe(env)?),
         };
         let short = match flag.short {
@@ -290,6 +306,13 @@ pub enum UsageError {
         /// As written.
         text: String,
     },
+    /// A flag that is on or off, with something else.
+    Switch {
+        /// Its name.
+        flag: &'static str,
+        /// As written.
+        text: String,
+    },
     /// `--detach-share` with something else than a part.
     Percent(String),
     /// `--checkpoint-bytes` with something else than a number of bytes.
@@ -341,6 +364,10 @@ impl fmt::Display for UsageError {
                 f,
                 "--checkpoint-bytes {text:?} is no number of bytes; give one such as 64MiB or 10MB"
             ),
+            Self::Switch { flag, text } => write!(
+                f,
+                "--{flag} {text:?} is neither true nor false; give --{flag} alone"
+            ),
             Self::LogLevel(text) => write!(
                 f,
                 "--log-level {text:?} is no level; give error, warn, info, debug or trace"
@@ -368,6 +395,8 @@ enum Kind {
         name: &'static str,
         default: DefaultValue,
     },
+    /// On if it is given, but for `--flag=false`.
+    Switch,
     /// Known to image-syncer 1.5 and not to this version: fine without a value, as its GitHub Action passes it.
     NotYet,
     /// The same for a flag that needs no value.
@@ -407,7 +436,7 @@ impl DefaultValue {
     }
 }
 
-const FLAGS: [Flag; 24] = [
+const FLAGS: [Flag; 26] = [
     value(
         "config",
         None,
@@ -442,6 +471,18 @@ const FLAGS: [Flag; 24] = [
         "LEVEL",
         DefaultValue::None,
         "error, warn, info, debug or trace [default: info, or RUST_LOG]",
+    ),
+    flag(
+        "dry-run",
+        None,
+        Kind::Switch,
+        "write nothing, and tell for each rule what a run would do",
+    ),
+    flag(
+        "quiet",
+        None,
+        Kind::Switch,
+        "no progress, and of the log only warnings and errors",
     ),
     value(
         "namespace",
@@ -595,6 +636,8 @@ mod tests {
         Options {
             config: None,
             log: None,
+            dry_run: false,
+            quiet: false,
             log_level: None,
             registry: Some("env.example".into()),
             namespace: None,
@@ -623,6 +666,8 @@ mod tests {
         let expected = Options {
             config: Some("c.json".into()),
             log: Some("l".into()),
+            dry_run: true,
+            quiet: true,
             log_level: Some(LevelFilter::Debug),
             registry: Some("r.example".into()),
             namespace: Some("n".into()),
@@ -644,6 +689,8 @@ mod tests {
             "--auth=a.yaml",
             "--images=i.yml",
             "--log=l",
+            "--dry-run",
+            "--quiet",
             "a:1",
             "--log-level=debug",
             "--registry=r.example",
@@ -682,6 +729,8 @@ mod tests {
         let args = [
             "--config=",
             "--log=",
+            "--quiet=",
+            "--dry-run=",
             "--log-level=",
             "--registry=",
             "--namespace",
@@ -712,6 +761,18 @@ mod tests {
         let options = options_of(&["-p", "3", "--proc=4", "--", "--help", "t"]);
         assert_eq!(options.workers, 4);
         assert_eq!(options.rule, ["--help", "t"]);
+    }
+
+    #[test]
+    fn a_switch_is_on_where_it_is_given_and_not_false() {
+        for (args, quiet) in [
+            (["--quiet"].as_slice(), true),
+            (&["--quiet=true"], true),
+            (&["--quiet=false"], false),
+            (&["--quiet", "--quiet=false"], false),
+        ] {
+            assert_eq!(options_of(args).quiet, quiet, "{args:?}");
+        }
     }
 
     #[test]
@@ -758,6 +819,10 @@ mod tests {
             (
                 &["-r=4294967296"],
                 "--retries \"4294967296\" is no number of passes; give one such as 2, or 0 for none",
+            ),
+            (
+                &["--quiet=yes"],
+                "--quiet \"yes\" is neither true nor false; give --quiet alone",
             ),
             (
                 &["--log-level=off"],
@@ -821,10 +886,6 @@ mod tests {
                 "standard input (`-`) can be one file only; write the other into a file",
             ),
             (&["--force"], "--force is not supported yet; leave it out"),
-            (
-                &["--force=true"],
-                "--force is not supported yet; leave it out",
-            ),
         ] {
             assert_eq!(run(args).unwrap_err().to_string(), message, "{args:?}");
         }

@@ -3,7 +3,7 @@
 //! There is no promise of stability for this library: it is the program, cut so that its tests can reach it.
 //!
 //! ```text
-//! main -> lib -> cli, config, logging, signal
+//! main -> lib -> cli, config, logging, signal, progress
 //!          |---> engine -> store (ports) -> oci
 //!          |       +-----> config, records, report (values)
 //!          +--> registry, layout (implement store) -> store, oci, secret
@@ -19,6 +19,7 @@ mod logging;
 mod nearest;
 pub mod oci;
 mod pace;
+mod progress;
 pub mod records;
 mod registry;
 pub mod report;
@@ -34,15 +35,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use cli::{Command, Options};
-use config::{AuthEntry, Config, LoadOptions};
-use engine::{MarkAfter, Patience, Policy};
+use config::{AuthEntry, Config, LoadOptions, RuleError};
+use engine::{Gauge, MarkAfter, Patience, Policy};
 use layout::Layout;
 use logging::{Stream, print};
 use oci::{Digest, Host};
+use progress::Progress;
 use records::Journal;
 use registry::Registries;
 use registry::credentials::{Credentials, Entry, docker_config_path};
-use report::{ExitStatus, Report};
+use report::{ExitStatus, Preview, Report};
 use store::{Limits, Place, Quota, StoreError, Stores, Target};
 
 /// Runs the program with its command line, the program's name first, and gives its exit status.
@@ -84,6 +86,7 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     logging::init(
         options.log_level,
         rust_log.as_deref(),
+        options.quiet,
         options.log.as_deref(),
     )
     .map_err(|error| format!("cannot write the log: {error}; name another file with --log"))?;
@@ -110,7 +113,11 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     let interrupt = signal::watch(move || drop(running), move || broken_off.shutdown());
     let interrupt = interrupt.map_err(|error| format!("cannot handle signals: {error}"))?;
 
-    let (journal, mut hints, more) = Journal::open(&options.records);
+    let (journal, mut hints, more) = if options.dry_run {
+        Journal::read(&options.records)
+    } else {
+        Journal::open(&options.records)
+    };
     warnings.extend(more);
     for warning in &warnings {
         log::warn!("{warning}");
@@ -130,7 +137,39 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         max_per_host: options.max_per_host,
         layouts: Mutex::default(),
     };
-    let policy = Policy {
+    let gauge = Arc::new(Gauge::default());
+    // With a log file, nothing but the log says anything.
+    let progress = (!options.quiet && options.log.is_none()).then(|| {
+        let environment = |name: &str| std::env::var(name).ok();
+        Progress::start(gauge.clone(), cancel.clone(), &environment)
+    });
+    let run = engine::Options {
+        policy: policy(options),
+        retries: options.retries,
+        is_dry: options.dry_run,
+        hints: &hints,
+        journal: &journal,
+        gauge: &gauge,
+        now: SystemTime::now(),
+        cancel,
+    };
+    let mut report = engine::run(&rules, &places, &run);
+    drop(progress);
+    add(&mut report, &failed_rules, options);
+    report.records_lost = !options.dry_run && !journal.is_working();
+    tell(&report, options);
+    // A signal that came when all was done changes nothing.
+    let status = interrupt
+        .exit_status()
+        .filter(|_| report.status() != ExitStatus::InSync);
+    Ok(status.map_or(report.status(), |status| {
+        ExitStatus::Interrupted(status - 128)
+    }))
+}
+
+/// What the engine may do, with the waits of tests.
+fn policy(options: &Options) -> Policy {
+    Policy {
         workers: options.workers,
         time_scale: pace::scale(),
         patience: Patience {
@@ -142,29 +181,22 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
             time: pace::scaled(options.checkpoint_time),
         },
         seed: RandomState::new().hash_one(std::process::id()),
-    };
-    let run = engine::Options {
-        policy,
-        retries: options.retries,
-        hints: &hints,
-        journal: &journal,
-        now: SystemTime::now(),
-        cancel,
-    };
-    let mut report = engine::run(&rules, &places, &run);
-    report.failed_generations += failed_rules.len();
-    report
-        .failures
-        .splice(0..0, failed_rules.iter().map(ToString::to_string));
-    report.records_lost = !journal.is_working();
-    tell(&report, options);
-    // A signal that came when all was done changes nothing.
-    let status = interrupt
-        .exit_status()
-        .filter(|_| report.status() != ExitStatus::InSync);
-    Ok(status.map_or(report.status(), |status| {
-        ExitStatus::Interrupted(status - 128)
-    }))
+    }
+}
+
+/// Has rules that are wrong counted and told with those that yielded no images.
+fn add(report: &mut Report, failed: &[RuleError], options: &Options) {
+    report.failed_generations += failed.len();
+    let failures = failed.iter().map(ToString::to_string);
+    report.failures.splice(0..0, failures);
+    if options.dry_run {
+        let previews = failed.iter().map(|error| Preview {
+            title: error.position.to_string(),
+            failure: Some(error.what.to_string()),
+            ..Preview::default()
+        });
+        report.previews.splice(0..0, previews);
+    }
 }
 
 /// The end of the run: failures last, then the summary, then the words that scripts search for.
@@ -173,12 +205,12 @@ fn tell(report: &Report, options: &Options) {
         log::error!("failed: {failure}");
     }
     log::info!("{report}");
-    if options.log.is_some() {
-        for line in report.closing_lines().lines() {
+    for line in report.results().lines() {
+        if options.log.is_some() {
             log::info!(target: logging::RESULTS, "{line}");
+        } else {
+            print(Stream::Stdout, &format!("{}\n", logging::sanitise(line)));
         }
-    } else {
-        print(Stream::Stdout, &report.closing_lines());
     }
     if let Some(reason) = &report.fatal {
         print(

@@ -117,6 +117,9 @@ pub trait Source: Send + Sync {
 
 /// What images are written to.
 pub trait Target: Source {
+    /// Whether the blob is there, in its whole length: a question that changes nothing.
+    fn has_blob(&self, descriptor: &Descriptor) -> Result<bool, StoreError>;
+
     /// Finds out whether the blob is there, and opens an upload if not: by a mount, by asking, or by the upload
     /// itself, whatever costs the fewest requests (decisions D4).
     fn begin(&self, descriptor: &Descriptor, hint: &Hint) -> Result<Begin, StoreError>;

@@ -13,6 +13,7 @@ pub(super) struct Admission {
     queue_of: HashMap<(HostId, Vec<HostId>), usize>,
     /// Queues that are not empty, in turn.
     turns: VecDeque<usize>,
+    waiting: usize,
 }
 
 struct Queue {
@@ -53,6 +54,7 @@ impl Admission {
                 self.turns.push_back(number);
             }
             queue.entries.push_back(entry);
+            self.waiting += 1;
         }
     }
 
@@ -71,13 +73,15 @@ impl Admission {
                 self.turns.push_back(number);
             }
             if entry.is_some() {
+                self.waiting -= 1;
                 return entry;
             }
         }
         None
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.turns.is_empty()
+    /// How many entries wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting
     }
 }

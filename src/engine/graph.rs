@@ -11,6 +11,7 @@ use super::arena::Arena;
 use super::blobs::{Blob, BlobId, Doubts};
 use super::children::{Child, ChildId, ChildState};
 use super::dates::{Date, Dates};
+use super::gauge::Counts;
 use super::image::{Image, ImageId};
 use super::job::{Done, Job, Reply};
 use super::parts::Part;
@@ -18,7 +19,7 @@ use super::places::{HostId, HostKey, HostRow, PlaceId, PlaceRow, Tags};
 use super::task::{Failure, Key, Kind, Readiness, State, Task, TaskId};
 use crate::oci::{Digest, Reference, Repository};
 use crate::records::Hints;
-use crate::report::Totals;
+use crate::report::{Preview, Totals};
 use crate::store::{Class, Place, Presence, StoreError};
 
 /// All that the run knows and has still to do.
@@ -52,6 +53,12 @@ pub(super) struct Graph<'a> {
     /// Bytes of the manifests that are held for images.
     pub(super) held_bytes: usize,
     pub(super) totals: Totals,
+    /// How far the run is, as far as it is known here.
+    pub(super) counts: Counts,
+    /// Nothing is written: what would be done is only foreseen.
+    pub(super) is_dry: bool,
+    /// What would be done for each rule; empty where it is done.
+    pub(super) previews: Vec<Preview>,
 }
 
 /// What the coordinator has to hear about.
@@ -94,6 +101,9 @@ impl<'a> Graph<'a> {
             news: Vec::new(),
             held_bytes: 0,
             totals: Totals::default(),
+            counts: Counts::default(),
+            is_dry: false,
+            previews: Vec::new(),
         }
     }
 
@@ -285,7 +295,7 @@ impl<'a> Graph<'a> {
                 self.child_read(child, ChildState::Held(manifest));
             }
             (Kind::Want(blob, place), done) => self.want_answered(task, blob, place, &done),
-            (Kind::Copy(_), Done::Read { bytes }) => self.totals.pulled += bytes,
+            (Kind::Copy(blob), Done::Read { bytes }) => self.blob_read(blob, bytes),
             (kind, done) => {
                 let text = format!("{done:?} is no answer to {kind:?}: this is a bug");
                 self.failed(task, &StoreError::new(Class::Permanent, text));
@@ -365,7 +375,10 @@ impl<'a> Graph<'a> {
                 }
                 Kind::Child(at) if at.is_lacking => self.release_child(at.child),
                 Kind::Fetch(child) => failing.append(&mut self.child_unread(child)),
-                Kind::Want(..) => self.want_stopped(task, &before),
+                Kind::Want(blob, _) => {
+                    self.counts.left -= self.blobs[blob].size;
+                    self.want_stopped(task, &before);
+                }
                 Kind::Child(_) | Kind::Copy(_) => {}
             }
         }

@@ -37,6 +37,8 @@ pub(super) struct Target {
     pub(super) list: List,
     /// The number of the rule that asked for it.
     pub(super) rule: usize,
+    /// It had no such tag when it was asked, where it is to get the image.
+    pub(super) is_lacking: bool,
     pub(super) state: TargetState,
 }
 
@@ -125,6 +127,13 @@ impl Image {
             is_asking: false,
             is_reread: false,
         }
+    }
+
+    /// Of a dry run: another image would have been put where this one is read, so it is read where that one is.
+    pub(super) fn read_as(&mut self, source: PlaceId, reference: Reference) {
+        self.source = source;
+        self.content = Content::named_by(&reference);
+        self.reference = reference;
     }
 
     /// Target number `index`.
@@ -415,7 +424,9 @@ impl Graph<'_> {
             match target.state {
                 TargetState::Lacks | TargetState::Has(_) if !self.lacks_list(image, index) => {
                     let root = self.add_task(Kind::Root(image, index), order, State::Waiting);
-                    self.images[image].target_mut(index).state = TargetState::Copying(root);
+                    let target = self.images[image].target_mut(index);
+                    target.is_lacking = matches!(target.state, TargetState::Lacks);
+                    target.state = TargetState::Copying(root);
                     self.require(root, place, source, &manifest, 0);
                 }
                 _ => {}
@@ -610,6 +621,7 @@ impl Graph<'_> {
         for target in &mut row.targets {
             if matches!(&target.state, TargetState::Failed { failure, .. } if !failure.is_final) {
                 target.state = TargetState::Waiting;
+                self.counts.failed -= 1;
                 any = true;
             }
         }

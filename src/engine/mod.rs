@@ -8,6 +8,7 @@ mod blobs;
 mod children;
 mod coordinator;
 mod dates;
+mod gauge;
 mod graph;
 mod image;
 mod job;
@@ -34,6 +35,7 @@ use std::time::SystemTime;
 
 use crossbeam_channel::Receiver;
 
+pub use gauge::{Counts, Gauge, Moving, Snapshot};
 pub use marks::MarkAfter;
 pub use schedule::Policy;
 pub use stream::Patience;
@@ -56,12 +58,16 @@ pub struct Options<'a> {
     pub policy: Policy,
     /// Passes after the first over what failed.
     pub retries: u32,
+    /// Everything is read and nothing written: the report tells what a run would do.
+    pub is_dry: bool,
     /// What the records said at the start.
     pub hints: &'a Hints,
     /// Where records are written.
     pub journal: &'a Journal,
     /// When the run began, for rules that choose by age.
     pub now: SystemTime,
+    /// Where the run tells how far it is.
+    pub gauge: &'a Gauge,
     /// Closed when the run is to end early.
     pub cancel: Receiver<()>,
 }
@@ -76,6 +82,8 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
         stores,
         hints: options.hints,
         journal: options.journal,
+        gauge: options.gauge,
+        is_dry: options.is_dry,
     };
     let started = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -114,13 +122,14 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
             };
             let (answer_sender, answers) = crossbeam_channel::unbounded();
             let mut graph = Graph::new(options.hints, Dates::new(options.now));
+            graph.is_dry = options.is_dry;
             let plan = Plan::new(rules, &mut graph, stores);
             let mut run = Run::new(graph, plan, policy, options, stores, answer_sender);
             coordinate(&mut run, &job_sender, &answers, &options.cancel);
             // The workers stop when the queue is closed.
             drop(job_sender);
             let fatal = run.fatal();
-            report(&run.graph, &run.plan, fatal)
+            report(run.graph, &run.plan, fatal)
         });
         catch_unwind(run).unwrap_or_else(|_| Report {
             fatal: Some("the coordinator panicked: this is a bug, please report it".to_owned()),
@@ -129,23 +138,35 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
     })
 }
 
-fn report(graph: &Graph<'_>, plan: &Plan, fatal: Option<String>) -> Report {
+fn report(mut graph: Graph<'_>, plan: &Plan, fatal: Option<String>) -> Report {
+    let mut previews = std::mem::take(&mut graph.previews);
     let mut report = Report {
         totals: graph.totals.clone(),
         fatal,
         ..Report::default()
     };
-    for (rule, failure) in plan.failures() {
+    for (number, rule, failure) in plan.failures() {
         report.failed_generations += 1;
         let cause = failure.map_or_else(
             || "cancelled before it was begun".to_owned(),
             ToString::to_string,
         );
         report.failures.push(format!("{}: {cause}", rule.position));
+        if let Some(preview) = previews.get_mut(number) {
+            preview.failure = Some(cause);
+        }
     }
     for image in graph.images.ids() {
         let mut source_failure = None;
         for (index, target) in graph.images[image].targets.iter().enumerate() {
+            if let Some(preview) = previews.get_mut(target.rule) {
+                *match &target.state {
+                    TargetState::Done(Outcome::Unchanged) => &mut preview.equal,
+                    TargetState::Done(Outcome::Copied) if target.is_lacking => &mut preview.new,
+                    TargetState::Done(Outcome::Copied) => &mut preview.changed,
+                    _ => &mut preview.failed,
+                } += 1;
+            }
             let pair = || {
                 format!(
                     "{} -> {}",
@@ -180,5 +201,9 @@ fn report(graph: &Graph<'_>, plan: &Plan, fatal: Option<String>) -> Report {
                 .push(format!("{}: {failure}", graph.image_source(image)));
         }
     }
+    // A rule for a namespace is told by those that it stands for.
+    let told = previews.into_iter().zip(&plan.rules);
+    let told = told.filter(|(preview, rule)| rule.levels.is_none() || preview.failure.is_some());
+    report.previews = told.map(|(preview, _)| preview).collect();
     report
 }

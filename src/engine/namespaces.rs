@@ -131,8 +131,7 @@ impl Plan {
                 Err(failure) => Some(Failure::clone(failure)),
             };
             if let Some(state) = self.states.get_mut(rule) {
-                state.is_formed = true;
-                state.failure = failure;
+                state.form(failure, &mut graph.counts);
             }
             formed.push(rule);
         }
@@ -197,8 +196,7 @@ impl Plan {
         }
         for &rule in &broken {
             if let Some(state) = self.states.get_mut(rule) {
-                state.is_formed = true;
-                state.failure = Some(failure.clone());
+                state.form(Some(failure.clone()), &mut graph.counts);
             }
         }
         for &rule in &broken {
@@ -213,13 +211,8 @@ impl Plan {
         let mut again = Vec::new();
         for (number, namespace) in self.namespaces.iter_mut().enumerate() {
             if let Some(state) = self.states.get_mut(namespace.rule)
-                && state
-                    .failure
-                    .as_ref()
-                    .is_some_and(|failure| !failure.is_final)
+                && state.take_up(&mut graph.counts)
             {
-                state.is_formed = false;
-                state.failure = None;
                 namespace.listing = Listing::Wanted;
                 again.push(number);
             }

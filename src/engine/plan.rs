@@ -2,18 +2,20 @@
 //! two rules never write one tag, and what one rule feeds to another waits for it. Not here: the queues in which images
 //! wait (`admission.rs`), and what happens to an admitted image (`image.rs`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::admission::{Admission, Entry};
 use super::dates::Date;
+use super::gauge::Counts;
 use super::graph::Graph;
-use super::image::{Image, ImageId, List, Target, TargetState};
+use super::image::{Image, ImageId, List, Outcome, Target, TargetState};
 use super::namespaces::Namespace;
 use super::places::{HostId, PlaceId, Tags};
 use super::task::Failure;
 use crate::config::{Rule, Selection};
 use crate::oci::{Reference, Tag};
+use crate::report::Preview;
 use crate::store::Stores;
 
 pub(super) struct Plan {
@@ -118,6 +120,10 @@ impl Plan {
         graph: &mut Graph<'_>,
     ) -> Option<usize> {
         let number = self.rules.len();
+        graph.counts.unread_rules += 1;
+        if graph.is_dry {
+            graph.previews.push(preview(&rule));
+        }
         let source = graph.place(&rule.source);
         let mut state = RuleState {
             order,
@@ -340,7 +346,33 @@ impl Plan {
             && group.listing == Listing::Asked
         {
             group.listing = Listing::Known;
+            self.add_brought(place, graph);
             self.examine(number, graph, stores);
+        }
+    }
+
+    /// Of a dry run: tags that other rules would have put into a repository by now.
+    fn add_brought(&self, place: PlaceId, graph: &mut Graph<'_>) {
+        if !graph.is_dry {
+            return;
+        }
+        let would_be_there = |claim: &Claim| {
+            let target = graph.images[claim.image].target(claim.index);
+            target.place == place && matches!(target.state, TargetState::Done(_))
+        };
+        let claims = self.claims.iter();
+        let mut brought: Vec<Tag> = claims
+            .filter(|(_, claim)| would_be_there(claim))
+            .filter_map(|((_, name), _)| name.tag().cloned())
+            .collect();
+        brought.sort_unstable();
+        let tags = &mut graph.places[place].tags;
+        if matches!(tags, Tags::Missing) && !brought.is_empty() {
+            *tags = Tags::Listed(HashSet::new(), Vec::new());
+        }
+        if let Tags::Listed(known, listed) = tags {
+            brought.retain(|tag| known.insert(tag.clone()));
+            listed.append(&mut brought);
         }
     }
 
@@ -379,14 +411,16 @@ impl Plan {
             let references = self.references(rule, source, graph, stores);
             let outcome = match references {
                 Ok(references) => {
+                    if let Some(preview) = graph.previews.get_mut(rule) {
+                        preview.kept = references.iter().map(ToString::to_string).collect();
+                    }
                     self.form_rule(number, rule, &references, graph, &mut touched);
                     None
                 }
                 Err(failure) => Some(failure),
             };
             if let Some(state) = self.states.get_mut(rule) {
-                state.is_formed = true;
-                state.failure = outcome;
+                state.form(outcome, &mut graph.counts);
             }
         }
         touched.dedup();
@@ -396,12 +430,12 @@ impl Plan {
     /// The images that a rule means, or why there are none.
     fn references(
         &self,
-        rule: usize,
+        number: usize,
         source: PlaceId,
-        graph: &Graph<'_>,
+        graph: &mut Graph<'_>,
         stores: &dyn Stores,
     ) -> Result<Vec<Reference>, Failure> {
-        let Some(rule) = self.rules.get(rule) else {
+        let Some(rule) = self.rules.get(number) else {
             return Ok(Vec::new());
         };
         let failure = |cause: &str, not_found| Failure {
@@ -428,6 +462,13 @@ impl Plan {
                     let choice = graph.choose(source, filter, tags)?;
                     for (tag, reason) in &choice.dropped {
                         log::debug!("{}:{tag} is not wanted: {reason}", rule.source);
+                    }
+                    if let Some(preview) = graph.previews.get_mut(number) {
+                        preview.dropped.clear();
+                        for (tag, reason) in &choice.dropped {
+                            let tags = preview.dropped.entry(reason.to_string()).or_default();
+                            tags.push(tag.to_string());
+                        }
                     }
                     let (left, min) = (choice.kept.len(), filter.min());
                     if left < min {
@@ -517,6 +558,7 @@ impl Plan {
                     TargetState::Waiting => touched.push(image),
                     _ => graph.announce(image, index),
                 }
+                graph.counts.images += 1;
                 let targets = &mut graph.images[image].targets;
                 // Most images have one target, and there may be a million of them.
                 targets.reserve_exact(1);
@@ -525,6 +567,7 @@ impl Plan {
                     name: name.clone(),
                     list,
                     rule: number,
+                    is_lacking: false,
                     state,
                 });
             }
@@ -577,6 +620,11 @@ impl Plan {
     fn offer(&mut self, image: ImageId, graph: &mut Graph<'_>) {
         if let Some((feeder, index)) = self.feeder(image, graph) {
             match &graph.images[feeder].target(index).state {
+                TargetState::Done(Outcome::Copied) if graph.is_dry => {
+                    let feeder = &graph.images[feeder];
+                    let (source, reference) = (feeder.source, feeder.reference.clone());
+                    graph.images[image].read_as(source, reference);
+                }
                 TargetState::Done(_) => {}
                 TargetState::Failed { .. } => return fail_fed(image, feeder, index, graph),
                 _ => return self.fed.entry((feeder, index)).or_default().push(image),
@@ -617,9 +665,9 @@ impl Plan {
         Some(entry)
     }
 
-    /// Whether anything waits for admission.
-    pub(super) fn has_waiting(&self) -> bool {
-        !self.admission.is_empty()
+    /// How much waits for admission.
+    pub(super) fn waiting(&self) -> usize {
+        self.admission.len()
     }
 
     /// A pair has come to its end: what waited for it can go on.
@@ -695,8 +743,7 @@ impl Plan {
                     && !state.is_formed
                     && matches!(rule.selection, Selection::Listed(_))
                 {
-                    state.is_formed = true;
-                    state.failure = Some(circle());
+                    state.form(Some(circle()), &mut graph.counts);
                 }
             }
             return true;
@@ -731,15 +778,8 @@ impl Plan {
             };
             let mut is_wanted = false;
             for &rule in &group.rules {
-                if let Some(state) = self.states.get_mut(rule)
-                    && state
-                        .failure
-                        .as_ref()
-                        .is_some_and(|failure| !failure.is_final)
-                {
-                    state.is_formed = false;
-                    state.failure = None;
-                    is_wanted = true;
+                if let Some(state) = self.states.get_mut(rule) {
+                    is_wanted |= state.take_up(&mut graph.counts);
                 }
             }
             if is_wanted {
@@ -772,15 +812,35 @@ impl Plan {
         any
     }
 
-    /// The rules that yielded no images, with the reason; none where the run ended before they were looked at.
-    pub(super) fn failures(&self) -> impl Iterator<Item = (&Rule, Option<&Failure>)> {
-        let pairs = self.rules.iter().zip(&self.states);
-        let failed = pairs.filter(|(_, state)| state.failure.is_some() || !state.is_formed);
-        failed.map(|(rule, state)| (&**rule, state.failure.as_ref()))
+    /// The rules that yielded no images, with their numbers and the reason; none where the run ended before they were
+    /// looked at.
+    pub(super) fn failures(&self) -> impl Iterator<Item = (usize, &Rule, Option<&Failure>)> {
+        let pairs = self.rules.iter().zip(&self.states).enumerate();
+        let failed = pairs.filter(|(_, (_, state))| state.failure.is_some() || !state.is_formed);
+        failed.map(|(number, (rule, state))| (number, &**rule, state.failure.as_ref()))
     }
 }
 
 impl RuleState {
+    /// Notes that its images are known, or why there are none.
+    pub(super) fn form(&mut self, failure: Option<Failure>, counts: &mut Counts) {
+        self.is_formed = true;
+        self.failure = failure;
+        counts.unread_rules -= 1;
+    }
+
+    /// In another pass: whether it is to be formed again.
+    pub(super) fn take_up(&mut self, counts: &mut Counts) -> bool {
+        let is_passing = |failure: &Failure| !failure.is_final;
+        if !self.failure.as_ref().is_some_and(is_passing) {
+            return false;
+        }
+        self.is_formed = false;
+        self.failure = None;
+        counts.unread_rules += 1;
+        true
+    }
+
     pub(super) fn is_settled(&self) -> bool {
         self.is_formed && self.open_pairs == 0
     }
@@ -793,6 +853,21 @@ fn circle() -> Failure {
             .to_owned(),
         is_final: true,
         not_found: false,
+    }
+}
+
+/// What will be told of a rule in a dry run, without its images yet.
+fn preview(rule: &Rule) -> Preview {
+    let targets = rule.targets.iter().map(|target| target.place.to_string());
+    let targets: Vec<String> = targets.collect();
+    Preview {
+        title: format!(
+            "{}: {} -> {}",
+            rule.position,
+            rule.source,
+            targets.join(", ")
+        ),
+        ..Preview::default()
     }
 }
 

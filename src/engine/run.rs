@@ -10,6 +10,7 @@ use crossbeam_channel::Sender;
 
 use super::Options;
 use super::admission::Entry;
+use super::gauge::{Counts, Gauge};
 use super::graph::{Graph, News};
 use super::image::{ImageId, Outcome, TargetState};
 use super::job::{Answer, Done, Job, Reply};
@@ -26,6 +27,7 @@ pub(super) struct Run<'a> {
     schedule: Schedule,
     stores: &'a dyn Stores,
     journal: &'a Journal,
+    gauge: &'a Gauge,
     answers: Sender<Answer>,
     workers: usize,
     /// Passes after this one.
@@ -66,6 +68,7 @@ impl<'a> Run<'a> {
             schedule: Schedule::new(policy),
             stores,
             journal: options.journal,
+            gauge: options.gauge,
             answers,
             workers: policy.workers,
             retries: options.retries,
@@ -107,7 +110,7 @@ impl<'a> Run<'a> {
         if self.is_stopping {
             return Progress::Over;
         }
-        if self.schedule.is_idle() && !self.plan.has_waiting() {
+        if self.schedule.is_idle() && self.plan.waiting() == 0 {
             return self.end_pass(now);
         }
         if self.schedule.next_timer().is_none() {
@@ -342,12 +345,28 @@ impl<'a> Run<'a> {
                     }
                     News::Dated(place) => self.plan.dated(place, &mut self.graph, self.stores),
                     News::Settled(image, index) => {
+                        self.count(image, index);
                         self.tell(image, index);
                         self.plan
                             .settled(image, index, &mut self.graph, self.stores);
                     }
                 }
             }
+        }
+        self.gauge.set(Counts {
+            waiting: self.plan.waiting(),
+            begun: self.admitted as usize,
+            sent: self.graph.totals.pushed,
+            ..self.graph.counts
+        });
+    }
+
+    fn count(&mut self, image: ImageId, index: usize) {
+        let counts = &mut self.graph.counts;
+        match self.graph.images[image].target(index).state {
+            TargetState::Done(_) => counts.done += 1,
+            TargetState::Failed { .. } => counts.failed += 1,
+            _ => {}
         }
     }
 
@@ -372,6 +391,7 @@ impl<'a> Run<'a> {
             TargetState::Done(outcome) => {
                 let digest = row.digest().map(ToString::to_string).unwrap_or_default();
                 let word = match outcome {
+                    Outcome::Copied if self.graph.is_dry => "would copy",
                     Outcome::Copied => "copied",
                     Outcome::Unchanged => "unchanged",
                 };

@@ -16,7 +16,7 @@ use super::job::{Done, Job, Reply, Want};
 use super::plan::Plan;
 use super::run::{Progress, Run};
 use super::schedule::Time;
-use super::{Options, Policy, report};
+use super::{Counts, Gauge, Options, Policy, report};
 use crate::config::{Position, Rule, RuleTarget, Selection, TagFilter};
 use crate::oci::{Algorithm, Descriptor, Digest, Host, Manifest, Reference, Repository, Tag};
 use crate::records::{Hints, Journal};
@@ -471,6 +471,22 @@ impl Servers for Watched<'_> {
     }
 }
 
+/// What is shown while a run goes on comes to its end with it.
+fn check_counts(gauge: &Gauge, report: &Report, seed: u64) {
+    let Counts {
+        images,
+        done,
+        failed,
+        unread_rules,
+        waiting,
+        left,
+        ..
+    } = gauge.snapshot().counts;
+    let open = (unread_rules, waiting, left);
+    assert_eq!((images, open), (done + failed, (0, 0, 0)), "seed {seed}");
+    assert_eq!(report.copied + report.unchanged, done, "seed {seed}");
+}
+
 /// Runs rules in simulated time and asserts what must hold at every moment.
 fn simulate(
     rules: &[Rule],
@@ -507,12 +523,14 @@ pub(super) fn drive(
     retries: u32,
 ) -> Report {
     let seed = policy.seed;
-    let (hints, journal) = (Hints::default(), Journal::disabled());
+    let (hints, journal, gauge) = (Hints::default(), Journal::disabled(), Gauge::default());
     let options = Options {
         policy,
         retries,
+        is_dry: false,
         hints: &hints,
         journal: &journal,
+        gauge: &gauge,
         now: std::time::UNIX_EPOCH,
         cancel: crossbeam_channel::never(),
     };
@@ -570,10 +588,12 @@ pub(super) fn drive(
     }
     let fatal = run.fatal();
     assert_eq!(fatal, None, "seed {seed}");
-    let report = report(&run.graph, &run.plan, fatal);
+    let held_bytes = run.graph.held_bytes;
+    let report = report(run.graph, &run.plan, fatal);
+    check_counts(&gauge, &report, seed);
     if report.failed_tasks + report.failed_generations == 0 {
         assert_eq!(
-            run.graph.held_bytes, 0,
+            held_bytes, 0,
             "seed {seed}: manifests of finished images are held"
         );
     }

@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::gauge::Transfer;
 use super::marks::Marks;
 use super::origin::{CHUNK, Origin, Snapshots};
 use crate::oci::Descriptor;
@@ -127,6 +128,7 @@ impl<'a> Stream<'a> {
             apart: None,
             failure: None,
             marks: None,
+            transfer: None,
         }
     }
 
@@ -357,9 +359,16 @@ pub(super) struct Reader<'s, 'a> {
     /// Why that failed.
     failure: Option<StoreError>,
     marks: Option<Marks<'s>>,
+    /// Where it shows how far it is.
+    transfer: Option<&'s Transfer<'s>>,
 }
 
 impl<'s> Reader<'s, '_> {
+    /// Has those who look at the run see how far it is.
+    pub(super) fn show(&mut self, transfer: &'s Transfer<'s>) {
+        self.transfer = Some(transfer);
+    }
+
     /// Has the upload marked now and then from here on.
     pub(super) fn mark(&mut self, marks: Marks<'s>) {
         self.marks = Some(marks);
@@ -482,6 +491,9 @@ impl Read for Reader<'_, '_> {
             }
             match self.next()? {
                 Some(chunk) => {
+                    if let Some(transfer) = self.transfer {
+                        transfer.pass(self.position, chunk.len() as u64);
+                    }
                     self.chunk = Some(chunk);
                     self.within = 0;
                 }

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use crossbeam_channel::Receiver;
 
 use super::dates::Dated;
+use super::gauge::Gauge;
 use super::job::{Done, Job, Reply, Want};
 use super::marks::{MarkAfter, Marks};
 use super::origin::Snapshots;
@@ -18,7 +19,8 @@ use crate::oci::created::{self, Clue};
 use crate::oci::{Descriptor, Digest, Manifest, Reference};
 use crate::records::{Hints, Journal, Record};
 use crate::store::{
-    Begin, Class, Place, Presence, SendError, Session, Source, StoreError, Stores, Target, Upload,
+    Begin, Class, Found, Place, Presence, SendError, Session, Source, StoreError, Stores, Target,
+    Upload,
 };
 
 /// What all workers share.
@@ -26,6 +28,9 @@ pub(super) struct Worker<'a> {
     pub(super) stores: &'a dyn Stores,
     pub(super) hints: &'a Hints,
     pub(super) journal: &'a Journal,
+    pub(super) gauge: &'a Gauge,
+    /// Nothing is written: what would be sent or put is answered as if it were.
+    pub(super) is_dry: bool,
     pub(super) patience: Patience,
     pub(super) mark_after: MarkAfter,
 }
@@ -77,6 +82,13 @@ impl Worker<'_> {
             } => {
                 reply.send(self.fetch(&place, &reference, expected.as_ref()));
             }
+            Job::Copy {
+                reply,
+                descriptor,
+                wants,
+                ..
+            } if self.is_dry => self.weigh(reply, &descriptor, wants),
+            Job::Put { reply, .. } if self.is_dry => reply.send(Ok(Done::Put)),
             Job::Copy {
                 reply,
                 source,
@@ -140,6 +152,31 @@ impl Worker<'_> {
             self.journal.append(&record);
         }
         Ok(Done::Put)
+    }
+
+    /// Finds out what a copy would come to, by questions alone. A repository that is thought to hold the blob is taken
+    /// at its word, for asking for the mount would write.
+    fn weigh(&self, reply: Reply, descriptor: &Descriptor, wants: Vec<Want>) {
+        let mut bytes = 0;
+        for Want { reply, place, hint } in wants {
+            let result = if hint.mount_from.is_some() {
+                Ok(Done::BlobFound(Found::Mounted))
+            } else {
+                let is_there = self.stores.open(&place).has_blob(descriptor);
+                is_there.map(|is_there| {
+                    if is_there {
+                        return Done::BlobFound(Found::Existing);
+                    }
+                    bytes = descriptor.size;
+                    Done::BlobSent {
+                        mount_denied: false,
+                        is_detached: false,
+                    }
+                })
+            };
+            reply.send(result);
+        }
+        reply.send(Ok(Done::Read { bytes }));
     }
 
     /// Copies to the first target on this thread and to each other on one of its own, for the time of the copy.
@@ -227,8 +264,10 @@ impl Worker<'_> {
         descriptor: &Descriptor,
         session: &Session,
     ) -> Result<Option<bool>, StoreError> {
-        // Its marks borrow what lives as long as this call.
+        let transfer = self.gauge.begin(place, descriptor);
+        // It borrows what lives as long as this call.
         let mut reader: Reader<'_, '_> = reader;
+        reader.show(&transfer);
         if upload.offset() > 0 {
             log::info!(
                 "{place}: {} goes on at byte {}",

@@ -273,13 +273,15 @@ impl Source for Layout {
 }
 
 impl Target for Layout {
+    fn has_blob(&self, descriptor: &Descriptor) -> Result<bool, StoreError> {
+        Ok(self.size(&descriptor.digest)? == Some(descriptor.size))
+    }
+
     fn begin(&self, descriptor: &Descriptor, hint: &Hint) -> Result<Begin, StoreError> {
         self.create()?;
         let (folder, path) = self.blob_path(&descriptor.digest);
         create_folder(&folder)?;
-        if hint.prior != Prior::Distrusted
-            && self.size(&descriptor.digest)? == Some(descriptor.size)
-        {
+        if hint.prior != Prior::Distrusted && self.has_blob(descriptor)? {
             return Ok(Begin::Present(Found::Existing));
         }
         Ok(Begin::Upload {

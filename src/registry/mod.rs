@@ -57,6 +57,10 @@ impl Source for RegistryStore {
 }
 
 impl Target for RegistryStore {
+    fn has_blob(&self, descriptor: &Descriptor) -> Result<bool, StoreError> {
+        Ok(blob::is_there(&self.client, descriptor)?)
+    }
+
     fn begin(&self, descriptor: &Descriptor, hint: &Hint) -> Result<Begin, StoreError> {
         upload::begin(&self.client, descriptor, hint)
     }

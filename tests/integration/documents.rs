@@ -152,7 +152,7 @@ fn anchor(title: &str) -> String {
 }
 
 /// Which modules a module may use. What is not named here is `lib`, which knows all.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("oci", &[]),
     ("secret", &[]),
     ("nearest", &[]),
@@ -160,6 +160,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("logging", &[]),
     ("report", &[]),
     ("signal", &["pace"]),
+    ("progress", &["engine", "logging", "pace", "report"]),
     ("store", &["oci"]),
     ("records", &["oci", "store"]),
     ("config", &["nearest", "oci", "secret", "store"]),

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each part of `src`, the modules of this crate that it names, and the crates. `lib` wires all of them.
-const PARTS: [(&str, &[&str], &[&str]); 15] = [
+const PARTS: [(&str, &[&str], &[&str]); 16] = [
     (
         "cli",
         &["config", "nearest"],
@@ -39,6 +39,11 @@ const PARTS: [(&str, &[&str], &[&str]); 15] = [
         "oci",
         &[],
         &["base64", "humantime", "serde", "serde_json", "sha2"],
+    ),
+    (
+        "progress",
+        &["engine", "logging", "pace", "report"],
+        &["crossbeam_channel", "humantime", "log"],
     ),
     (
         "records",
@@ -88,7 +93,7 @@ const WORDS: [(&str, &[&str]); 14] = [
     ("stdout", &["logging.rs"]),
     // A worker never sleeps: timers are the coordinator's.
     ("sleep", &[]),
-    ("spawn", &["signal.rs"]),
+    ("spawn", &["progress.rs", "signal.rs"]),
     ("exit", &["signal.rs"]),
     // No disk but for layouts and records, no environment but what `lib` hands out.
     (

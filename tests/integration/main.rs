@@ -6,6 +6,7 @@ mod auth;
 mod cli;
 mod content;
 mod documents;
+mod dry_run;
 mod economy;
 mod environment;
 mod failures;
@@ -27,6 +28,7 @@ mod invariants;
 mod large;
 mod layers;
 mod moving;
+mod progress;
 mod records;
 #[expect(
     dead_code,

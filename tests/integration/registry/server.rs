@@ -435,7 +435,7 @@ impl Shared {
         answer.seal();
         let mut end = None;
         let mut stalls = false;
-        let mut pace = None;
+        let (mut pace, mut hold) = (None, None);
         for act in acts {
             match act {
                 Act::SetHeader(name, value) => answer.set_header(name, value),
@@ -448,6 +448,7 @@ impl Shared {
                     truncate(&mut answer, *at);
                     stalls = true;
                 }
+                Act::HoldBody(at, until) => hold = Some((*at, until)),
                 Act::Drip(bytes, every) => pace = Some((*bytes, *every)),
                 _ => {}
             }
@@ -485,6 +486,12 @@ impl Shared {
         if let Some(pace) = head_pace {
             self.drip(connection, answer.head().as_bytes(), pace)?;
             connection.write(&answer.body)?;
+        } else if let Some((at, hold)) = hold {
+            connection.write(answer.head().as_bytes())?;
+            let (begin, rest) = answer.body.split_at(at.min(answer.body.len()));
+            connection.write(begin)?;
+            assert!(hold.recv().is_err(), "nothing goes through it");
+            connection.write(rest)?;
         } else if let Some(pace) = pace.filter(|_| !request.is_head()) {
             connection.write(answer.head().as_bytes())?;
             self.drip(connection, &answer.body, pace)?;
