@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use super::error::{Problem, ProblemKind};
+use super::fields;
 use super::rule::Rule;
 use super::tree::{Member, Node, Position, Value};
 use crate::nearest::nearest;
@@ -245,30 +246,8 @@ fn read_fields(entry: &Node, problems: &mut Vec<Problem>) -> Option<Fields> {
         }
     };
     let mut fields = Fields::default();
-    for member in members {
-        let position = &member.position;
-        let mut report = |what| {
-            problems.push(Problem {
-                position: position.clone(),
-                what,
-            });
-        };
-        let field = FIELDS
-            .into_iter()
-            .find(|field| field.eq_ignore_ascii_case(&member.key));
-        let Some(field) = field else {
-            report(ProblemKind::UnknownField {
-                field: member.key.clone(),
-                nearest: nearest(&member.key.to_ascii_lowercase(), FIELDS),
-            });
-            continue;
-        };
-        if let Some((_, first)) = fields.seen.iter().find(|(name, _)| *name == field) {
-            let first = first.clone();
-            report(ProblemKind::FieldTwice { field, first });
-            continue;
-        }
-        fields.seen.push((field, position.clone()));
+    for (field, member) in fields::fields("an auth entry", &FIELDS, members, problems) {
+        fields.seen.push((field, member.position.clone()));
         match (field, &member.value.value) {
             (_, Value::Null) => {}
             ("insecure", Value::Bool(insecure)) => fields.insecure = *insecure,

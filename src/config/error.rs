@@ -104,14 +104,18 @@ pub enum ProblemKind {
         /// What it looks like.
         meant: &'static str,
     },
-    /// A field that no entry of `auth` has.
+    /// A field that such an object does not have.
     UnknownField {
+        /// What the object is.
+        owner: &'static str,
         /// As written.
         field: String,
         /// The field that it looks like.
         nearest: Option<&'static str>,
+        /// All fields that it may have.
+        known: &'static [&'static str],
     },
-    /// A field of an entry of `auth` that is there already.
+    /// A field that is there already.
     FieldTwice {
         /// Its name.
         field: &'static str,
@@ -158,13 +162,16 @@ impl fmt::Display for ProblemKind {
             Self::Misspelt { key, meant } => {
                 write!(f, "the key {key:?} looks like `{meant}`; write \"{meant}\"")
             }
-            Self::UnknownField { field, nearest } => {
-                write!(f, "an auth entry has no field {field:?}; ")?;
+            Self::UnknownField {
+                owner,
+                field,
+                nearest,
+                known,
+            } => {
+                write!(f, "{owner} has no field {field:?}; ")?;
                 match nearest {
                     Some(nearest) => write!(f, "write \"{nearest}\""),
-                    None => f.write_str(
-                        "it has \"username\", \"password\", \"insecure\", \"concurrency\", \"requests_per_second\" and \"bandwidth\"",
-                    ),
+                    None => write!(f, "it has {}", listed(known)),
                 }
             }
             Self::FieldTwice { field, first } => {
@@ -187,3 +194,13 @@ impl fmt::Display for ProblemKind {
 }
 
 impl std::error::Error for ProblemKind {}
+
+/// Names in quotes: `"a", "b" and "c"`.
+fn listed(names: &[&str]) -> String {
+    let quoted: Vec<_> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    match quoted.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} and {last}", others.join(", ")),
+        None => String::new(),
+    }
+}

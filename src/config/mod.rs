@@ -10,7 +10,9 @@ use std::sync::Arc;
 use crate::nearest::nearest;
 
 mod auth;
+mod body;
 mod error;
+mod fields;
 mod rule;
 mod side;
 mod syntax;
@@ -23,6 +25,7 @@ pub use side::SideError;
 pub use syntax::SyntaxError;
 pub use tree::Position;
 
+use body::Body;
 use rule::Defaults;
 use side::Written;
 use tree::{Member, Node, Value};
@@ -264,9 +267,8 @@ fn add_rules(
             text: &member.key,
             position: &member.position,
         };
-        match read_targets(&member.value) {
-            Ok(targets) => add_rule(&source, &targets, options, &mut seen, config),
-            Err(problem) => problems.push(problem),
+        if let Some(body) = Body::read(&member.value, problems) {
+            add_rule(&source, &body, options, &mut seen, config);
         }
     }
 }
@@ -283,37 +285,13 @@ fn add_command_line_rule(options: &LoadOptions<'_>, config: &mut Config) {
     if targets.is_empty() {
         targets.push(written(""));
     }
-    add_rule(&source, &targets, options, &mut Seen::default(), config);
-}
-
-/// The targets of one rule: a text, several, or nothing for the default.
-fn read_targets(node: &Node) -> Result<Vec<Written<'_>>, Problem> {
-    let default = Written {
-        text: "",
-        position: &node.position,
-    };
-    let nodes = match &node.value {
-        Value::Array(nodes) if nodes.is_empty() => return Ok(vec![default]),
-        Value::Array(nodes) => nodes.as_slice(),
-        _ => std::slice::from_ref(node),
-    };
-    nodes
-        .iter()
-        .map(|node| {
-            let text = match &node.value {
-                Value::String(text) => text,
-                Value::Null => "",
-                _ => {
-                    let expected = "a text or an array of texts: \"SOURCE\": \"TARGET\"";
-                    return Err(Problem::kind(node, "a target", expected));
-                }
-            };
-            Ok(Written {
-                text,
-                position: &node.position,
-            })
-        })
-        .collect()
+    add_rule(
+        &source,
+        &Body { targets },
+        options,
+        &mut Seen::default(),
+        config,
+    );
 }
 
 /// Which images already go to which target, and where that was written.
@@ -321,7 +299,7 @@ type Seen = HashMap<(crate::store::Place, Selection, RuleTarget), Position>;
 
 fn add_rule(
     source: &Written<'_>,
-    targets: &[Written<'_>],
+    body: &Body<'_>,
     options: &LoadOptions<'_>,
     seen: &mut Seen,
     config: &mut Config,
@@ -330,7 +308,7 @@ fn add_rule(
         registry: options.registry,
         namespace: options.namespace,
     };
-    let (rule, failed) = rule::validate(source, targets, &defaults, &mut config.warnings);
+    let (rule, failed) = rule::validate(source, body, &defaults, &mut config.warnings);
     config.failed_rules.extend(failed);
     let Some(mut rule) = rule else { return };
     let mut repeated = None;
@@ -596,7 +574,7 @@ mod tests {
             "{\"images\": {\"a\": 1, \"b\": {\"c\": \"d\"}, \"e\": [\"f\", [\"g\"]], \"h\": true}}",
             &[
                 "f:1:18: a target is a number; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
-                "f:1:26: a target is an object; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
+                "f:1:27: a rule has no field \"c\"; it has \"to\"",
                 "f:1:49: a target is an array; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
                 "f:1:62: a target is a boolean; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
             ],
@@ -814,6 +792,32 @@ mod tests {
                 "f:4:1: the rule repeats a target of the rule at f:2:1: it is copied once, delete one",
                 "f:5:1: the rule repeats a target of itself: it is copied once, delete one",
             ]
+        );
+    }
+
+    #[test]
+    fn a_rule_may_be_an_object() {
+        let config = accept(
+            "{\"images\": {\"a\": {\"to\": \"b.io/a\"}, \"c:1\": {\"To\": [\"b.io/c\", \"d.io/c:2\"]}}}",
+        );
+        assert_eq!(
+            rules(&config),
+            [
+                "f:1:13 docker.io/library/a b.io/a",
+                "f:1:36 docker.io/library/c b.io/c d.io/c",
+            ]
+        );
+        // Without a target it is the default one, which stands where the object begins.
+        let config = accept("{\"images\": {\"a\": {}}}");
+        assert_eq!(config.failed_rules[0].position.to_string(), "f:1:18");
+        refuse(
+            "{\"images\": {\"a\": {\"too\": \"b.io/a\", \"to\": 1, \"TO\": null, \"target\": []}}}",
+            &[
+                "f:1:19: a rule has no field \"too\"; write \"to\"",
+                "f:1:42: a target is a number; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
+                "f:1:45: \"to\" is there already at f:1:36; delete one",
+                "f:1:57: a rule has no field \"target\"; it has \"to\"",
+            ],
         );
     }
 

@@ -4,9 +4,10 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use super::side::{Side, SideError, Written, holds_user};
+use super::body::Body;
+use super::side::{Names, Side, SideError, Written, holds_user};
 use super::tree::Position;
-use crate::oci::{Host, NameError, Repository, Tag};
+use crate::oci::{Host, NameError, Reference, Repository, Tag};
 use crate::store::Place;
 
 /// A rule that can be carried out.
@@ -27,8 +28,8 @@ pub struct Rule {
 pub enum Selection {
     /// Every tag.
     All,
-    /// These tags, each once, in the order written.
-    Tags(Vec<Tag>),
+    /// These, each once, in the order written.
+    Named(Vec<Reference>),
     /// The only image of a layout, with or without a name there. Every target names its tag.
     Sole,
 }
@@ -38,8 +39,9 @@ pub enum Selection {
 pub struct RuleTarget {
     /// Where to copy to.
     pub place: Place,
-    /// The tag there. None: the source's.
-    pub tag: Option<Tag>,
+    /// What the images of [`Selection::Named`] and [`Selection::Sole`] are called there, one after another. Empty: as
+    /// at the source.
+    pub names: Vec<Reference>,
 }
 
 /// A rule, or one target of it, that cannot be carried out. All others can.
@@ -74,10 +76,11 @@ pub(crate) struct Defaults<'a> {
 /// (original.md 4, version 1.5.1). What is dropped without being an error goes to `warnings`.
 pub(crate) fn validate(
     source: &Written<'_>,
-    targets: &[Written<'_>],
+    body: &Body<'_>,
     defaults: &Defaults<'_>,
     warnings: &mut Vec<String>,
 ) -> (Option<Rule>, Vec<RuleError>) {
+    let targets = &body.targets;
     let mut failed = Vec::new();
     let mut good = Vec::new();
     let fail = |position: &Position, targets: &[Written<'_>], what| RuleError {
@@ -98,16 +101,19 @@ pub(crate) fn validate(
     if good.is_empty() {
         return (None, failed);
     }
-    let tagged = good.iter().filter(|target| target.tag.is_some()).count();
-    let selection = if !from.tags.is_empty() {
-        Selection::Tags(from.tags)
-    } else if tagged == 0 {
-        Selection::All
-    } else if tagged == good.len() {
-        Selection::Sole
-    } else {
-        failed.push(fail(source.position, targets, RuleFault::SomeTagged));
-        return (None, failed);
+    let named = good
+        .iter()
+        .filter(|target| !target.names.is_empty())
+        .count();
+    let selection = match from.names {
+        Names::Tags(tags) => Selection::Named(tags.into_iter().map(Reference::Tag).collect()),
+        Names::Digest(_, digest) => Selection::Named(vec![Reference::Digest(digest)]),
+        Names::None if named == 0 => Selection::All,
+        Names::None if named == good.len() => Selection::Sole,
+        Names::None => {
+            failed.push(fail(source.position, targets, RuleFault::SomeTagged));
+            return (None, failed);
+        }
     };
     let rule = Rule {
         position: source.position.clone(),
@@ -131,32 +137,53 @@ fn read_target(
     defaults: &Defaults<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<RuleTarget, RuleFault> {
-    let target = if target.text.trim().is_empty() {
-        let place = default_target(&from.place, defaults)?;
-        RuleTarget { place, tag: None }
+    let (place, names) = if target.text.trim().is_empty() {
+        (default_target(&from.place, defaults)?, Names::None)
     } else {
         let to = Side::parse(target, warnings).map_err(RuleFault::Target)?;
-        let tag = match (from.tags.as_slice(), to.tags.as_slice()) {
-            (_, []) => None,
-            ([], [tag]) if matches!(from.place, Place::Layout(_)) => Some(tag.clone()),
-            ([], _) => return Err(RuleFault::TagOnTargetOnly),
-            (wanted, named) if wanted == named => None,
-            ([_], [tag]) => Some(tag.clone()),
-            (wanted, named) if wanted.len() == named.len() => return Err(RuleFault::TagLists),
-            (wanted, named) => {
-                return Err(RuleFault::TagCounts {
-                    source: wanted.len(),
-                    target: named.len(),
-                });
-            }
-        };
-        let place = to.place;
-        RuleTarget { place, tag }
+        (to.place, to.names)
     };
-    if target.tag.is_none() && target.place == from.place {
+    let names = names_at_target(from, &names)?;
+    let is_digest = |name: &Reference| name.tag().is_none();
+    let by_digest = match &from.names {
+        Names::Digest(..) => names.iter().all(is_digest),
+        Names::None | Names::Tags(_) => false,
+    };
+    if by_digest && matches!(place, Place::Layout(_)) {
+        return Err(RuleFault::LayoutWithoutTag);
+    }
+    if names.is_empty() && place == from.place {
         return Err(RuleFault::OwnTarget);
     }
-    Ok(target)
+    Ok(RuleTarget { place, names })
+}
+
+/// What the images of the source are called at a target that has these names; empty where they keep theirs.
+fn names_at_target(from: &Side, to: &Names) -> Result<Vec<Reference>, RuleFault> {
+    let one = |tag: &Tag| vec![Reference::Tag(tag.clone())];
+    let counts = |source, target| RuleFault::TagCounts { source, target };
+    match (&from.names, to) {
+        (Names::Digest(Some(tag), _), Names::None) => Ok(one(tag)),
+        (_, Names::None) => Ok(Vec::new()),
+        (Names::None, Names::Tags(tags)) => match tags.as_slice() {
+            [tag] if matches!(from.place, Place::Layout(_)) => Ok(one(tag)),
+            _ => Err(RuleFault::TagOnTargetOnly),
+        },
+        (Names::Tags(wanted), Names::Tags(named)) if wanted == named => Ok(Vec::new()),
+        (Names::Tags(wanted), Names::Tags(named)) if wanted.len() == named.len() => {
+            Ok(named.iter().cloned().map(Reference::Tag).collect())
+        }
+        (Names::Tags(wanted), Names::Tags(named)) => Err(counts(wanted.len(), named.len())),
+        (Names::Digest(..), Names::Tags(named)) => match named.as_slice() {
+            [tag] => Ok(one(tag)),
+            _ => Err(counts(1, named.len())),
+        },
+        (Names::Digest(_, wanted), Names::Digest(tag, named)) if wanted == named => {
+            Ok(tag.iter().cloned().map(Reference::Tag).collect())
+        }
+        (Names::Digest(..), Names::Digest(..)) => Err(RuleFault::OtherDigest),
+        (Names::None | Names::Tags(_), Names::Digest(..)) => Err(RuleFault::DigestOnTargetOnly),
+    }
 }
 
 /// The source's repository without its first component, which is the namespace, under the defaults (original.md 1.5).
@@ -221,8 +248,12 @@ pub enum RuleFault {
         /// Those of the target.
         target: usize,
     },
-    /// As many tags on both sides, but others.
-    TagLists,
+    /// A digest that the source does not name.
+    DigestOnTargetOnly,
+    /// Two digests.
+    OtherDigest,
+    /// An image without a tag would not be found again in a layout.
+    LayoutWithoutTag,
     /// A layout without tag is either all of its tags or its only image.
     SomeTagged,
     /// Nothing would be copied.
@@ -256,8 +287,14 @@ impl fmt::Display for RuleFault {
                     format!("{source} tags")
                 }
             ),
-            Self::TagLists => f.write_str(
-                "the target lists other tags than the source; drop the target's, or write a rule for each tag",
+            Self::DigestOnTargetOnly => f.write_str(
+                "the target has a digest and the source has none; write it in the source, or drop it",
+            ),
+            Self::OtherDigest => f.write_str(
+                "the target has another digest than the source; a copy keeps its digest, so drop the target's",
+            ),
+            Self::LayoutWithoutTag => f.write_str(
+                "a layout names its images by tags; write oci:PATH:TAG, or a tag in front of the source's digest",
             ),
             Self::SomeTagged => f.write_str(
                 "some targets of this layout have a tag and others have none; write a rule for each kind",
@@ -293,24 +330,25 @@ mod tests {
             text,
             position: &position,
         };
-        let targets: Vec<_> = targets.iter().map(|text| written(text)).collect();
+        let targets = targets.iter().map(|text| written(text)).collect();
         let mut warnings = Vec::new();
-        let (rule, failed) = validate(&written(source), &targets, defaults, &mut warnings);
+        let (rule, failed) = validate(&written(source), &Body { targets }, defaults, &mut warnings);
         (rule, failed, warnings)
     }
 
     fn draw(rule: &Rule) -> String {
+        let join = |names: &[Reference]| {
+            let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+            names.join(",")
+        };
         let selection = match &rule.selection {
             Selection::All => "*".into(),
             Selection::Sole => "sole".into(),
-            Selection::Tags(tags) => {
-                let tags: Vec<_> = tags.iter().map(Tag::as_str).collect();
-                tags.join(",")
-            }
+            Selection::Named(names) => join(names),
         };
-        let targets = rule.targets.iter().map(|target| match &target.tag {
-            Some(tag) => format!("{}:{tag}", target.place),
-            None => target.place.to_string(),
+        let targets = rule.targets.iter().map(|target| match &*target.names {
+            [] => target.place.to_string(),
+            names => format!("{}:{}", target.place, join(names)),
         });
         let targets: Vec<_> = targets.collect();
         format!("{}:{selection} -> {}", rule.source, targets.join(" "))
@@ -380,6 +418,55 @@ mod tests {
         );
     }
 
+    const D: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+    #[test]
+    fn tag_lists_are_mapped_one_to_one() {
+        for (source, target, expected) in [
+            ("1,2", "3,4", ":1,2 -> d.io/x:3,4"),
+            ("1,2", "2,1", ":1,2 -> d.io/x:2,1"),
+            ("1,2", "1,3", ":1,2 -> d.io/x:1,3"),
+            ("1, 2,1", "3,4,3", ":1,2 -> d.io/x:3,4"),
+        ] {
+            let expected = format!("a.io/b{expected}");
+            good(
+                &format!("a.io/b:{source}"),
+                &[&format!("d.io/x:{target}")],
+                &expected,
+            );
+        }
+        good("a.io/b:1,2", &["a.io/b:3,4"], "a.io/b:1,2 -> a.io/b:3,4");
+    }
+
+    #[test]
+    fn a_digest_is_put_by_itself_or_under_a_tag() {
+        for (source, target, expected) in [
+            ("@D", "", ""),
+            ("@D", "@D", ""),
+            ("@D", ":1", ":1"),
+            ("@D", ":1@D", ":1"),
+            (":1@D", "", ":1"),
+            (":1@D", ":1@D", ":1"),
+            (":1@D", ":2", ":2"),
+            (":1@D", "@D", ""),
+        ] {
+            let source = format!("a.io/b{}", source.replace('D', D));
+            let target = format!("d.io/x{}", target.replace('D', D));
+            good(
+                &source,
+                &[&target],
+                &format!("a.io/b:{D} -> d.io/x{expected}"),
+            );
+        }
+        let here = std::env::current_dir().unwrap().canonicalize().unwrap();
+        let here = here.display();
+        good(
+            &format!("oci:src@{D}"),
+            &["d.io/x:1", "oci:x:2"],
+            &format!("oci:{here}/src:{D} -> d.io/x:1 oci:{here}/x:2"),
+        );
+    }
+
     #[test]
     fn an_empty_target_is_the_default() {
         for (source, target) in [
@@ -395,7 +482,7 @@ mod tests {
                 rule.targets[0].place.to_string(),
                 format!("reg.example/ns/{target}")
             );
-            assert_eq!(rule.targets[0].tag, None);
+            assert_eq!(rule.targets[0].names, []);
         }
         let nested = Defaults {
             registry: Some("docker.io"),
@@ -462,13 +549,34 @@ mod tests {
             "d.io/x:1,2,3",
             "the source has 1 tag, the target 3; drop the target's, or write a rule for each tag",
         );
-        let lists = "the target lists other tags than the source; drop the target's, or write a rule for each tag";
-        bad("a.io/b:1,2", "d.io/x:3,4", lists);
-        bad("a.io/b:1,2", "d.io/x:2,1", lists);
+        bad(
+            "a.io/b:1,2,2",
+            "d.io/x:1,2,3",
+            "the source has 2 tags, the target 3; drop the target's, or write a rule for each tag",
+        );
+        let digest_on_target =
+            "the target has a digest and the source has none; write it in the source, or drop it";
+        bad("a.io/b", &format!("d.io/x@{D}"), digest_on_target);
+        bad("a.io/b:1", &format!("d.io/x:1@{D}"), digest_on_target);
+        let source = format!("a.io/b@{D}");
+        bad(
+            &source,
+            &format!("d.io/x@{}", D.replace("aaa", "bbb")),
+            "the target has another digest than the source; a copy keeps its digest, so drop the target's",
+        );
+        bad(
+            &source,
+            "d.io/x:1,2",
+            "the source has 1 tag, the target 2; drop the target's, or write a rule for each tag",
+        );
+        let layout = "a layout names its images by tags; write oci:PATH:TAG, or a tag in front of the source's digest";
+        bad(&source, "oci:x", layout);
+        bad(&source, &format!("oci:x@{D}"), layout);
         let own = "the source is its own target; name another target";
         bad("a.io/b", "a.io/b", own);
         bad("a.io/b:1,2", "A.IO:443/b", own);
         bad("a.io/b:1", "a.io/b:1", own);
+        bad(&source, &format!("a.io/b@{D}"), own);
         bad("nginx", "index.docker.io/library/nginx", own);
         bad("oci:x/../y", "oci:y", own);
         bad("reg.example/ns/a", "", own);
@@ -519,16 +627,19 @@ mod tests {
         ),
         (
             "a.io/b@sha256:00",
-            "digests are not supported yet; name a tag",
+            "\"sha256:00\" is no digest (sha256: and 64 lower-case hex digits)",
         ),
-        ("a@sha512:00", "digests are not supported yet; name a tag"),
         (
-            "a.io/b:1@sha256:00",
-            "digests are not supported yet; name a tag",
+            "a:1@md5:00",
+            "digest algorithm \"md5\" is not supported (sha256 and sha512 are)",
         ),
         (
             "oci:p@sha256:00",
-            "digests are not supported yet; name a tag",
+            "\"sha256:00\" is no digest (sha256: and 64 lower-case hex digits)",
+        ),
+        (
+            "a.io/b:1,2@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            "a digest is one image; write one tag in front of it, or none",
         ),
         (
             "u:p@a.io/b",

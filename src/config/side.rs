@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::syntax::{GITHUB_EXPRESSION, meant_by};
 use super::tree::Position;
-use crate::oci::{Host, NameError, Tag, reference};
+use crate::oci::{Digest, DigestError, Host, NameError, Tag, reference};
 use crate::store::Place;
 
 /// A text of the user and where it stands.
@@ -24,8 +24,18 @@ pub(crate) struct Written<'a> {
 pub(crate) struct Side {
     /// The repository or the layout.
     pub(crate) place: Place,
-    /// The tags written, each once. None: all, or the other side's.
-    pub(crate) tags: Vec<Tag>,
+    /// Which of its images.
+    pub(crate) names: Names,
+}
+
+/// What stands behind the repository or the layout.
+pub(crate) enum Names {
+    /// Nothing: all tags, or the other side's.
+    None,
+    /// `:a,b,c`: at least one tag, each once.
+    Tags(Vec<Tag>),
+    /// `@sha256:..`, perhaps with a tag in front of it.
+    Digest(Option<Tag>, Digest),
 }
 
 impl Side {
@@ -39,38 +49,41 @@ impl Side {
         if text.len() != written.text.len() {
             warn("the blanks around the name are ignored; delete them");
         }
-        let (place, list) = match text.strip_prefix("oci:") {
+        let (place, list, digest) = match text.strip_prefix("oci:") {
             Some(layout) => read_layout(layout)?,
             None => read_repository(text)?,
         };
-        let Some(list) = list else {
-            let tags = Vec::new();
-            return Ok(Self { place, tags });
-        };
-        if list.trim().is_empty() {
+        if list.is_some_and(|list| list.trim().is_empty()) {
             warn("a `:` without a tag counts as no tag; delete it or write the tag");
-        } else if has_empty_tag(list) {
+        } else if list.is_some_and(has_empty_tag) {
             warn("an empty tag in the list is ignored; delete the comma");
         }
-        let tags = parse_tags(list)?;
-        Ok(Self { place, tags })
+        let mut tags = list.map_or_else(|| Ok(Vec::new()), parse_tags)?;
+        let names = match digest {
+            Some(_) if tags.len() > 1 => return Err(SideError::TagsWithDigest),
+            Some(digest) => Names::Digest(tags.pop(), digest),
+            None if tags.is_empty() => Names::None,
+            None => Names::Tags(tags),
+        };
+        Ok(Self { place, names })
     }
 }
 
-fn read_layout(text: &str) -> Result<(Place, Option<&str>), SideError> {
+/// A place, the list of tags behind it, and the digest behind that.
+type Parts<'a> = (Place, Option<&'a str>, Option<Digest>);
+
+fn read_layout(text: &str) -> Result<Parts<'_>, SideError> {
     refuse_variables(text)?;
     if text.starts_with("//") {
         return Err(SideError::OciScheme);
     }
-    if holds_digest(last_component(text)) {
-        return Err(SideError::Digest);
-    }
+    let (text, digest) = cut_digest(text)?;
     let (path, list) = cut_layout_tags(text);
-    Ok((Place::Layout(resolve(path)?), list))
+    Ok((Place::Layout(resolve(path)?), list, digest))
 }
 
 /// Reads a name, after a look for the mistakes of usage.md section 5, which its grammar would explain badly.
-fn read_repository(text: &str) -> Result<(Place, Option<&str>), SideError> {
+fn read_repository(text: &str) -> Result<Parts<'_>, SideError> {
     // The first, since a regular expression may hold anything that the others look for.
     if text.contains(":/") && !text.contains("://") {
         return Err(SideError::Regex);
@@ -85,15 +98,13 @@ fn read_repository(text: &str) -> Result<(Place, Option<&str>), SideError> {
     if holds_user(text) {
         return Err(SideError::User);
     }
-    if holds_digest(text) {
-        return Err(SideError::Digest);
-    }
     if text.contains("://") {
         return Err(SideError::Name(NameError::Scheme));
     }
     if text.ends_with('/') {
         return Err(SideError::TrailingSlash);
     }
+    let (text, digest) = cut_digest(text)?;
     let (name, list) = cut_tags(text);
     if last_component(name).contains(':') {
         return Err(SideError::TwoColons);
@@ -102,7 +113,7 @@ fn read_repository(text: &str) -> Result<(Place, Option<&str>), SideError> {
         return Err(SideError::Placeholder(word.into()));
     }
     let (host, repository) = reference::split_name(&official(name)).map_err(SideError::Name)?;
-    Ok((Place::Registry(host, repository), list))
+    Ok((Place::Registry(host, repository), list, digest))
 }
 
 fn refuse_variables(text: &str) -> Result<(), SideError> {
@@ -121,9 +132,17 @@ pub(crate) fn holds_user(name: &str) -> bool {
         .is_some_and(|(head, _)| head.contains('@'))
 }
 
-fn holds_digest(text: &str) -> bool {
-    text.split_once('@')
-        .is_some_and(|(_, digest)| digest.contains(':'))
+/// Cuts off a digest, which follows an `@` behind the last `/`.
+fn cut_digest(text: &str) -> Result<(&str, Option<Digest>), SideError> {
+    let (head, last) = text.split_at(text.rfind('/').unwrap_or(0));
+    match last.split_once('@') {
+        Some((name, digest)) if digest.contains(':') => {
+            let digest = Digest::parse(digest).map_err(SideError::Digest)?;
+            let rest = text.get(..head.len() + name.len()).unwrap_or(head);
+            Ok((rest, Some(digest)))
+        }
+        _ => Ok((text, None)),
+    }
 }
 
 fn last_component(name: &str) -> &str {
@@ -237,8 +256,10 @@ pub enum SideError {
     User,
     /// `oci://`, helm's way to name a registry.
     OciScheme,
-    /// `@sha256:..`
-    Digest,
+    /// What follows `@` is no digest.
+    Digest(DigestError),
+    /// Several tags in front of a digest.
+    TagsWithDigest,
     /// `:/../`
     Regex,
     /// A `/` at the end.
@@ -271,7 +292,10 @@ impl fmt::Display for SideError {
             Self::OciScheme => f.write_str(
                 "`oci://` names nothing here; drop it for a registry, write oci:PATH for a layout",
             ),
-            Self::Digest => f.write_str("digests are not supported yet; name a tag"),
+            Self::Digest(error) => error.fmt(f),
+            Self::TagsWithDigest => {
+                f.write_str("a digest is one image; write one tag in front of it, or none")
+            }
             Self::Regex => {
                 f.write_str("regular expressions are not supported yet; list the tags as :a,b,c")
             }

@@ -168,7 +168,7 @@ impl<'a> Graph<'a> {
                 Job::Head {
                     reply: reply(task),
                     place: self.places[target.place].place.clone(),
-                    reference: Reference::Tag(target.tag.clone()),
+                    reference: target.name.clone(),
                 }
             }
             Kind::Resolve(image) => Job::Head {
@@ -413,20 +413,17 @@ impl<'a> Graph<'a> {
             Kind::Tags(place) => format!("list the tags of {}", self.places[*place].place),
             Kind::Ask(image, target) => {
                 let target = self.images[*image].target(*target);
+                let kind = target.name.tag().map_or("", |_| "tag ");
                 format!(
-                    "ask {} for tag {}",
-                    self.places[target.place].place, target.tag
+                    "ask {} for {kind}{}",
+                    self.places[target.place].place, target.name
                 )
             }
             Kind::Resolve(image) | Kind::Get(image) => {
                 format!("read the manifest of {}", self.image_source(*image))
             }
             Kind::Root(image, target) => {
-                let target = self.images[*image].target(*target);
-                format!(
-                    "put the manifest {}:{}",
-                    self.places[target.place].place, target.tag
-                )
+                format!("put the manifest {}", self.image_target(*image, *target))
             }
             Kind::Child(at) => {
                 let digest = &self.children[at.child].descriptor.digest;

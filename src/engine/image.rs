@@ -10,9 +10,9 @@ use super::graph::{Graph, News};
 use super::job::{Job, Reply};
 use super::places::{HostId, PlaceId, Tags};
 use super::task::{Failure, Kind, State, TaskId};
-use crate::oci::{Digest, Kind as ManifestKind, Manifest, Reference, Tag};
+use crate::oci::{Digest, Kind as ManifestKind, Manifest, Reference};
 use crate::records::Record;
-use crate::store::Presence;
+use crate::store::{Place, Presence};
 
 pub(super) type ImageId = Id<Image>;
 
@@ -32,7 +32,8 @@ pub(super) struct Image {
 /// One target of an image.
 pub(super) struct Target {
     pub(super) place: PlaceId,
-    pub(super) tag: Tag,
+    /// What the image is called there.
+    pub(super) name: Reference,
     pub(super) list: List,
     /// The number of the rule that asked for it.
     pub(super) rule: usize,
@@ -88,7 +89,7 @@ pub(super) enum Outcome {
 /// What is known of the source's manifest.
 enum Content {
     Unknown,
-    /// A HEAD told its digest.
+    /// A HEAD told its digest, or the rule.
     Named(Digest),
     /// A HEAD did not tell, or tells nothing more than a GET will.
     Unnamed,
@@ -102,14 +103,24 @@ enum Content {
     Dropped(Digest),
 }
 
+impl Content {
+    /// What a reference alone says: a digest cannot move, so the source is never asked for it.
+    fn named_by(reference: &Reference) -> Self {
+        match reference {
+            Reference::Digest(digest) => Self::Named(digest.clone()),
+            Reference::Tag(_) => Self::Unknown,
+        }
+    }
+}
+
 impl Image {
     pub(super) fn new(source: PlaceId, reference: Reference) -> Self {
         Self {
             source,
+            content: Content::named_by(&reference),
             reference,
             targets: Vec::new(),
             order: 0,
-            content: Content::Unknown,
             is_asking: false,
             is_reread: false,
         }
@@ -260,10 +271,13 @@ impl Graph<'_> {
         let order = row.order;
         let target = row.target(index);
         let place = target.place;
-        let vouched = self.hints.vouched(&self.places[place].place, &target.tag);
+        let tag = target.name.tag();
+        let vouched = tag.and_then(|tag| self.hints.vouched(&self.places[place].place, tag));
         let vouched = vouched.filter(|digest| row.digest().is_none_or(|known| known == *digest));
         let state = match (&self.places[place].tags, vouched) {
-            (Tags::Listed(tags, _), _) if !tags.contains(&target.tag) => TargetState::Lacks,
+            (Tags::Listed(tags, _), _) if tag.is_some_and(|tag| !tags.contains(tag)) => {
+                TargetState::Lacks
+            }
             (Tags::Missing, _) => TargetState::Lacks,
             (_, Some(digest)) => TargetState::Vouched(digest.clone()),
             (Tags::Unknown | Tags::Asked, None) if target.list == List::First => {
@@ -421,19 +435,15 @@ impl Graph<'_> {
         let target = row.target(index);
         let manifest = row.manifest()?;
         let place = self.places[target.place].place.clone();
-        let record = Record::image(
-            &place,
-            &target.tag,
-            manifest.digest(),
-            &self.places[row.source].place,
-        );
-        let reference = Reference::Tag(target.tag.clone());
+        let source = &self.places[row.source].place;
+        let tag = target.name.tag();
+        let record = tag.map(|tag| Record::image(&place, tag, manifest.digest(), source));
         Some(Job::Put {
             reply,
             place,
-            reference,
+            reference: target.name.clone(),
             manifest,
-            record: Some(record),
+            record,
         })
     }
 
@@ -598,8 +608,8 @@ impl Graph<'_> {
             }
         }
         match &mut row.content {
-            Content::Held { is_current, .. } => *is_current = false,
-            content => *content = Content::Unknown,
+            Content::Held { is_current, .. } => *is_current = row.reference.tag().is_none(),
+            content => *content = Content::named_by(&row.reference),
         }
         any
     }
@@ -643,17 +653,17 @@ impl Graph<'_> {
     /// The source of an image as messages show it.
     pub(super) fn image_source(&self, image: ImageId) -> String {
         let row = &self.images[image];
-        join(&self.places[row.source].place.to_string(), &row.reference)
+        join(&self.places[row.source].place, &row.reference)
     }
 
     /// A target of an image as messages show it.
     pub(super) fn image_target(&self, image: ImageId, index: usize) -> String {
         let target = self.images[image].target(index);
-        format!("{}:{}", self.places[target.place].place, target.tag)
+        join(&self.places[target.place].place, &target.name)
     }
 }
 
-fn join(place: &str, reference: &Reference) -> String {
+fn join(place: &Place, reference: &Reference) -> String {
     match reference {
         Reference::Tag(tag) => format!("{place}:{tag}"),
         Reference::Digest(digest) => format!("{place}@{digest}"),

@@ -21,8 +21,8 @@ pub(super) struct Plan<'a> {
     group_of: HashMap<PlaceId, usize>,
     /// The rules that write to a place, in the order of the file.
     writers: HashMap<PlaceId, Vec<usize>>,
-    /// Which image a target tag belongs to.
-    claims: HashMap<(PlaceId, Tag), Claim>,
+    /// Which image a name at a target belongs to.
+    claims: HashMap<(PlaceId, Reference), Claim>,
     /// Images whose source is a target that is not in sync yet.
     fed: HashMap<(ImageId, usize), Vec<ImageId>>,
     /// Images of rules that were formed before all that their source waits for.
@@ -60,6 +60,7 @@ enum Listing {
     Known,
 }
 
+#[derive(Clone, Copy)]
 struct Claim {
     image: ImageId,
     index: usize,
@@ -310,7 +311,7 @@ impl<'a> Plan<'a> {
             not_found,
         };
         match &rule.selection {
-            Selection::Tags(tags) => Ok(tags.iter().cloned().map(Reference::Tag).collect()),
+            Selection::Named(references) => Ok(references.clone()),
             Selection::Sole => match stores.sole(&rule.source) {
                 Ok(Some(digest)) => Ok(vec![Reference::Digest(digest)]),
                 Ok(None) => Err(failure(
@@ -354,37 +355,43 @@ impl<'a> Plan<'a> {
             let place = graph.place(&target.place);
             // One request for the list spares a HEAD for each tag that is lacking; where the records name all tags
             // but one, there is nothing to spare (decisions D4).
-            let tags = references.iter().filter_map(as_tag);
+            let tags = references.iter().filter_map(Reference::tag);
             let is_new = |tag: &Tag| graph.hints.tag(&target.place, tag).is_none();
             let unrecorded = tags.filter(|tag| is_new(tag)).count();
-            for reference in references {
-                let Some(tag) = target.tag.clone().or_else(|| as_tag(reference).cloned()) else {
-                    continue;
-                };
+            for (nth, reference) in references.iter().enumerate() {
+                let name = target.names.get(nth).unwrap_or(reference);
                 let list = match &rule.selection {
                     Selection::All if unrecorded > 1 => List::First,
-                    Selection::All if references.len() > 1 && is_new(&tag) => List::Spared,
+                    Selection::All if references.len() > 1 && name.tag().is_some_and(is_new) => {
+                        List::Spared
+                    }
                     _ => List::IfLacking,
                 };
                 let image = self.image(group, source, reference, graph);
                 let index = graph.images[image].targets.len();
                 let mut state = TargetState::Waiting;
-                match self.claims.get(&(place, tag.clone())) {
+                let mine = Claim {
+                    image,
+                    index,
+                    rule: number,
+                };
+                match self.claims.get(&(place, name.clone())) {
                     Some(claim) if claim.image == image => continue,
-                    Some(claim) => state = self.conflict(claim, number, graph),
-                    None if place == source && as_tag(reference) == Some(&tag) => {
-                        let cause = "the source is its own target".to_owned();
-                        state = failed(format!("copy {}:{tag}", target.place), cause);
+                    Some(claim) if name.tag().is_some() => {
+                        state = self.conflict(claim, number, graph);
                     }
+                    None if place == source && name == reference => {
+                        let cause = "the source is its own target".to_owned();
+                        state = failed(format!("copy {}", graph.image_source(image)), cause);
+                    }
+                    // Under a digest everybody writes the same.
+                    Some(_) => {}
                     None => {
-                        self.claims.insert(
-                            (place, tag.clone()),
-                            Claim {
-                                image,
-                                index,
-                                rule: number,
-                            },
-                        );
+                        self.claims.insert((place, name.clone()), mine);
+                        if reference.tag().is_none() {
+                            let digest = (place, reference.clone());
+                            self.claims.entry(digest).or_insert(mine);
+                        }
                     }
                 }
                 if let Some(state) = self.states.get_mut(number) {
@@ -396,7 +403,7 @@ impl<'a> Plan<'a> {
                 }
                 graph.images[image].targets.push(Target {
                     place,
-                    tag,
+                    name: name.clone(),
                     list,
                     rule: number,
                     state,
@@ -470,8 +477,7 @@ impl<'a> Plan<'a> {
     /// The image and target that this image's source is.
     fn feeder(&self, image: ImageId, graph: &Graph<'_>) -> Option<(ImageId, usize)> {
         let row = &graph.images[image];
-        let tag = as_tag(&row.reference)?;
-        let claim = self.claims.get(&(row.source, tag.clone()))?;
+        let claim = self.claims.get(&(row.source, row.reference.clone()))?;
         (claim.image != image).then_some((claim.image, claim.index))
     }
 
@@ -656,13 +662,6 @@ impl<'a> Plan<'a> {
 impl RuleState {
     fn is_settled(&self) -> bool {
         self.is_formed && self.open_pairs == 0
-    }
-}
-
-fn as_tag(reference: &Reference) -> Option<&Tag> {
-    match reference {
-        Reference::Tag(tag) => Some(tag),
-        Reference::Digest(_) => None,
     }
 }
 

@@ -389,12 +389,12 @@ impl<'a> Run<'a> {
         let row = &self.graph.images[image];
         let target = row.target(index);
         let place = &self.graph.places[target.place].place;
-        if let Some(digest) = row.digest()
-            && !self.graph.hints.is_recorded(place, &target.tag, digest)
+        if let (Some(digest), Some(tag)) = (row.digest(), target.name.tag())
+            && !self.graph.hints.is_recorded(place, tag, digest)
         {
             self.journal.append(&Record::image(
                 place,
-                &target.tag,
+                tag,
                 digest,
                 &self.graph.places[row.source].place,
             ));

@@ -637,18 +637,16 @@ impl Scene {
                     let name = format!("d{}.io/b/q{}", random.below(3), random.below(4));
                     RuleTarget {
                         place: place(&name),
-                        tag: None,
+                        names: Vec::new(),
                     }
                 })
                 .collect();
             let selection = if random.percent(50) {
                 Selection::All
             } else {
-                Selection::Tags(
-                    (0..=random.below(3))
-                        .map(|n| Tag::parse(&format!("t{n}")).unwrap())
-                        .collect(),
-                )
+                let tag = |n| Tag::parse(&format!("t{n}")).unwrap();
+                let tags = (0..=random.below(3)).map(tag);
+                Selection::Named(tags.map(Reference::Tag).collect())
             };
             rules.push(rule(number, source, selection, targets));
         }
@@ -806,7 +804,7 @@ fn many_images_cost_each_the_same() {
     }
     let targets = vec![RuleTarget {
         place: place("d.io/b/many"),
-        tag: None,
+        names: Vec::new(),
     }];
     let rules = [rule(0, source, Selection::All, targets)];
     let report = simulate(&rules, &mut scene.registries, 8, 0, 1);
@@ -841,7 +839,7 @@ fn fifty_hosts_with_faults_bring_every_image_to_an_end() {
         }
         let targets = vec![RuleTarget {
             place: place(&format!("t{host}.io/b/r")),
-            tag: None,
+            names: Vec::new(),
         }];
         rules.push(rule(host, source, Selection::All, targets));
     }

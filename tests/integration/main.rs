@@ -37,6 +37,7 @@ mod records;
 mod registry;
 mod resume;
 mod retries;
+mod rules;
 mod sweep;
 mod sync;
 mod traps;
