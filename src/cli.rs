@@ -12,6 +12,7 @@ use log::LevelFilter;
 
 use crate::config::DEFAULT_PATH;
 use crate::nearest::nearest;
+use crate::oci::{PlatformError, PlatformFilter};
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub enum Command {
     /// Print this version and end.
     Version(String),
     /// Copy images.
-    Sync(Options),
+    Sync(Box<Options>),
 }
 
 /// What to copy, and how.
@@ -47,6 +48,10 @@ pub struct Options {
     pub records: PathBuf,
     /// How long a tag of a target is not asked for after it was put or seen there.
     pub trust_records: Option<Duration>,
+    /// Which platforms of images are wanted; `None`: all.
+    pub platforms: Option<PlatformFilter>,
+    /// Whether targets get images that they have.
+    pub force: bool,
     /// `SOURCE TARGET...`: one rule in place of those of the file. Empty: the file's.
     pub images: Vec<String>,
 }
@@ -79,20 +84,29 @@ pub fn parse(
                 let value = parser.value().map_err(UsageError::Syntax)?;
                 given.insert(flag.long, utf8("argument", value)?);
             }
+            Kind::List { .. } => {
+                let value = parser.value().map_err(UsageError::Syntax)?;
+                let list: &mut String = given.entry(flag.long).or_default();
+                list.push_str(&utf8("argument", value)?);
+                list.push(',');
+            }
+            Kind::Switch => {
+                let value = match parser.optional_value() {
+                    Some(value) => utf8("argument", value)?,
+                    None => "true".to_owned(),
+                };
+                given.insert(flag.long, value);
+            }
             Kind::NotYet => {
                 if !parser.value().map_err(UsageError::Syntax)?.is_empty() {
                     return Err(UsageError::NotYet(flag.long));
                 }
             }
-            Kind::SwitchNotYet => match parser.optional_value() {
-                Some(value) if value.is_empty() || value == "false" => {}
-                _ => return Err(UsageError::NotYet(flag.long)),
-            },
         }
     }
     // Scripts pass flags whose variable is empty: that is no value.
     given.retain(|_, value| !value.is_empty());
-    options(given, images, env).map(Command::Sync)
+    options(given, images, env).map(|options| Command::Sync(Box::new(options)))
 }
 
 fn options(
@@ -120,6 +134,12 @@ fn options(
         retries: retries(take("retries").unwrap_or_default())?,
         records: take("records").unwrap_or_default().into(),
         trust_records: take("trust-records").map(trust_records).transpose()?,
+        platforms: PlatformFilter::of_lists(
+            &take("os").unwrap_or_default(),
+            &take("arch").unwrap_or_default(),
+        )
+        .map_err(UsageError::Platform)?,
+        force: take("force").map_or(Ok(false), |text| switch("force", text))?,
         images,
     })
 }
@@ -168,6 +188,10 @@ fn trust_records(text: String) -> Result<Duration, UsageError> {
     humantime::parse_duration(&text).map_err(|_| UsageError::TrustRecords(text))
 }
 
+fn switch(flag: &'static str, text: String) -> Result<bool, UsageError> {
+    text.parse().map_err(|_| UsageError::Switch { flag, text })
+}
+
 fn log_level(text: String) -> Result<LevelFilter, UsageError> {
     match text.parse() {
         Ok(level) if level != LevelFilter::Off => Ok(level),
@@ -186,8 +210,9 @@ fn help(env: &dyn Fn(&str) -> Option<OsString>) -> Result<String, UsageError> {
     let mut rows = Vec::new();
     for flag in &FLAGS {
         let (value, default) = match &flag.kind {
-            Kind::NotYet | Kind::SwitchNotYet => continue,
-            Kind::Help | Kind::Version => (String::new(), String::new()),
+            Kind::NotYet => continue,
+            Kind::Help | Kind::Version | Kind::Switch => (String::new(), String::new()),
+            Kind::List { name } => (format!(" {name}"), String::new()),
             Kind::Value { name, default } => (format!(" {name}"), default.describe(env)?),
         };
         let short = match flag.short {
@@ -239,6 +264,15 @@ pub enum UsageError {
     Retries(String),
     /// `--trust-records` with something else than a time.
     TrustRecords(String),
+    /// A flag that is on or off with something else.
+    Switch {
+        /// Its name.
+        flag: &'static str,
+        /// As written.
+        text: String,
+    },
+    /// `--os` or `--arch` with something else than platforms.
+    Platform(PlatformError),
     /// `--log-level` with something else than a level.
     LogLevel(String),
 }
@@ -275,6 +309,11 @@ impl fmt::Display for UsageError {
                 f,
                 "--trust-records {text:?} is no time; give one such as 12h or 30m"
             ),
+            Self::Switch { flag, text } => write!(
+                f,
+                "--{flag} {text:?} is neither on nor off; write --{flag}, or leave it out"
+            ),
+            Self::Platform(error) => error.fmt(f),
             Self::LogLevel(text) => write!(
                 f,
                 "--log-level {text:?} is no level; give error, warn, info, debug or trace"
@@ -301,10 +340,15 @@ enum Kind {
         name: &'static str,
         default: DefaultValue,
     },
+    /// May be given several times, each time with a list.
+    List {
+        /// What help calls it.
+        name: &'static str,
+    },
+    /// Has no value, but for `true` and `false`.
+    Switch,
     /// Known to image-syncer 1.5 and not to this version: fine without a value, as its GitHub Action passes it.
     NotYet,
-    /// The same for a flag that needs no value.
-    SwitchNotYet,
 }
 
 /// What counts if a flag is not given.
@@ -411,13 +455,26 @@ const FLAGS: [Flag; 19] = [
         DefaultValue::None,
         "do not ask targets for tags that the records saw within this time, such as 12h",
     ),
+    list(
+        "os",
+        "OS",
+        "only platforms of this system, such as linux or windows:10.0.17763",
+    ),
+    list(
+        "arch",
+        "ARCH",
+        "only platforms of this architecture, such as amd64 or arm64:v8",
+    ),
+    flag(
+        "force",
+        None,
+        Kind::Switch,
+        "put what targets have already, and ask for every blob",
+    ),
     flag("help", Some('h'), Kind::Help, "print this help"),
     flag("version", None, Kind::Version, "print the version"),
     flag("auth", None, Kind::NotYet, ""),
     flag("images", None, Kind::NotYet, ""),
-    flag("os", None, Kind::NotYet, ""),
-    flag("arch", None, Kind::NotYet, ""),
-    flag("force", None, Kind::SwitchNotYet, ""),
     flag("output-success-images", None, Kind::NotYet, ""),
     flag("output-images-format", None, Kind::NotYet, ""),
 ];
@@ -431,6 +488,10 @@ const fn value(
 ) -> Flag {
     let kind = Kind::Value { name, default };
     flag(long, short, kind, help)
+}
+
+const fn list(long: &'static str, name: &'static str, help: &'static str) -> Flag {
+    flag(long, None, Kind::List { name }, help)
 }
 
 const fn flag(long: &'static str, short: Option<char>, kind: Kind, help: &'static str) -> Flag {
@@ -473,7 +534,7 @@ mod tests {
     #[track_caller]
     fn options_of(args: &[&str]) -> Options {
         match run(args) {
-            Ok(Command::Sync(options)) => options,
+            Ok(Command::Sync(options)) => *options,
             other => panic!("{other:?}"),
         }
     }
@@ -490,6 +551,8 @@ mod tests {
             retries: 2,
             records: "./records".into(),
             trust_records: None,
+            platforms: None,
+            force: false,
             images: Vec::new(),
         }
     }
@@ -512,6 +575,8 @@ mod tests {
             retries: 9,
             records: "rec".into(),
             trust_records: Some(Duration::from_mins(90)),
+            platforms: PlatformFilter::of_lists("linux", "amd64,arm64:v8,arm").unwrap(),
+            force: true,
             images: vec!["a:1".into(), "b".into(), "c".into()],
         };
         let joined = [
@@ -527,6 +592,10 @@ mod tests {
             "--retries=9",
             "--records=rec",
             "--trust-records=1h 30m",
+            "--os=linux",
+            "--arch=amd64,arm64:v8",
+            "--force",
+            "--arch=arm",
             "c",
         ];
         assert_eq!(options_of(&joined), expected);
@@ -577,6 +646,18 @@ mod tests {
         let options = options_of(&["-p", "3", "--proc=4", "--", "--help", "t"]);
         assert_eq!(options.workers, 4);
         assert_eq!(options.images, ["--help", "t"]);
+    }
+
+    #[test]
+    fn a_switch_may_be_told_off() {
+        for (args, force) in [
+            (["--force"].as_slice(), true),
+            (&["--force=true"], true),
+            (&["--force=false"], false),
+            (&["--force", "--force=false"], false),
+        ] {
+            assert_eq!(options_of(args).force, force, "{args:?}");
+        }
     }
 
     #[test]
@@ -654,17 +735,16 @@ mod tests {
             ),
             (&["-x"], "unknown option -x; --help shows all options"),
             (
-                &["--arch", "amd64"],
-                "--arch is not supported yet; leave it out",
+                &["--arch", "linux/amd64"],
+                "--arch \"linux/amd64\" is no platform; write one such as amd64 or arm64:v8",
             ),
             (
                 &["--auth=a.yaml", "--images=i.yaml"],
                 "--auth is not supported yet; leave it out",
             ),
-            (&["--force"], "--force is not supported yet; leave it out"),
             (
-                &["--force=true"],
-                "--force is not supported yet; leave it out",
+                &["--force=2"],
+                "--force \"2\" is neither on nor off; write --force, or leave it out",
             ),
         ] {
             assert_eq!(run(args).unwrap_err().to_string(), message, "{args:?}");
@@ -702,7 +782,7 @@ mod tests {
             panic!("no help");
         };
         for flag in &FLAGS {
-            let known = !matches!(flag.kind, Kind::NotYet | Kind::SwitchNotYet);
+            let known = !matches!(flag.kind, Kind::NotYet);
             let shown = text
                 .split_whitespace()
                 .any(|word| word == format!("--{}", flag.long));

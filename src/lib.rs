@@ -66,11 +66,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
 
 /// One sync. An error is one of usage: nothing was touched.
 fn sync(options: &Options) -> Result<ExitStatus, String> {
+    let platforms = options.platforms.clone().map(Arc::new);
     let load = LoadOptions {
         config: options.config.as_deref(),
         images: &options.images,
         registry: options.registry.as_deref(),
         namespace: options.namespace.as_deref(),
+        platforms: platforms.as_ref(),
+        force: options.force,
     };
     let config = config::load(&load).map_err(|error| error.to_string())?;
     let rust_log = std::env::var("RUST_LOG").ok();

@@ -44,6 +44,8 @@ pub struct Report {
     pub copied: usize,
     /// Pairs that were up to date.
     pub unchanged: usize,
+    /// Pairs that were left alone, since no platform of the image is wanted.
+    pub skipped: usize,
     /// Pairs that failed, cancelled ones included (the original's N).
     pub failed_tasks: usize,
     /// Rules without images, and images whose source manifest could not be had (the original's M).
@@ -107,12 +109,13 @@ impl fmt::Display for Report {
             mounted,
             existing,
         } = &self.totals;
+        write!(f, "{} copied, {} unchanged, ", self.copied, self.unchanged)?;
+        if self.skipped > 0 {
+            write!(f, "{} skipped for their platforms, ", self.skipped)?;
+        }
         write!(
             f,
-            "{} copied, {} unchanged, {} failed; blobs: {sent} sent, {mounted} mounted, {existing} already there; \
-             {} pulled, {} pushed",
-            self.copied,
-            self.unchanged,
+            "{} failed; blobs: {sent} sent, {mounted} mounted, {existing} already there; {} pulled, {} pushed",
             self.failed_tasks + self.failed_generations,
             Bytes(*pulled),
             Bytes(*pushed),

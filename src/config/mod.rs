@@ -8,6 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::nearest::nearest;
+use crate::oci::PlatformFilter;
+use crate::store::Place;
 
 mod auth;
 mod body;
@@ -44,6 +46,10 @@ pub struct LoadOptions<'a> {
     pub registry: Option<&'a str>,
     /// `--namespace` or `DEFAULT_NAMESPACE`.
     pub namespace: Option<&'a str>,
+    /// `--os` and `--arch`: for all rules that do not choose themselves.
+    pub platforms: Option<&'a Arc<PlatformFilter>>,
+    /// `--force`: of all rules.
+    pub force: bool,
 }
 
 /// What is to be done, and what was wrong without stopping the rest.
@@ -287,7 +293,10 @@ fn add_command_line_rule(options: &LoadOptions<'_>, config: &mut Config) {
     }
     add_rule(
         &source,
-        &Body { targets },
+        &Body {
+            targets,
+            ..Body::default()
+        },
         options,
         &mut Seen::default(),
         config,
@@ -295,7 +304,7 @@ fn add_command_line_rule(options: &LoadOptions<'_>, config: &mut Config) {
 }
 
 /// Which images already go to which target, and where that was written.
-type Seen = HashMap<(crate::store::Place, Selection, RuleTarget), Position>;
+type Seen = HashMap<(Place, Selection, RuleTarget, Option<Arc<PlatformFilter>>), Position>;
 
 fn add_rule(
     source: &Written<'_>,
@@ -307,13 +316,20 @@ fn add_rule(
     let defaults = Defaults {
         registry: options.registry,
         namespace: options.namespace,
+        platforms: options.platforms,
+        force: options.force,
     };
     let (rule, failed) = rule::validate(source, body, &defaults, &mut config.warnings);
     config.failed_rules.extend(failed);
     let Some(mut rule) = rule else { return };
     let mut repeated = None;
     rule.targets.retain(|target| {
-        let task = (rule.source.clone(), rule.selection.clone(), target.clone());
+        let task = (
+            rule.source.clone(),
+            rule.selection.clone(),
+            target.clone(),
+            rule.platforms.clone(),
+        );
         if let Some(first) = seen.get(&task) {
             repeated = Some(first.clone());
             return false;
@@ -349,6 +365,8 @@ mod tests {
         images: &[],
         registry: None,
         namespace: None,
+        platforms: None,
+        force: false,
     };
 
     #[track_caller]
@@ -574,7 +592,7 @@ mod tests {
             "{\"images\": {\"a\": 1, \"b\": {\"c\": \"d\"}, \"e\": [\"f\", [\"g\"]], \"h\": true}}",
             &[
                 "f:1:18: a target is a number; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
-                "f:1:27: a rule has no field \"c\"; it has \"to\"",
+                "f:1:27: a rule has no field \"c\"; it has \"to\", \"platforms\", \"sparse\" and \"force\"",
                 "f:1:49: a target is an array; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
                 "f:1:62: a target is a boolean; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
             ],
@@ -816,7 +834,7 @@ mod tests {
                 "f:1:19: a rule has no field \"too\"; write \"to\"",
                 "f:1:42: a target is a number; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
                 "f:1:45: \"to\" is there already at f:1:36; delete one",
-                "f:1:57: a rule has no field \"target\"; it has \"to\"",
+                "f:1:57: a rule has no field \"target\"; it has \"to\", \"platforms\", \"sparse\" and \"force\"",
             ],
         );
     }
@@ -867,6 +885,8 @@ mod tests {
             images: &images,
             registry: Some("r.io"),
             namespace: Some("n"),
+            platforms: None,
+            force: false,
         });
         if text.is_some() {
             std::fs::remove_file(&path).unwrap();

@@ -3,11 +3,14 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use super::body::Body;
 use super::side::{Names, Side, SideError, Written, holds_user};
 use super::tree::Position;
-use crate::oci::{Host, NameError, Reference, Repository, Tag};
+use crate::oci::{
+    Host, NameError, Platform, PlatformError, PlatformFilter, Reference, Repository, Tag,
+};
 use crate::store::Place;
 
 /// A rule that can be carried out.
@@ -21,6 +24,10 @@ pub struct Rule {
     pub selection: Selection,
     /// Where to, at least one.
     pub targets: Vec<RuleTarget>,
+    /// Which platforms of its images are wanted; `None`: images are copied as they are.
+    pub platforms: Option<Arc<PlatformFilter>>,
+    /// Whether targets get the images whatever they have.
+    pub force: bool,
 }
 
 /// Which images of the source a rule means.
@@ -63,13 +70,17 @@ impl fmt::Display for RuleError {
 
 impl std::error::Error for RuleError {}
 
-/// What stands in for an empty target.
+/// What holds where a rule does not say it.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Defaults<'a> {
     /// `--registry` or `DEFAULT_REGISTRY`.
     pub(crate) registry: Option<&'a str>,
     /// `--namespace` or `DEFAULT_NAMESPACE`.
     pub(crate) namespace: Option<&'a str>,
+    /// `--os` and `--arch`.
+    pub(crate) platforms: Option<&'a Arc<PlatformFilter>>,
+    /// `--force`.
+    pub(crate) force: bool,
 }
 
 /// Checks a rule. A wrong source costs the rule, a wrong target only itself: it was a rule of its own to the original
@@ -115,13 +126,43 @@ pub(crate) fn validate(
             return (None, failed);
         }
     };
+    let platforms = match read_platforms(body, defaults) {
+        Ok(platforms) => platforms,
+        Err((position, what)) => {
+            failed.push(fail(position, targets, what));
+            return (None, failed);
+        }
+    };
+    if body.sparse && platforms.is_none() {
+        warnings.push(format!(
+            "{}: `sparse` changes nothing without `platforms`; name some, or delete it",
+            source.position
+        ));
+    }
     let rule = Rule {
         position: source.position.clone(),
         source: from.place,
         selection,
         targets: good,
+        platforms,
+        force: body.force || defaults.force,
     };
     (Some(rule), failed)
+}
+
+/// The platforms that the rule names, else those of the command line.
+fn read_platforms<'a>(
+    body: &Body<'a>,
+    defaults: &Defaults<'_>,
+) -> Result<Option<Arc<PlatformFilter>>, (&'a Position, RuleFault)> {
+    let mut own = Vec::new();
+    for platform in &body.platforms {
+        let wrong = |error| (platform.position, RuleFault::Platform(error));
+        own.push(Platform::parse(platform.text).map_err(wrong)?);
+    }
+    let own = (!own.is_empty()).then(|| PlatformFilter::of(own));
+    let platforms = own.or_else(|| defaults.platforms.map(|all| PlatformFilter::clone(all)));
+    Ok(platforms.map(|filter| Arc::new(if body.sparse { filter.sparse() } else { filter })))
 }
 
 fn read_source(source: &Written<'_>, warnings: &mut Vec<String>) -> Result<Side, RuleFault> {
@@ -256,6 +297,8 @@ pub enum RuleFault {
     LayoutWithoutTag,
     /// A layout without tag is either all of its tags or its only image.
     SomeTagged,
+    /// A platform's text.
+    Platform(PlatformError),
     /// Nothing would be copied.
     OwnTarget,
 }
@@ -299,6 +342,7 @@ impl fmt::Display for RuleFault {
             Self::SomeTagged => f.write_str(
                 "some targets of this layout have a tag and others have none; write a rule for each kind",
             ),
+            Self::Platform(error) => error.fmt(f),
             Self::OwnTarget => f.write_str("the source is its own target; name another target"),
         }
     }
@@ -316,6 +360,8 @@ mod tests {
     const DEFAULTS: Defaults<'_> = Defaults {
         registry: Some("reg.example"),
         namespace: Some("ns"),
+        platforms: None,
+        force: false,
     };
 
     type Checked = (Option<Rule>, Vec<RuleError>, Vec<String>);
@@ -332,7 +378,15 @@ mod tests {
         };
         let targets = targets.iter().map(|text| written(text)).collect();
         let mut warnings = Vec::new();
-        let (rule, failed) = validate(&written(source), &Body { targets }, defaults, &mut warnings);
+        let (rule, failed) = validate(
+            &written(source),
+            &Body {
+                targets,
+                ..Body::default()
+            },
+            defaults,
+            &mut warnings,
+        );
         (rule, failed, warnings)
     }
 
@@ -487,6 +541,8 @@ mod tests {
         let nested = Defaults {
             registry: Some("docker.io"),
             namespace: Some("a/b"),
+            platforms: None,
+            force: false,
         };
         let (rule, ..) = check_with(&nested, "quay.io/x/y:1", &[" "]);
         assert_eq!(draw(&rule.unwrap()), "quay.io/x/y:1 -> docker.io/a/b/y");
@@ -499,6 +555,8 @@ mod tests {
                 &Defaults {
                     registry,
                     namespace,
+                    platforms: None,
+                    force: false,
                 },
                 source,
                 &[""],

@@ -7,6 +7,7 @@ mod arena;
 mod blobs;
 mod children;
 mod coordinator;
+mod filter;
 mod graph;
 mod image;
 mod job;
@@ -21,6 +22,7 @@ mod schedule;
 mod simulation;
 mod stream;
 mod task;
+mod wanted;
 mod worker;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -147,6 +149,7 @@ fn report(graph: &Graph<'_>, plan: &Plan<'_>, fatal: Option<String>) -> Report {
             match &target.state {
                 TargetState::Done(Outcome::Copied) => report.copied += 1,
                 TargetState::Done(Outcome::Unchanged) => report.unchanged += 1,
+                TargetState::Done(Outcome::Skipped) => report.skipped += 1,
                 TargetState::Failed {
                     failure,
                     at_source: true,

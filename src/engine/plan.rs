@@ -11,7 +11,7 @@ use super::image::{Image, ImageId, List, Target, TargetState};
 use super::places::{HostId, PlaceId, Tags};
 use super::task::Failure;
 use crate::config::{Rule, Selection};
-use crate::oci::{Reference, Tag};
+use crate::oci::{PlatformFilter, Reference, Tag};
 use crate::store::Stores;
 
 pub(super) struct Plan<'a> {
@@ -43,11 +43,14 @@ struct RuleState {
     blocks: Vec<usize>,
 }
 
+/// A reference, and which of its platforms are wanted.
+type Version = (Reference, Option<Arc<PlatformFilter>>);
+
 /// The rules of one source repository: its tags, manifests and blobs are read once for all of them.
 struct Group {
     source: PlaceId,
     rules: Vec<usize>,
-    images: HashMap<Reference, ImageId>,
+    images: HashMap<Version, ImageId>,
     listing: Listing,
 }
 
@@ -361,13 +364,15 @@ impl<'a> Plan<'a> {
             for (nth, reference) in references.iter().enumerate() {
                 let name = target.names.get(nth).unwrap_or(reference);
                 let list = match &rule.selection {
+                    // Its targets are not asked for tags.
+                    _ if rule.force => List::Spared,
                     Selection::All if unrecorded > 1 => List::First,
                     Selection::All if references.len() > 1 && name.tag().is_some_and(is_new) => {
                         List::Spared
                     }
                     _ => List::IfLacking,
                 };
-                let image = self.image(group, source, reference, graph);
+                let image = self.image(group, source, reference, rule.platforms.as_ref(), graph);
                 let index = graph.images[image].targets.len();
                 let mut state = TargetState::Waiting;
                 let mine = Claim {
@@ -406,6 +411,8 @@ impl<'a> Plan<'a> {
                     name: name.clone(),
                     list,
                     rule: number,
+                    is_forced: rule.force,
+                    is_there: false,
                     state,
                 });
             }
@@ -417,19 +424,17 @@ impl<'a> Plan<'a> {
         group: usize,
         source: PlaceId,
         reference: &Reference,
+        wanted: Option<&Arc<PlatformFilter>>,
         graph: &mut Graph<'_>,
     ) -> ImageId {
-        let known = self
-            .groups
-            .get(group)
-            .and_then(|group| group.images.get(reference).copied());
-        known.unwrap_or_else(|| {
-            let image = graph.images.push(Image::new(source, reference.clone()));
-            if let Some(group) = self.groups.get_mut(group) {
-                group.images.insert(reference.clone(), image);
-            }
-            image
-        })
+        let new = || Image::new(source, reference.clone(), wanted.cloned());
+        match self.groups.get_mut(group) {
+            Some(group) => *group
+                .images
+                .entry((reference.clone(), wanted.cloned()))
+                .or_insert_with(|| graph.images.push(new())),
+            None => graph.images.push(new()),
+        }
     }
 
     /// Two rules write one tag from different sources: the later in the file fails, and is told where both stand (D2).

@@ -181,6 +181,7 @@ impl Registries {
                 }
                 reply.send(result.map(Done::Manifest));
             }
+            Job::Filter { .. } => panic!("nothing is filtered in a simulation"),
             Job::Copy {
                 reply,
                 source,
@@ -360,6 +361,7 @@ fn footprint(job: &Job) -> (Vec<String>, Vec<(Place, Digest)>) {
         Job::Tags { place, .. }
         | Job::Head { place, .. }
         | Job::Fetch { place, .. }
+        | Job::Filter { place, .. }
         | Job::Put { place, .. } => (vec![host(place)], Vec::new()),
         Job::Copy {
             source,
@@ -587,6 +589,8 @@ fn rule(number: usize, source: Place, selection: Selection, targets: Vec<RuleTar
         source,
         selection,
         targets,
+        platforms: None,
+        force: false,
     }
 }
 

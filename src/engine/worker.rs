@@ -7,6 +7,7 @@ use std::thread;
 
 use crossbeam_channel::Receiver;
 
+use super::filter::filter;
 use super::job::{Done, Job, Reply, Want};
 use super::marks::{MarkAfter, Marks};
 use super::origin::Snapshots;
@@ -58,6 +59,17 @@ impl Worker<'_> {
                 expected,
             } => {
                 reply.send(self.fetch(&place, &reference, expected.as_ref()));
+            }
+            Job::Filter {
+                reply,
+                place,
+                reference,
+                wanted,
+            } => {
+                let source = self.stores.open(&place);
+                let root = source.manifest(&reference);
+                let left = root.and_then(|root| filter(&*source as &dyn Source, root, &wanted));
+                reply.send(left.map(Done::Filtered));
             }
             Job::Copy {
                 reply,
@@ -258,7 +270,7 @@ impl Worker<'_> {
 }
 
 /// A child must have the size and, where both say what they are, the type that its index gives (protocol.md M11).
-fn check_child(manifest: &Manifest, expected: &Descriptor) -> Result<(), StoreError> {
+pub(super) fn check_child(manifest: &Manifest, expected: &Descriptor) -> Result<(), StoreError> {
     if manifest.bytes().len() as u64 != expected.size {
         let text = format!(
             "has {} bytes, its index says {}",

@@ -40,6 +40,24 @@ impl<'de> Deserialize<'de> for Platform {
 }
 
 impl Platform {
+    /// `os/architecture` or `os/architecture/variant`.
+    pub fn parse(text: &str) -> Result<Self, PlatformError> {
+        let parts: Vec<&str> = text.trim().split('/').collect();
+        match parts.as_slice() {
+            [os, architecture, variant @ ..]
+                if variant.len() <= 1 && parts.iter().all(|part| is_word(part)) =>
+            {
+                let variant = variant.first().copied().unwrap_or_default();
+                Ok(Self::new(os, architecture, variant))
+            }
+            _ => Err(PlatformError {
+                place: "",
+                text: text.to_owned(),
+                remedy: "linux/amd64 or linux/arm64/v8",
+            }),
+        }
+    }
+
     /// With the names that Go's world uses: `x86_64` is `amd64`, `armhf` is `arm/v7` (protocol.md M14).
     fn new(os: &str, architecture: &str, variant: &str) -> Self {
         let architecture = architecture.trim().to_ascii_lowercase();
@@ -61,6 +79,11 @@ impl Platform {
                 _ => text,
             }),
         }
+    }
+
+    /// What the config of an image says. One that is no JSON, as those of some artifacts, says nothing.
+    pub fn of_config(config: &[u8]) -> Self {
+        serde_json::from_slice(config).unwrap_or_default()
     }
 
     /// Whether anything is said at all.
@@ -150,39 +173,11 @@ impl PlatformFilter {
                 });
             }
         }
-        Ok(Some(Self::new(wanted)))
+        Ok(Some(Self::of(wanted)))
     }
 
-    /// Of a list such as `linux/amd64`, `linux/arm64/v8`; `None` where it is empty.
-    pub fn of_platforms<'a>(
-        texts: impl IntoIterator<Item = &'a str>,
-    ) -> Result<Option<Self>, PlatformError> {
-        let mut wanted = Vec::new();
-        for text in texts {
-            let mut parts = text.trim().split('/');
-            let (os, architecture) = (parts.next(), parts.next());
-            let variant = parts.next().unwrap_or_default();
-            match (os, architecture, parts.next()) {
-                (Some(os), Some(architecture), None)
-                    if is_word(os)
-                        && is_word(architecture)
-                        && (variant.is_empty() || is_word(variant)) =>
-                {
-                    wanted.push(Platform::new(os, architecture, variant));
-                }
-                _ => {
-                    return Err(PlatformError {
-                        place: "",
-                        text: text.to_owned(),
-                        remedy: "linux/amd64 or linux/arm64/v8",
-                    });
-                }
-            }
-        }
-        Ok((!wanted.is_empty()).then(|| Self::new(wanted)))
-    }
-
-    fn new(mut wanted: Vec<Platform>) -> Self {
+    /// Of platforms, at least one.
+    pub fn of(mut wanted: Vec<Platform>) -> Self {
         wanted.sort_unstable();
         wanted.dedup();
         Self {
@@ -203,6 +198,11 @@ impl PlatformFilter {
     /// Whether indexes keep the bytes that name what is not wanted.
     pub fn is_sparse(&self) -> bool {
         self.is_sparse
+    }
+
+    /// Whether the text of a filter is that of a sparse one.
+    pub fn is_sparse_text(text: &str) -> bool {
+        text.starts_with(SPARSE)
     }
 
     /// Whether a platform is wanted.
@@ -241,11 +241,13 @@ fn is_word(text: &str) -> bool {
 impl fmt::Display for PlatformFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_sparse {
-            f.write_str("sparse ")?;
+            f.write_str(SPARSE)?;
         }
         write!(f, "{}", List(&self.wanted))
     }
 }
+
+const SPARSE: &str = "sparse ";
 
 /// Platforms with commas between them.
 pub struct List<'a>(pub &'a [Platform]);
@@ -394,7 +396,6 @@ mod tests {
     #[test]
     fn equal_filters_have_equal_texts() {
         assert_eq!(PlatformFilter::of_lists("", " ,").unwrap(), None);
-        assert_eq!(PlatformFilter::of_platforms([]).unwrap(), None);
         for (systems, architectures, text) in [
             ("linux", "", "linux/*"),
             ("", "arm64:v8,amd64", "*/amd64,*/arm64/v8"),
@@ -404,7 +405,8 @@ mod tests {
             assert_eq!(lists(systems, architectures).to_string(), text);
         }
         let platforms = ["linux/arm64/v8", "LINUX/x86_64", "linux/amd64"];
-        let filter = PlatformFilter::of_platforms(platforms).unwrap().unwrap();
+        let platforms = platforms.map(|text| Platform::parse(text).unwrap());
+        let filter = PlatformFilter::of(platforms.to_vec());
         assert_eq!(filter.to_string(), "linux/amd64,linux/arm64/v8");
         assert_eq!(filter, lists("linux", "amd64,arm64:v8"));
         assert_eq!(
@@ -436,7 +438,7 @@ mod tests {
             "",
             "linux/*",
         ] {
-            let error = PlatformFilter::of_platforms([text]).unwrap_err();
+            let error = Platform::parse(text).unwrap_err();
             assert_eq!(
                 error.to_string(),
                 format!("{text:?} is no platform; write one such as linux/amd64 or linux/arm64/v8")

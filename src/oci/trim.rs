@@ -223,8 +223,8 @@ mod tests {
     #[test]
     fn entries_say_what_a_filter_asks() {
         let entries = entries(&manifest(INDEX)).unwrap();
-        let linux_arm = PlatformFilter::of_platforms(["linux/arm64"]).unwrap();
-        let taken = |entry: &Entry| linux_arm.as_ref().unwrap().takes(&entry.platform);
+        let linux_arm = PlatformFilter::of(vec![Platform::parse("linux/arm64").unwrap()]);
+        let taken = |entry: &Entry| linux_arm.takes(&entry.platform);
         let seen: Vec<_> = entries
             .iter()
             .map(|entry| (entry.digest.clone(), taken(entry), entry.describes.clone()))

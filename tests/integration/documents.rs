@@ -163,7 +163,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("store", &["oci"]),
     ("records", &["oci", "store"]),
     ("config", &["nearest", "oci", "secret", "store"]),
-    ("cli", &["config", "nearest"]),
+    ("cli", &["config", "nearest", "oci"]),
     ("engine", &["config", "oci", "records", "report", "store"]),
     ("layout", &["oci", "store"]),
 ];

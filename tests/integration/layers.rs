@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const PARTS: [(&str, &[&str], &[&str]); 15] = [
     (
         "cli",
-        &["config", "nearest"],
+        &["config", "nearest", "oci"],
         &["humantime", "lexopt", "log"],
     ),
     (

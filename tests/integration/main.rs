@@ -29,6 +29,7 @@ mod interrupt;
 mod invariants;
 mod layers;
 mod moving;
+mod platforms;
 mod records;
 #[expect(
     dead_code,
