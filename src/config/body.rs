@@ -1,16 +1,18 @@
 //! What stands behind the source of a rule: a target, a list of them, or an object that says more. Not here: whether
 //! that fits the source (`rule.rs`).
 
-use super::error::Problem;
+use super::error::{Problem, ProblemKind};
 use super::fields::fields;
 use super::side::Written;
-use super::tree::{Node, Value};
+use super::tags::{FilterError, Pattern, TagFilter};
+use super::tree::{Member, Node, Position, Value};
 
 /// What a rule says behind its source.
-#[derive(Default)]
 pub(crate) struct Body<'a> {
     /// At least one. An empty text is the default target.
     pub(crate) targets: Vec<Written<'a>>,
+    /// `tags`, or which text in it cannot be used.
+    pub(crate) tags: Option<Result<TagFilter, (Position, FilterError)>>,
     /// Which platforms are wanted. Empty: it does not say.
     pub(crate) platforms: Vec<Written<'a>>,
     /// Whether indexes keep naming the platforms that are not wanted.
@@ -20,82 +22,141 @@ pub(crate) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
+    /// A rule that has nothing but targets.
+    pub(crate) fn of(targets: Vec<Written<'a>>) -> Self {
+        Self {
+            targets,
+            tags: None,
+            platforms: Vec::new(),
+            sparse: false,
+            force: false,
+        }
+    }
+
     /// Reads a rule's value. What makes the file unusable goes to `problems`, and then there is no body.
     pub(crate) fn read(node: &'a Node, problems: &mut Vec<Problem>) -> Option<Self> {
         let Value::Object(members) = &node.value else {
-            let targets = read_targets(node, problems)?;
-            return Some(Self {
-                targets,
-                ..Self::default()
-            });
+            return read_targets(node, problems).map(Self::of);
         };
         let known = problems.len();
-        let mut body = Self {
-            targets: vec![default_target(node)],
-            ..Self::default()
-        };
+        let mut body = Self::of(vec![default_target(node)]);
         for (field, member) in fields("a rule", FIELDS, members, problems) {
             let node = &member.value;
-            match field {
-                "to" => set(&mut body.targets, read_targets(node, problems)),
-                "platforms" => set(&mut body.platforms, read_platforms(node, problems)),
-                "sparse" => set(&mut body.sparse, read_switch(node, "sparse", problems)),
-                _ => set(&mut body.force, read_switch(node, "force", problems)),
+            match (field, &node.value) {
+                ("to", _) => body.targets = read_targets(node, problems)?,
+                (_, Value::Null) => {}
+                ("tags", Value::Object(members)) => body.tags = Some(read_tags(members, problems)),
+                ("tags", _) => {
+                    let expected = "an object such as {\"allow\": [\"v1.*\"], \"latest\": 5}";
+                    problems.push(Problem::kind(node, "tags", expected));
+                }
+                ("platforms", _) => {
+                    body.platforms = read_texts(node, field, problems).unwrap_or_default();
+                }
+                ("sparse", Value::Bool(sparse)) => body.sparse = *sparse,
+                ("force", Value::Bool(force)) => body.force = *force,
+                _ => problems.push(Problem::kind(node, field, "true or false")),
             }
         }
         (problems.len() == known).then_some(body)
     }
 }
 
-/// What could not be read has been told.
-fn set<T>(field: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *field = value;
+/// Each field is a row here and an arm in `Body::read`.
+const FIELDS: &[&str] = &["to", "tags", "platforms", "sparse", "force"];
+const TAGS_FIELDS: &[&str] = &["allow", "semver", "deny", "latest", "min"];
+
+/// Reads `tags`. A text in it that cannot be used costs the rule, a value of another kind the file.
+fn read_tags(
+    members: &[Member],
+    problems: &mut Vec<Problem>,
+) -> Result<TagFilter, (Position, FilterError)> {
+    let mut filter = TagFilter::default();
+    let mut wrong = Ok(());
+    for (field, member) in fields("`tags`", TAGS_FIELDS, members, problems) {
+        let node = &member.value;
+        match (field, &node.value) {
+            (_, Value::Null) => {}
+            ("latest" | "min", Value::Number(text)) => {
+                let (number, least, expected) = match field {
+                    "latest" => (&mut filter.latest, 1, "a whole number from 1 up, such as 5"),
+                    _ => (&mut filter.min, 0, "a whole number from 0 up, such as 1"),
+                };
+                *number = text.parse().ok().filter(|number| *number >= least);
+                if number.is_none() {
+                    problems.push(Problem {
+                        position: node.position.clone(),
+                        what: ProblemKind::Range {
+                            name: field,
+                            expected,
+                            found: text.clone(),
+                        },
+                    });
+                }
+            }
+            ("latest" | "min", _) => {
+                problems.push(Problem::kind(node, field, "a whole number, such as 5"));
+            }
+            _ => {
+                let Some(texts) = read_texts(node, field, problems) else {
+                    continue;
+                };
+                let read = read_choice(&mut filter, field, &texts, &node.position);
+                wrong = wrong.and(read);
+            }
+        }
     }
+    wrong.map(|()| filter)
 }
 
-/// Each field is a row here and an arm in `Body::read`.
-const FIELDS: &[&str] = &["to", "platforms", "sparse", "force"];
+/// Reads the patterns or ranges of one field.
+fn read_choice(
+    filter: &mut TagFilter,
+    field: &'static str,
+    texts: &[Written<'_>],
+    position: &Position,
+) -> Result<(), (Position, FilterError)> {
+    if texts.is_empty() && field != "deny" {
+        return Err((position.clone(), FilterError::NoChoice(field)));
+    }
+    for Written { text, position } in texts {
+        let read = match field {
+            "allow" => Pattern::parse(text).map(|pattern| filter.allow.push(pattern)),
+            "deny" => Pattern::parse(text).map(|pattern| filter.deny.push(pattern)),
+            _ => filter.add_range(text),
+        };
+        read.map_err(|error| (Position::clone(position), error))?;
+    }
+    Ok(())
+}
+
+/// A text or a list of them. A number is the text that was written.
+fn read_texts<'a>(
+    node: &'a Node,
+    name: &'static str,
+    problems: &mut Vec<Problem>,
+) -> Option<Vec<Written<'a>>> {
+    let nodes = match &node.value {
+        Value::Array(nodes) => nodes.as_slice(),
+        _ => std::slice::from_ref(node),
+    };
+    let mut texts = Vec::new();
+    for node in nodes {
+        let (Value::String(text) | Value::Number(text)) = &node.value else {
+            problems.push(Problem::kind(node, name, "a text or an array of texts"));
+            return None;
+        };
+        let position = &node.position;
+        texts.push(Written { text, position });
+    }
+    Some(texts)
+}
 
 fn default_target(node: &Node) -> Written<'_> {
     Written {
         text: "",
         position: &node.position,
     }
-}
-
-/// `true` or `false`; nothing is `false`.
-fn read_switch(node: &Node, name: &'static str, problems: &mut Vec<Problem>) -> Option<bool> {
-    match node.value {
-        Value::Bool(value) => Some(value),
-        Value::Null => Some(false),
-        _ => {
-            problems.push(Problem::kind(node, name, "true or false"));
-            None
-        }
-    }
-}
-
-/// A text or several.
-fn read_platforms<'a>(node: &'a Node, problems: &mut Vec<Problem>) -> Option<Vec<Written<'a>>> {
-    let nodes = match &node.value {
-        Value::Array(nodes) => nodes.as_slice(),
-        Value::Null => &[],
-        _ => std::slice::from_ref(node),
-    };
-    let mut platforms = Vec::new();
-    for node in nodes {
-        let Value::String(text) = &node.value else {
-            let expected = "an array of texts: [\"linux/amd64\", \"linux/arm64/v8\"]";
-            problems.push(Problem::kind(node, "a platform", expected));
-            return None;
-        };
-        platforms.push(Written {
-            text,
-            position: &node.position,
-        });
-    }
-    Some(platforms)
 }
 
 /// A text, several, or nothing for the default.

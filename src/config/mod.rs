@@ -18,6 +18,7 @@ mod fields;
 mod rule;
 mod side;
 mod syntax;
+mod tags;
 mod tree;
 
 pub use auth::AuthEntry;
@@ -25,6 +26,7 @@ pub use error::{ConfigError, Problem, ProblemKind};
 pub use rule::{Rule, RuleError, RuleFault, RuleTarget, Selection};
 pub use side::SideError;
 pub use syntax::SyntaxError;
+pub use tags::{Choice, Dropped, FilterError, Pattern, TagFilter};
 pub use tree::Position;
 
 use body::Body;
@@ -293,10 +295,7 @@ fn add_command_line_rule(options: &LoadOptions<'_>, config: &mut Config) {
     }
     add_rule(
         &source,
-        &Body {
-            targets,
-            ..Body::default()
-        },
+        &Body::of(targets),
         options,
         &mut Seen::default(),
         config,
@@ -304,7 +303,9 @@ fn add_command_line_rule(options: &LoadOptions<'_>, config: &mut Config) {
 }
 
 /// Which images already go to which target, and where that was written.
-type Seen = HashMap<(Place, Selection, RuleTarget, Option<Arc<PlatformFilter>>), Position>;
+type Seen = HashMap<Pair, Vec<(Selection, Position)>>;
+/// What of a source goes to one target.
+type Pair = (Place, RuleTarget, Option<Arc<PlatformFilter>>);
 
 fn add_rule(
     source: &Written<'_>,
@@ -324,17 +325,14 @@ fn add_rule(
     let Some(mut rule) = rule else { return };
     let mut repeated = None;
     rule.targets.retain(|target| {
-        let task = (
-            rule.source.clone(),
-            rule.selection.clone(),
-            target.clone(),
-            rule.platforms.clone(),
-        );
-        if let Some(first) = seen.get(&task) {
+        let pair = (rule.source.clone(), target.clone(), rule.platforms.clone());
+        let selections = seen.entry(pair).or_default();
+        let is_same = |(selection, _): &&(Selection, Position)| *selection == rule.selection;
+        if let Some((_, first)) = selections.iter().find(is_same) {
             repeated = Some(first.clone());
             return false;
         }
-        seen.insert(task, rule.position.clone());
+        selections.push((rule.selection.clone(), rule.position.clone()));
         true
     });
     if let Some(first) = repeated {
@@ -592,7 +590,7 @@ mod tests {
             "{\"images\": {\"a\": 1, \"b\": {\"c\": \"d\"}, \"e\": [\"f\", [\"g\"]], \"h\": true}}",
             &[
                 "f:1:18: a target is a number; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
-                "f:1:27: a rule has no field \"c\"; it has \"to\", \"platforms\", \"sparse\" and \"force\"",
+                "f:1:27: a rule has no field \"c\"; it has \"to\", \"tags\", \"platforms\", \"sparse\" and \"force\"",
                 "f:1:49: a target is an array; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
                 "f:1:62: a target is a boolean; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
             ],
@@ -834,7 +832,135 @@ mod tests {
                 "f:1:19: a rule has no field \"too\"; write \"to\"",
                 "f:1:42: a target is a number; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
                 "f:1:45: \"to\" is there already at f:1:36; delete one",
-                "f:1:57: a rule has no field \"target\"; it has \"to\", \"platforms\", \"sparse\" and \"force\"",
+                "f:1:57: a rule has no field \"target\"; it has \"to\", \"tags\", \"platforms\", \"sparse\" and \"force\"",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_rule_chooses_tags() {
+        let filter = |tags: &str| {
+            let config = accept(&format!(
+                "{{\"images\": {{\"a\": {{\"to\": \"b.io/a\", \"tags\": {tags}}}}}}}"
+            ));
+            assert_eq!(
+                (&*config.failed_rules, &*config.warnings),
+                (&[][..], &[][..])
+            );
+            let Selection::Listed(filter) = config.rules[0].selection.clone() else {
+                panic!("{:?}", config.rules[0]);
+            };
+            let texts = |patterns: &[Pattern]| {
+                let texts: Vec<_> = patterns.iter().map(Pattern::as_str).collect();
+                texts.join(" ")
+            };
+            let ranges: Vec<_> = filter.semver.iter().map(ToString::to_string).collect();
+            format!(
+                "{} | {} | {} | {:?} | {:?}",
+                texts(&filter.allow),
+                ranges.join(" "),
+                texts(&filter.deny),
+                filter.latest,
+                filter.min
+            )
+        };
+        for (written, expected) in [
+            ("{}", " |  |  | None | None"),
+            ("null", " |  |  | None | None"),
+            (
+                "{\"allow\": [\"v*\", \"/^1/\"], \"DENY\": \"*-rc*\", \"latest\": 5, \"min\": 0}",
+                "v* /^1/ |  | *-rc* | Some(5) | Some(0)",
+            ),
+            // A number is the text that was written.
+            (
+                "{\"allow\": 1.10, \"semver\": [1.2, \">=2, <3\"], \"deny\": []}",
+                "1.10 | ^1.2 >=2, <3 |  | None | None",
+            ),
+            (
+                "{\"allow\": null, \"semver\": null, \"deny\": null, \"latest\": null, \"min\": null}",
+                " |  |  | None | None",
+            ),
+        ] {
+            assert_eq!(filter(written), expected, "{written}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_choice_of_tags_fails_its_rule_or_the_file() {
+        for (source, tags, expected) in [
+            (
+                "a",
+                "{\"allow\": [\"v1\", \"^v2\"]}",
+                "tags: pattern \"^v2\" holds '^', which no tag has; a regular expression is written /REGEX/",
+            ),
+            (
+                "a",
+                "{\"deny\": \"/x\"}",
+                "tags: regular expression \"/x\" does not end with /; write /REGEX/",
+            ),
+            (
+                "a",
+                "{\"deny\": [\"\"]}",
+                "tags: a pattern is empty; delete it, or write * for any tag",
+            ),
+            (
+                "a",
+                "{\"allow\": []}",
+                "tags: \"allow\" is empty, so no tag could be chosen; delete it",
+            ),
+            (
+                "a",
+                "{\"semver\": []}",
+                "tags: \"semver\" is empty, so no tag could be chosen; delete it",
+            ),
+            (
+                "a:1",
+                "{}",
+                "the source names its tags and \"tags\" chooses among all; drop what stands behind the repository, or \"tags\"",
+            ),
+            (
+                "a:/x/",
+                "{\"latest\": 1}",
+                "the source names its tags and \"tags\" chooses among all; drop what stands behind the repository, or \"tags\"",
+            ),
+        ] {
+            let config = accept(&format!(
+                "{{\"images\": {{\"{source}\": {{\"to\": \"b.io/a\", \"tags\": {tags}}}, \"c\": \"b.io/c\"}}}}"
+            ));
+            assert_eq!(config.failed_rules[0].what.to_string(), expected, "{tags}");
+            assert_eq!(config.rules.len(), 1, "{tags}");
+        }
+        let config = accept(
+            "{\"images\": {\"a\": {\"to\": [\"b.io/a:1\", \"b.io/b\"], \"tags\":\n {\"semver\": [\"1\", \">1 <2\"]}}}}",
+        );
+        let failed = config.failed_rules[0].to_string();
+        let begin =
+            "f:2:19: rule \"a: b.io/a:1, b.io/b\": tags: \">1 <2\" is no range of versions: ";
+        assert!(failed.starts_with(begin), "{failed}");
+        assert!(
+            failed.ends_with("; write one such as \">=1.2, <2\""),
+            "{failed}"
+        );
+        let config =
+            accept("{\"images\": {\"a\": {\"to\": [\"b.io/a:1\", \"b.io/b\"], \"tags\": {}}}}");
+        assert_eq!(config.failed_rules[0].what, RuleFault::OneForMany);
+        assert_eq!(rules(&config), ["f:1:13 docker.io/library/a b.io/b"]);
+        refuse(
+            "{\"images\": {\"a\": {\"tags\": [\"v1\"]}, \"b\": {\"tags\": {\"allow\": {}, \"deny\": [true],\n\
+             \"latest\": 0, \"min\": -1, \"semver\": [[]], \"newest\": 5, \"lates\": 1}},\n\
+             \"c\": {\"tags\": {\"latest\": \"5\", \"min\": 1.5, \"Min\": 1}}}}",
+            &[
+                "f:1:27: tags is an array; write an object such as {\"allow\": [\"v1.*\"], \"latest\": 5}",
+                "f:1:60: allow is an object; write a text or an array of texts",
+                "f:1:73: deny is a boolean; write a text or an array of texts",
+                "f:2:11: latest is \"0\"; write a whole number from 1 up, such as 5",
+                "f:2:21: min is \"-1\"; write a whole number from 0 up, such as 1",
+                "f:2:36: semver is an array; write a text or an array of texts",
+                "f:2:41: `tags` has no field \"newest\"; it has \"allow\", \"semver\", \"deny\", \"latest\" and \"min\"",
+                "f:2:54: `tags` has no field \"lates\"; write \"latest\"",
+                "f:3:26: latest is a text; write a whole number, such as 5",
+                "f:3:38: min is \"1.5\"; write a whole number from 0 up, such as 1",
+                "f:3:43: \"min\" is there already at f:3:31; delete one",
             ],
         );
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::body::Body;
 use super::side::{Names, Side, SideError, Written, holds_user};
+use super::tags::{FilterError, TagFilter};
 use super::tree::Position;
 use crate::oci::{
     Host, NameError, Platform, PlatformError, PlatformFilter, Reference, Repository, Tag,
@@ -31,10 +32,10 @@ pub struct Rule {
 }
 
 /// Which images of the source a rule means.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// Every tag.
-    All,
+    /// The tags that the repository has and that pass.
+    Listed(TagFilter),
     /// These, each once, in the order written.
     Named(Vec<Reference>),
     /// The only image of a layout, with or without a name there. Every target names its tag.
@@ -99,10 +100,24 @@ pub(crate) fn validate(
         rule: show(source, targets),
         what,
     };
-    let from = match read_source(source, warnings) {
+    let mut from = match read_source(source, warnings) {
         Ok(from) => from,
         Err(what) => return (None, vec![fail(source.position, targets, what)]),
     };
+    match (&body.tags, &from.names) {
+        (None, _) => {}
+        (Some(Ok(filter)), Names::None) => from.names = Names::Chosen(filter.clone()),
+        (Some(Ok(_)), _) => {
+            return (
+                None,
+                vec![fail(source.position, targets, RuleFault::TagsTwice)],
+            );
+        }
+        (Some(Err((position, error))), _) => {
+            let what = RuleFault::Tags(error.clone());
+            return (None, vec![fail(position, targets, what)]);
+        }
+    }
     for target in targets {
         match read_target(&from, target, defaults, warnings) {
             Ok(target) => good.push(target),
@@ -119,7 +134,8 @@ pub(crate) fn validate(
     let selection = match from.names {
         Names::Tags(tags) => Selection::Named(tags.into_iter().map(Reference::Tag).collect()),
         Names::Digest(_, digest) => Selection::Named(vec![Reference::Digest(digest)]),
-        Names::None if named == 0 => Selection::All,
+        Names::Chosen(filter) => Selection::Listed(filter),
+        Names::None if named == 0 => Selection::Listed(TagFilter::default()),
         Names::None if named == good.len() => Selection::Sole,
         Names::None => {
             failed.push(fail(source.position, targets, RuleFault::SomeTagged));
@@ -188,7 +204,7 @@ fn read_target(
     let is_digest = |name: &Reference| name.tag().is_none();
     let by_digest = match &from.names {
         Names::Digest(..) => names.iter().all(is_digest),
-        Names::None | Names::Tags(_) => false,
+        _ => false,
     };
     if by_digest && matches!(place, Place::Layout(_)) {
         return Err(RuleFault::LayoutWithoutTag);
@@ -223,6 +239,8 @@ fn names_at_target(from: &Side, to: &Names) -> Result<Vec<Reference>, RuleFault>
             Ok(tag.iter().cloned().map(Reference::Tag).collect())
         }
         (Names::Digest(..), Names::Digest(..)) => Err(RuleFault::OtherDigest),
+        (_, Names::Chosen(_)) => Err(RuleFault::RegexAtTarget),
+        (Names::Chosen(_), _) => Err(RuleFault::OneForMany),
         (Names::None | Names::Tags(_), Names::Digest(..)) => Err(RuleFault::DigestOnTargetOnly),
     }
 }
@@ -289,6 +307,14 @@ pub enum RuleFault {
         /// Those of the target.
         target: usize,
     },
+    /// A text of `tags`.
+    Tags(FilterError),
+    /// `tags` for a source that names its tags itself.
+    TagsTwice,
+    /// A name at the target for any number of tags.
+    OneForMany,
+    /// A regular expression that could choose nothing.
+    RegexAtTarget,
     /// A digest that the source does not name.
     DigestOnTargetOnly,
     /// Two digests.
@@ -330,6 +356,16 @@ impl fmt::Display for RuleFault {
                     format!("{source} tags")
                 }
             ),
+            Self::Tags(error) => write!(f, "tags: {error}"),
+            Self::TagsTwice => f.write_str(
+                "the source names its tags and \"tags\" chooses among all; drop what stands behind the repository, or \"tags\"",
+            ),
+            Self::OneForMany => {
+                f.write_str("the rule chooses among tags, which cannot become one; drop the target's")
+            }
+            Self::RegexAtTarget => {
+                f.write_str("a regular expression chooses tags of the source; drop the target's")
+            }
             Self::DigestOnTargetOnly => f.write_str(
                 "the target has a digest and the source has none; write it in the source, or drop it",
             ),
@@ -355,6 +391,7 @@ const MAX_SHOWN: usize = 120;
 
 #[cfg(test)]
 mod tests {
+    use super::super::tags::Pattern;
     use super::*;
 
     const DEFAULTS: Defaults<'_> = Defaults {
@@ -380,14 +417,18 @@ mod tests {
         let mut warnings = Vec::new();
         let (rule, failed) = validate(
             &written(source),
-            &Body {
-                targets,
-                ..Body::default()
-            },
+            &Body::of(targets),
             defaults,
             &mut warnings,
         );
         (rule, failed, warnings)
+    }
+
+    fn draw_filter(filter: &TagFilter) -> String {
+        match filter {
+            filter if *filter == TagFilter::default() => "*".into(),
+            TagFilter { allow, .. } => allow.iter().map(Pattern::as_str).collect(),
+        }
     }
 
     fn draw(rule: &Rule) -> String {
@@ -396,7 +437,7 @@ mod tests {
             names.join(",")
         };
         let selection = match &rule.selection {
-            Selection::All => "*".into(),
+            Selection::Listed(filter) => draw_filter(filter),
             Selection::Sole => "sole".into(),
             Selection::Named(names) => join(names),
         };
@@ -470,6 +511,38 @@ mod tests {
             &["MYHOST/foo"],
             "a.io/b_c/d:1 -> myhost/foo",
         );
+    }
+
+    #[test]
+    fn a_regular_expression_chooses_tags() {
+        // It may hold what is a mistake elsewhere.
+        for regex in [
+            "^v1$",
+            r"^\d{1,2}\.",
+            "(2023|2024)",
+            "(.*)",
+            "a/b",
+            "x@y:z",
+            "[a](b)",
+            "$A：",
+        ] {
+            let source = format!("a.io:5000/b:/{regex}/");
+            let expected = format!("a.io:5000/b:/{regex}/ -> d.io/x");
+            good(&source, &["d.io/x"], &expected);
+        }
+        let begin = "source: \"(?=v)\" is no regular expression: ";
+        let (_, failed, _) = check_with(&DEFAULTS, "a.io/b:/(?=v)/", &["d.io/x"]);
+        let message = failed[0].what.to_string();
+        assert!(message.starts_with(begin), "{message}");
+        let many = "the rule chooses among tags, which cannot become one; drop the target's";
+        bad("a.io/b:/x/", "d.io/x:1", many);
+        bad("a.io/b:/x/", &format!("d.io/x@{D}"), many);
+        let own = "the source is its own target; name another target";
+        bad("a.io/b:/x/", "a.io/b", own);
+        let at_target = "a regular expression chooses tags of the source; drop the target's";
+        for source in ["a.io/b", "a.io/b:1", "a.io/b:/x/"] {
+            bad(source, "d.io/x:/x/", at_target);
+        }
     }
 
     const D: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -676,13 +749,35 @@ mod tests {
         ("a.io/b:1/", "a name does not end with `/`; delete it"),
         ("a.io/b/", "a name does not end with `/`; delete it"),
         (
-            "a.io/b:/^v1$/",
-            "regular expressions are not supported yet; list the tags as :a,b,c",
+            "a.io/b:/[a](1|2)/x",
+            "a regular expression ends with its `/`; put what follows inside: NAME:/REGEX/",
         ),
         (
-            "a.io/b:/[a](1|2)/x",
-            "regular expressions are not supported yet; list the tags as :a,b,c",
+            "a.io/b:/v1",
+            "a regular expression ends with its `/`; put what follows inside: NAME:/REGEX/",
         ),
+        (
+            "a.io/b:v1:/x/",
+            "a regular expression alone chooses the tags; delete what stands before it",
+        ),
+        (
+            "a.io/b@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa:/x/",
+            "a regular expression alone chooses the tags; delete what stands before it",
+        ),
+        (
+            "a.io/b:^v1$",
+            "no tag holds such characters; a regular expression is written NAME:/REGEX/",
+        ),
+        (
+            "a.io/b:v1.*",
+            "no tag holds such characters; a regular expression is written NAME:/REGEX/",
+        ),
+        (
+            "a.io/b:\\d",
+            "no tag holds such characters; a regular expression is written NAME:/REGEX/",
+        ),
+        ("A.io/B:/x/", "repository name must be lowercase: \"B\""),
+        ("a.io/b/:/x/", "a name does not end with `/`; delete it"),
         (
             "a.io/b@sha256:00",
             "\"sha256:00\" is no digest (sha256: and 64 lower-case hex digits)",

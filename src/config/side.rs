@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
 use super::syntax::{GITHUB_EXPRESSION, meant_by};
+use super::tags::{FilterError, Pattern, TagFilter};
 use super::tree::Position;
 use crate::oci::{Digest, DigestError, Host, NameError, Tag, reference};
 use crate::store::Place;
@@ -36,6 +37,8 @@ pub(crate) enum Names {
     Tags(Vec<Tag>),
     /// `@sha256:..`, perhaps with a tag in front of it.
     Digest(Option<Tag>, Digest),
+    /// `:/REGEX/`, or the `tags` of the rule: those that the repository has and that pass.
+    Chosen(TagFilter),
 }
 
 impl Side {
@@ -49,10 +52,21 @@ impl Side {
         if text.len() != written.text.len() {
             warn("the blanks around the name are ignored; delete them");
         }
+        let (text, regex) = cut_regex(text)?;
         let (place, list, digest) = match text.strip_prefix("oci:") {
             Some(layout) => read_layout(layout)?,
             None => read_repository(text)?,
         };
+        if let Some(regex) = regex {
+            if list.is_some() || digest.is_some() {
+                return Err(SideError::TagsWithRegex);
+            }
+            let names = Names::Chosen(TagFilter {
+                allow: vec![Pattern::regex(regex).map_err(SideError::Regex)?],
+                ..TagFilter::default()
+            });
+            return Ok(Self { place, names });
+        }
         if list.is_some_and(|list| list.trim().is_empty()) {
             warn("a `:` without a tag counts as no tag; delete it or write the tag");
         } else if list.is_some_and(has_empty_tag) {
@@ -84,9 +98,10 @@ fn read_layout(text: &str) -> Result<Parts<'_>, SideError> {
 
 /// Reads a name, after a look for the mistakes of usage.md section 5, which its grammar would explain badly.
 fn read_repository(text: &str) -> Result<Parts<'_>, SideError> {
-    // The first, since a regular expression may hold anything that the others look for.
-    if text.contains(":/") && !text.contains("://") {
-        return Err(SideError::Regex);
+    if let (_, Some(list)) = cut_tags(text)
+        && looks_like_regex(list)
+    {
+        return Err(SideError::BareRegex);
     }
     refuse_variables(text)?;
     if text.contains("](") {
@@ -114,6 +129,24 @@ fn read_repository(text: &str) -> Result<Parts<'_>, SideError> {
     }
     let (host, repository) = reference::split_name(&official(name)).map_err(SideError::Name)?;
     Ok((Place::Registry(host, repository), list, digest))
+}
+
+/// Cuts off a regular expression, which may hold anything that is a mistake elsewhere.
+fn cut_regex(text: &str) -> Result<(&str, Option<&str>), SideError> {
+    let is_layout = text.starts_with("oci:");
+    match text.split_once(":/") {
+        Some((name, regex)) if !is_layout && !text.contains("://") => match regex.strip_suffix('/')
+        {
+            Some(regex) => Ok((name, Some(regex))),
+            None => Err(SideError::RegexTail),
+        },
+        _ => Ok((text, None)),
+    }
+}
+
+/// Whether a tag holds what only patterns do. A `$` may begin a variable, a `{` follow it.
+fn looks_like_regex(list: &str) -> bool {
+    list.contains(['^', '*', '+', '?', '(', '[', '|', '\\']) || list.ends_with('$')
 }
 
 fn refuse_variables(text: &str) -> Result<(), SideError> {
@@ -260,8 +293,14 @@ pub enum SideError {
     Digest(DigestError),
     /// Several tags in front of a digest.
     TagsWithDigest,
-    /// `:/../`
-    Regex,
+    /// What stands between the slashes of `:/../`.
+    Regex(FilterError),
+    /// Text behind the last slash of a regular expression.
+    RegexTail,
+    /// A regular expression without its slashes.
+    BareRegex,
+    /// A tag or a digest in front of a regular expression.
+    TagsWithRegex,
     /// A `/` at the end.
     TrailingSlash,
     /// `name:one:two`
@@ -296,9 +335,16 @@ impl fmt::Display for SideError {
             Self::TagsWithDigest => {
                 f.write_str("a digest is one image; write one tag in front of it, or none")
             }
-            Self::Regex => {
-                f.write_str("regular expressions are not supported yet; list the tags as :a,b,c")
-            }
+            Self::Regex(error) => error.fmt(f),
+            Self::RegexTail => f.write_str(
+                "a regular expression ends with its `/`; put what follows inside: NAME:/REGEX/",
+            ),
+            Self::BareRegex => f.write_str(
+                "no tag holds such characters; a regular expression is written NAME:/REGEX/",
+            ),
+            Self::TagsWithRegex => f.write_str(
+                "a regular expression alone chooses the tags; delete what stands before it",
+            ),
             Self::TrailingSlash => f.write_str("a name does not end with `/`; delete it"),
             Self::TwoColons => f.write_str(
                 "two colons; a tag follows the only one, and several are written :a,b,c",

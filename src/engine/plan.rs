@@ -112,7 +112,7 @@ impl<'a> Plan<'a> {
             });
             if let Some(group) = groups.get_mut(group) {
                 group.rules.push(number);
-                if rule.selection == Selection::All {
+                if matches!(rule.selection, Selection::Listed(_)) {
                     group.listing = Listing::Wanted;
                 }
             }
@@ -323,11 +323,25 @@ impl<'a> Plan<'a> {
                 )),
                 Err(error) => Err(failure(&error.to_string(), false)),
             },
-            Selection::All => match &graph.places[source].tags {
-                Tags::Listed(_, tags) if tags.is_empty() => {
+            Selection::Listed(filter) => match &graph.places[source].tags {
+                Tags::Listed(_, tags) if tags.is_empty() && filter.min() > 0 => {
                     Err(failure("the repository has no tags", true))
                 }
-                Tags::Listed(_, tags) => Ok(tags.iter().cloned().map(Reference::Tag).collect()),
+                Tags::Listed(_, tags) => {
+                    let choice = filter.select(tags);
+                    for (tag, reason) in &choice.dropped {
+                        log::debug!("{}:{tag} is not wanted: {reason}", rule.source);
+                    }
+                    let (left, min) = (choice.kept.len(), filter.min());
+                    if left < min {
+                        let cause = format!("the rule wants {choice}; it must be {min} at least");
+                        return Err(failure(&cause, true));
+                    }
+                    if !choice.dropped.is_empty() {
+                        log::info!("{}: the rule wants {choice}", rule.source);
+                    }
+                    Ok(choice.kept.into_iter().map(Reference::Tag).collect())
+                }
                 Tags::Missing => Err(failure(
                     "there is no such repository, or no permission to see it",
                     true,
@@ -366,8 +380,10 @@ impl<'a> Plan<'a> {
                 let list = match &rule.selection {
                     // Its targets are not asked for tags.
                     _ if rule.force => List::Spared,
-                    Selection::All if unrecorded > 1 => List::First,
-                    Selection::All if references.len() > 1 && name.tag().is_some_and(is_new) => {
+                    Selection::Listed(_) if unrecorded > 1 => List::First,
+                    Selection::Listed(_)
+                        if references.len() > 1 && name.tag().is_some_and(is_new) =>
+                    {
                         List::Spared
                     }
                     _ => List::IfLacking,
@@ -581,7 +597,7 @@ impl<'a> Plan<'a> {
             for rule in group.rules.clone() {
                 if let (Some(state), Some(rule)) = (self.states.get_mut(rule), self.rules.get(rule))
                     && !state.is_formed
-                    && rule.selection == Selection::All
+                    && matches!(rule.selection, Selection::Listed(_))
                 {
                     state.is_formed = true;
                     state.failure = Some(circle());

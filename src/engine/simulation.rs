@@ -15,7 +15,7 @@ use super::plan::Plan;
 use super::run::{Progress, Run};
 use super::schedule::Time;
 use super::{MarkAfter, Options, Patience, Policy, report};
-use crate::config::{Position, Rule, RuleTarget, Selection};
+use crate::config::{Position, Rule, RuleTarget, Selection, TagFilter};
 use crate::oci::{Algorithm, Descriptor, Digest, Host, Manifest, Reference, Repository, Tag};
 use crate::records::{Hints, Journal};
 use crate::report::Report;
@@ -646,7 +646,7 @@ impl Scene {
                 })
                 .collect();
             let selection = if random.percent(50) {
-                Selection::All
+                Selection::Listed(TagFilter::default())
             } else {
                 let tag = |n| Tag::parse(&format!("t{n}")).unwrap();
                 let tags = (0..=random.below(3)).map(tag);
@@ -810,7 +810,12 @@ fn many_images_cost_each_the_same() {
         place: place("d.io/b/many"),
         names: Vec::new(),
     }];
-    let rules = [rule(0, source, Selection::All, targets)];
+    let rules = [rule(
+        0,
+        source,
+        Selection::Listed(TagFilter::default()),
+        targets,
+    )];
     let report = simulate(&rules, &mut scene.registries, 8, 0, 1);
     let blobs = 2 * images + 2;
     assert_eq!((report.copied, report.totals.sent), (images, blobs as u64));
@@ -845,7 +850,12 @@ fn fifty_hosts_with_faults_bring_every_image_to_an_end() {
             place: place(&format!("t{host}.io/b/r")),
             names: Vec::new(),
         }];
-        rules.push(rule(host, source, Selection::All, targets));
+        rules.push(rule(
+            host,
+            source,
+            Selection::Listed(TagFilter::default()),
+            targets,
+        ));
     }
     let began = std::time::Instant::now();
     let report = simulate(&rules, &mut scene.registries, 64, 2, 1);

@@ -16,7 +16,7 @@ const PARTS: [(&str, &[&str], &[&str]); 15] = [
     (
         "config",
         &["nearest", "oci", "secret", "store"],
-        &["serde", "serde_json"],
+        &["regex_lite", "semver", "serde", "serde_json"],
     ),
     (
         "engine",

@@ -433,7 +433,7 @@ fn a_rule_may_choose_for_itself() {
     assert_eq!(output.finished(), Some((0, 1)));
     let words = "\"linux\" is no platform; write one such as linux/amd64 or linux/arm64/v8";
     assert!(output.stderr.contains(words), "{}", output.stderr);
-    let wrong = json!({"to": "x/y", "platforms": [1], "sparse": "no", "force": 0});
+    let wrong = json!({"to": "x/y", "platforms": [true], "sparse": "no", "force": 0});
     let output = Run::new().rule(&v1, wrong).run().expect(2);
     assert_eq!(output.stderr.lines().count(), 3, "{}", output.stderr);
 }

@@ -3,6 +3,8 @@
 
 use Kind::{BlobGet, ManifestGet, ManifestHead, ManifestPut, TagsList, UploadPost, UploadPut};
 
+use serde_json::{Value, json};
+
 use crate::economy::{assert_counts, one_worker, sync};
 use crate::harness::{assert_in_sync, assert_same};
 use crate::image::Maker;
@@ -121,4 +123,141 @@ fn tags_that_are_swapped_in_one_repository_are_a_circle() {
         "{}",
         output.stderr
     );
+}
+
+/// A repository `a` of a registry of its own with these tags, each another image of two blobs.
+fn with_tags(tags: &str) -> FakeRegistry {
+    let registry = FakeRegistry::new();
+    let mut maker = Maker::new(6);
+    for tag in tags.split(' ') {
+        registry.push("a", tag, &maker.oci(&[10]));
+    }
+    registry
+}
+
+const TAGS: &str = "1.0.0 1.1.0 1.2.0 1.2.0-alpine 1.3.0-rc1 latest v1.3.0 v2.0.0";
+
+#[test]
+fn chosen_tags_cost_one_list_of_each_side_and_the_others_nothing() {
+    for (name, tags, expected) in [
+        ("a:/^v/", Value::Null, "v1.3.0 v2.0.0"),
+        ("a:/1.2/", Value::Null, "1.2.0 1.2.0-alpine"),
+        ("a", json!({"allow": ["v1.*", "latest"]}), "latest v1.3.0"),
+        (
+            "a",
+            json!({"semver": ">=1.2, <2"}),
+            "1.2.0 1.2.0-alpine v1.3.0",
+        ),
+        (
+            "a",
+            json!({"semver": ">=1", "deny": "/-/", "latest": 2}),
+            "v1.3.0 v2.0.0",
+        ),
+        ("a", json!({"latest": 1, "min": 2}), "1.2.0-alpine v2.0.0"),
+    ] {
+        let (source, target) = (with_tags(TAGS), FakeRegistry::new());
+        let run = one_worker().rule(
+            &source.name(name),
+            json!({"to": target.name("b"), "tags": tags}),
+        );
+        let case = format!("{name} {tags}");
+        sync(&run, &[&source], &[&target]);
+        assert_eq!(target.tags("b").join(" "), expected, "{case}");
+        let expected: Vec<&str> = expected.split(' ').collect();
+        assert_in_sync(&source, "a", &target, "b", &expected);
+        let count = expected.len();
+        let read = [(TagsList, 1), (ManifestGet, count), (BlobGet, 2 * count)];
+        assert_counts(&source, &read, &case);
+        let written = [
+            (TagsList, 1),
+            (UploadPost, 2 * count),
+            (UploadPut, 2 * count),
+            (ManifestPut, count),
+        ];
+        assert_counts(&target, &written, &case);
+
+        // The records name all of them, which spares the list at the target.
+        sync(&run, &[&source], &[&target]);
+        assert_counts(&source, &[(TagsList, 1), (ManifestHead, count)], &case);
+        assert_counts(&target, &[(ManifestHead, count)], &case);
+    }
+}
+
+#[test]
+fn rules_that_choose_of_one_repository_share_its_list_and_its_images() {
+    let (source, target) = (with_tags(TAGS), FakeRegistry::new());
+    let run = one_worker()
+        .rule(&source.name("a:/^1.2/"), target.name("b"))
+        .rule(
+            &source.name("a"),
+            json!({"to": [target.name("b"), target.name("c")], "tags": {"deny": "/[^0-9.]/"}}),
+        );
+    sync(&run, &[&source], &[&target]);
+    assert_eq!(
+        target.tags("b"),
+        ["1.0.0", "1.1.0", "1.2.0", "1.2.0-alpine"]
+    );
+    assert_eq!(target.tags("c"), ["1.0.0", "1.1.0", "1.2.0"]);
+    assert_counts(
+        &source,
+        &[(TagsList, 1), (ManifestGet, 4), (BlobGet, 8)],
+        "source",
+    );
+}
+
+#[test]
+fn a_rule_with_too_few_tags_fails_and_says_why() {
+    for (name, tags, cause) in [
+        (
+            "a:/^x/",
+            Value::Null,
+            "the rule wants 0 of 8 tags: 8 unmatched; it must be 1 at least",
+        ),
+        (
+            "a",
+            json!({"allow": "1.*", "semver": "1", "deny": "*.0.0", "latest": 1, "min": 3}),
+            "the rule wants 2 of 8 tags: 3 unmatched, 1 out of range, 1 denied, 1 not among the latest; it must be 3 \
+             at least",
+        ),
+    ] {
+        let (source, target) = (with_tags(TAGS), FakeRegistry::new());
+        let run = one_worker()
+            .rule(
+                &source.name(name),
+                json!({"to": target.name("b"), "tags": tags}),
+            )
+            .rule(&source.name("a:latest"), target.name("c"));
+        let output = run.run().expect(1);
+        assert_eq!(output.finished(), Some((0, 1)), "{name}");
+        let last = output.stderr.split("failed: ").last().unwrap_or_default();
+        assert!(last.contains(cause), "{}", output.stderr);
+        assert_eq!(target.tags("b"), [""; 0], "{name}");
+        assert_in_sync(&source, "a", &target, "c", &["latest"]);
+    }
+}
+
+#[test]
+fn a_rule_may_be_content_with_no_tag() {
+    let (source, target) = (with_tags(TAGS), FakeRegistry::new());
+    let empty = json!({"allow": "x*", "min": 0});
+    let run = one_worker().rule(
+        &source.name("a"),
+        json!({"to": target.name("b"), "tags": empty}),
+    );
+    sync(&run, &[&source], &[&target]);
+    assert_counts(&source, &[(TagsList, 1)], "source");
+    assert_counts(&target, &[], "target");
+}
+
+#[test]
+fn tags_of_a_layout_are_chosen_too() {
+    let source = with_tags("v1 v2 w1");
+    let target = FakeRegistry::new();
+    let out = one_worker().rule(&source.name("a"), "oci:layout");
+    sync(&out, &[&source], &[]);
+    let back = out.config(json!({"images": {
+        "oci:layout": {"to": target.name("b"), "tags": {"allow": "v*"}},
+    }}));
+    sync(&back, &[], &[&target]);
+    assert_eq!(target.tags("b"), ["v1", "v2"]);
 }
