@@ -182,10 +182,12 @@ impl Client {
                 if !is_widened && wider != scope {
                     scope = wider;
                     is_widened = true;
-                } else if !is_renewed && is_invalid {
-                    is_renewed = true;
-                } else {
+                } else if !is_invalid {
                     return Ok(None);
+                } else if is_renewed {
+                    return Err(response.failed(Failure::TokensInvalid));
+                } else {
+                    is_renewed = true;
                 }
                 Some(token)
             }
@@ -481,6 +483,22 @@ mod tests {
         let [store, _] = repositories(&server, None);
         assert!(ask(&*store).unwrap());
         assert_eq!(server.requests().len(), 5);
+    }
+
+    #[test]
+    fn new_tokens_that_are_called_invalid_may_be_taken_later() {
+        let server = Server::start(|seen| {
+            let is_token = seen.target.starts_with("/token");
+            Some(if is_token {
+                Reply::new(200).body(r#"{"token":"t"}"#)
+            } else {
+                bearer(seen, ",error=\"invalid_token\"")
+            })
+        });
+        let [store, _] = repositories(&server, None);
+        let error = ask(&*store).unwrap_err();
+        assert_eq!(error.class, Class::Transient, "{error}");
+        assert_eq!(server.requests().len(), 5, "{error}");
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl Client {
         own.is_ok_and(|own| own.origin() == response.url.origin())
     }
 
-    /// Judges a URL that an answer names.
+    /// Judges a URL that an answer names. One that repeats the login is never shown.
     pub(super) fn judge(
         &self,
         response: &Response,
@@ -74,7 +74,14 @@ impl Client {
             let insecure = self.registry.may_be_plain();
             judge(&registry, insecure, &response.url, reference, purpose)
         });
-        judged.map_err(|error| response.failed(Failure::Url(error)))
+        let verdict = judged.map_err(|error| response.failed(Failure::Url(error)))?;
+        if verdict.url.is_hidden() || !response.repeats_login(&verdict.url.to_string()) {
+            return Ok(verdict);
+        }
+        Ok(Verdict {
+            url: verdict.url.hidden(),
+            ..verdict
+        })
     }
 
     /// Judges the location of an upload that an earlier run recorded. Only the registry itself is followed: anybody may

@@ -32,10 +32,12 @@ impl RequestError {
             Failure::Transport(broken) => broken.class(),
             Failure::Status(refusal) => refusal.class(self.method),
             // What may have been damaged on the way is asked for again.
-            Failure::Digest { .. } | Failure::Size { .. } | Failure::NotStored { .. } => {
-                Class::Transient
-            }
-            Failure::LoginRenewed | Failure::OtherMethodNext { .. } => Class::Transient,
+            Failure::Digest { .. }
+            | Failure::Size { .. }
+            | Failure::NotStored { .. }
+            | Failure::LoginRenewed
+            | Failure::TokensInvalid
+            | Failure::OtherMethodNext { .. } => Class::Transient,
             // Without a length the end of a connection looks like the end of a body (M3).
             Failure::Json(error) if error.is_eof() => Class::Transient,
             _ => Class::Permanent,
@@ -135,6 +137,8 @@ pub(super) enum Failure {
     Header(&'static str),
     /// The body is not the JSON that it should be.
     Json(serde_json::Error),
+    /// A URL or a manifest that is wrong, and repeats the login that it was asked for with.
+    Echo,
     /// The token service gave no token.
     Token(TokenError),
     /// A user name that cannot be sent.
@@ -143,6 +147,8 @@ pub(super) enum Failure {
     LoginRefused(Login),
     /// The login was no longer good, with the body on its way: it has been renewed for the next attempt (A11).
     LoginRenewed,
+    /// The registry calls one new token after another invalid: it may be restarting, or its clock may be wrong (H02).
+    TokensInvalid,
     /// The registry does not take an upload by this method and will be sent the next one by the other (E45).
     OtherMethodNext {
         /// The status that said so.
@@ -225,6 +231,9 @@ impl fmt::Display for Failure {
                 let (line, column) = (error.line(), error.column());
                 write!(f, "the answer cannot be read: {what} at line {line}, column {column}")
             }
+            Self::Echo => f.write_str(
+                "the answer cannot be used, and repeats the login that it was sent: no more of it is shown",
+            ),
             Self::Token(_) => f.write_str("the token service gave no token"),
             Self::Credential(_) => f.write_str("no login"),
             Self::LoginRefused(login) => {
@@ -234,6 +243,9 @@ impl fmt::Display for Failure {
                 )
             }
             Self::LoginRenewed => f.write_str("the login ran out during the transfer"),
+            Self::TokensInvalid => f.write_str(
+                "the registry takes the new tokens of its own token service for invalid: their clocks or keys differ",
+            ),
             Self::OtherMethodNext { status } => write!(
                 f,
                 "{status}: this way to upload is not supported, the next attempt takes the other one"

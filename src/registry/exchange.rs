@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::time::{Duration, Instant, SystemTime};
 
+use percent_encoding::percent_decode_str;
 use ureq::http::header::{self, HeaderMap, HeaderValue};
 use ureq::{Agent, AsSendBody, BodyReader, SendBody, http};
 
@@ -196,8 +197,19 @@ impl Response {
         io::copy(&mut { rest }, &mut io::sink()).ok();
     }
 
-    /// An error about this answer.
+    /// Whether a text of the other side holds the login that it was sent.
+    pub(super) fn repeats_login(&self, text: &str) -> bool {
+        let text = percent_decode_str(text).decode_utf8_lossy().into_owned();
+        blot(text.clone(), &self.secrets()) != text
+    }
+
+    /// An error about this answer. What would say more than it may is not said.
     pub(super) fn failed(&self, failure: Failure) -> RequestError {
+        let failure = match failure {
+            Failure::Url(error) if self.repeats_login(&error.to_string()) => Failure::Echo,
+            Failure::Manifest(error) if self.repeats_login(&error.to_string()) => Failure::Echo,
+            failure => failure,
+        };
         RequestError {
             method: self.method,
             url: self.url.to_string(),

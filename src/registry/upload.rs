@@ -291,7 +291,8 @@ impl Upload for RegistryUpload {
     }
 
     fn location(&self) -> Option<String> {
-        (!self.by_put).then(|| self.location.url.to_request_string())
+        let url = &self.location.url;
+        (!self.by_put && !url.is_hidden()).then(|| url.to_request_string())
     }
 
     fn commit(mut self: Box<Self>) -> Result<(), StoreError> {

@@ -2,8 +2,11 @@
 //! page, a token realm (decisions D8, reliability.md section 3). Pure: no look-up and no request happens here; the
 //! resolver asks [`check_addresses`] about what it found.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 mod address;
 
@@ -107,11 +110,13 @@ impl fmt::Display for Origin {
 ///
 /// Path and query are opaque: they are sent byte for byte as they were written, for they may be signed (protocol.md
 /// E46). `Display` and `Debug` leave the query out, since it may carry a signature.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone)]
 pub(crate) struct Url {
     origin: Origin,
     /// Path and query, beginning with `/`.
     target: String,
+    /// No part of what it is: see [`Self::hidden`].
+    is_hidden: bool,
 }
 
 impl Url {
@@ -129,6 +134,7 @@ impl Url {
             } else {
                 format!("/{target}")
             },
+            is_hidden: false,
         })
     }
 
@@ -146,6 +152,7 @@ impl Url {
         Ok(Self {
             origin: Origin::parse(scheme, authority)?,
             target: path_and_query.to_owned(),
+            is_hidden: false,
         })
     }
 
@@ -186,6 +193,7 @@ impl Url {
         Ok(Self {
             origin: self.origin.clone(),
             target,
+            is_hidden: false,
         })
     }
 
@@ -193,10 +201,25 @@ impl Url {
     #[must_use]
     pub(crate) fn with_query_parameter(&self, name: &str, value: &str) -> Self {
         let separator = if self.target.contains('?') { '&' } else { '?' };
+        let value = utf8_percent_encode(value, RESERVED);
         Self {
-            origin: self.origin.clone(),
-            target: format!("{}{separator}{name}={}", self.target, PercentEncoded(value)),
+            target: format!("{}{separator}{name}={value}", self.target),
+            ..self.clone()
         }
+    }
+
+    /// The same URL, which is never shown: it holds what must not be repeated.
+    #[must_use]
+    pub(crate) fn hidden(self) -> Self {
+        Self {
+            is_hidden: true,
+            ..self
+        }
+    }
+
+    /// Whether it is never shown, nor written anywhere.
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.is_hidden
     }
 
     /// Whom the request goes to.
@@ -220,8 +243,25 @@ impl Url {
     }
 }
 
+impl PartialEq for Url {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.origin, &self.target) == (&other.origin, &other.target)
+    }
+}
+
+impl Eq for Url {}
+
+impl Hash for Url {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.origin, &self.target).hash(state);
+    }
+}
+
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_hidden {
+            return f.write_str("***");
+        }
         write!(f, "{}{}", self.origin, self.path())
     }
 }
@@ -229,22 +269,6 @@ impl fmt::Display for Url {
 impl fmt::Debug for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
-    }
-}
-
-/// A text as the value of a query parameter (RFC 3986, 2.1).
-struct PercentEncoded<'a>(&'a str);
-
-impl fmt::Display for PercentEncoded<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for byte in self.0.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                f.write_char(byte.into())?;
-            } else {
-                write!(f, "%{byte:02X}")?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -501,6 +525,12 @@ fn shortened(text: &str) -> String {
 /// What every server is asked to read (RFC 9110, 4.1).
 const MAX_LENGTH: usize = 8000;
 const MAX_SHOWN: usize = 64;
+/// What a query parameter's value holds only as `%XX` (RFC 3986, 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 #[cfg(test)]
 mod tests {

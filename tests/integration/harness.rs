@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::registry::{FakeRegistry, Parts, is_schema1, matches};
+use crate::invariants::forms_of;
+use crate::registry::{FakeRegistry, Parts, TOKEN_CANARY, is_schema1, matches};
 
 /// A run of the binary to be, and the folder that it runs in. It can run any number of times.
 pub(crate) struct Run {
@@ -32,6 +33,7 @@ pub(crate) struct Run {
     images: Map<String, Value>,
     /// Files that the test wrote: what is in them is not the program's output.
     given: BTreeSet<String>,
+    passwords: Vec<String>,
     secrets: Vec<Secret>,
     limit: Duration,
 }
@@ -56,6 +58,7 @@ impl Run {
             auth: Map::new(),
             images: Map::new(),
             given: BTreeSet::new(),
+            passwords: Vec::new(),
             secrets: Vec::new(),
             limit: Duration::from_mins(1),
         }
@@ -72,10 +75,11 @@ impl Run {
         self.write_config()
     }
 
-    /// Adds an entry of credentials to the config file, and keeps an eye on the password.
+    /// Adds an entry of credentials to the config file. No output may show its password.
     pub(crate) fn auth(mut self, registry: &FakeRegistry, user: &str, password: &str) -> Self {
         let entry = json!({"username": user, "password": password, "insecure": true});
         self.auth.insert(registry.addr().to_string(), entry);
+        self.passwords.push(password.to_string());
         self.write_config()
     }
 
@@ -187,6 +191,7 @@ impl Run {
             said,
             folder: Arc::clone(&self.folder),
             given: self.given.clone(),
+            passwords: self.passwords.clone(),
             secrets: self.secrets.clone(),
             records_before: lines_of(&self.path(RECORDS)),
             limit: self.limit,
@@ -202,6 +207,7 @@ pub(crate) struct Running {
     said: Arc<Said>,
     folder: Arc<Folder>,
     given: BTreeSet<String>,
+    passwords: Vec<String>,
     secrets: Vec<Secret>,
     records_before: Vec<String>,
     limit: Duration,
@@ -253,7 +259,7 @@ impl Running {
             let limit = self.limit;
             panic!("still running after {limit:?}\nstdout:\n{stdout}\nstderr:\n{stderr}");
         };
-        Output {
+        let output = Output {
             status: status.code(),
             signal: status.signal(),
             stdout,
@@ -262,7 +268,9 @@ impl Running {
             records_before: std::mem::take(&mut self.records_before),
             written: written_files(&self.folder.0, &self.given),
             secrets: std::mem::take(&mut self.secrets),
-        }
+        };
+        output.assert_silence_about(&self.passwords);
+        output
     }
 }
 
@@ -293,6 +301,18 @@ pub(crate) struct Output {
 }
 
 impl Output {
+    /// Asserts that neither these passwords nor any token stands in what the run said and wrote.
+    fn assert_silence_about(&self, passwords: &[String]) {
+        let mut forms: BTreeSet<String> =
+            passwords.iter().flat_map(|text| forms_of(text)).collect();
+        forms.insert(TOKEN_CANARY.to_string());
+        let texts = [&self.stdout, &self.stderr].into_iter();
+        for text in texts.chain(&self.records).chain(self.written.values()) {
+            let said = forms.iter().find(|form| text.contains(*form));
+            assert_eq!(said, None, "a secret stands in:\n{text}");
+        }
+    }
+
     /// Expects this exit status.
     #[track_caller]
     pub(crate) fn expect(self, status: i32) -> Self {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::harness::{Output, Run, assert_in_sync};
 use crate::image::{Image, Maker, with};
 use crate::invariants::check_invariants;
-use crate::registry::{Act, Counts, FakeRegistry, Fault, Kind, Nth, Options, sha256};
+use crate::registry::{Act, Counts, FakeRegistry, Fault, Kind, Login, Nth, Options, sha256};
 
 const USER: &str = "ada";
 const PASSWORD: &str = "p:l/a+n t\"ed";
@@ -461,6 +461,19 @@ fn secrets_that_a_registry_repeats_are_not_passed_on() {
     let body = json!({"errors": [{"code": "DENIED", "message": format!("you sent {basic}, {PASSWORD}"),
         "detail": {"authorization": basic, "password": PASSWORD}}]});
     let token = basic.trim_start_matches("Basic ").to_string();
+    let percent = token.replace('=', "%3d");
+    let realm = |path: &str| {
+        let challenge = format!("Bearer realm=\"{path}\",service=\"s\"");
+        Act::Status(401, vec![("WWW-Authenticate", challenge)], Vec::new())
+    };
+    let manifest = |fields: Value| {
+        let image = manifest_with(fields);
+        Act::Status(
+            200,
+            vec![("Content-Type", image.media_type)],
+            image.bytes.to_vec(),
+        )
+    };
     for act in [
         Act::Status(403, Vec::new(), body.to_string().into_bytes()),
         Act::Status(400, Vec::new(), format!("{basic} {PASSWORD}").into_bytes()),
@@ -469,6 +482,17 @@ fn secrets_that_a_registry_repeats_are_not_passed_on() {
         Act::SetHeader("Content-Encoding", token.clone()),
         Act::SetHeader("Content-Type", basic.clone()),
         Act::Redirect(307, format!("/v2/a/manifests/good?{token}")),
+        Act::Redirect(307, format!("/v2/{token}/manifests/x")),
+        Act::Redirect(307, format!("/v2/{percent}/manifests/x")),
+        Act::Redirect(307, format!("http://{token}/x")),
+        realm(&format!("http://127.0.0.1:1/{token}/x")),
+        realm(&format!("http://127.0.0.1:1/{percent}/x")),
+        realm(&format!("http://127.0.0.3:1/{token}/x")),
+        manifest(json!({"schemaVersion": token})),
+        manifest(json!({"mediaType": token})),
+        manifest(json!({"mediaType": PASSWORD})),
+        manifest(json!({"config": {"digest": token, "size": 1}})),
+        manifest(json!({"layers": [{"digest": basic, "size": PASSWORD}]})),
         Act::Status(429, vec![("Retry-After", basic.clone())], Vec::new()),
         Act::Status(
             200,
@@ -484,6 +508,36 @@ fn secrets_that_a_registry_repeats_are_not_passed_on() {
                 .fault(Fault::on(kind, act.clone()).nth(Nth::Only(1)));
         }
         pair.run("");
+    }
+}
+
+#[test]
+fn locations_that_hold_the_login_are_followed_but_never_shown_or_recorded() {
+    let image = Maker::new(92).oci(&[20, 40 << 20]);
+    let login = Login::new(USER, PASSWORD).basic();
+    let token = login.trim_start_matches("Basic ");
+    for path in [
+        token.to_string(),
+        token.replace('=', "%3d"),
+        PASSWORD.replace([' ', '"'], ""),
+    ] {
+        let source = FakeRegistry::start(Options::default());
+        source.push("a", "v1", &image);
+        let target = FakeRegistry::start(Options::default().at("127.0.0.2").basic(USER, PASSWORD));
+        // Where it leads to is nowhere, which the log says without saying where that is.
+        for kind in [Kind::UploadPost, Kind::UploadPatch] {
+            let location = Act::SetHeader("Location", format!("/v2/b/blobs/uploads/{path}"));
+            target.fault(Fault::on(kind, location).nth(Nth::Only(1)));
+        }
+        let output = Run::new()
+            .env("IMAGE_SYNCER_TIME_SCALE", "0.001")
+            .auth(&target, USER, PASSWORD)
+            .rule(&source.name("a:v1"), target.name("b"))
+            .args(["--proc=1"])
+            .run()
+            .expect(0);
+        check_invariants(&[&source], &[&target], &output);
+        assert_in_sync(&source, "a", &target, "b", &["v1"]);
     }
 }
 

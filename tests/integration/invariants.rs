@@ -355,7 +355,7 @@ impl Broken {
 }
 
 /// A secret as it could be written: raw, base64, percent-encoded, escaped for JSON.
-fn forms_of(secret: &str) -> BTreeSet<String> {
+pub(crate) fn forms_of(secret: &str) -> BTreeSet<String> {
     let percent = secret.bytes().map(|byte| match byte {
         byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
         byte => format!("%{byte:02X}"),

@@ -43,6 +43,7 @@ const PARTS: [(&str, &[&str], &[&str]); 15] = [
             "httpdate",
             "humantime",
             "log",
+            "percent_encoding",
             "rustls",
             "serde",
             "serde_json",

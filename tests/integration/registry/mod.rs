@@ -21,7 +21,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-pub(crate) use auth::{Bearer, Login};
+pub(crate) use auth::{Bearer, Login, TOKEN_CANARY};
 pub(crate) use fault::{Act, End, Fault, Nth};
 pub(crate) use habit::Habit;
 pub(crate) use history::{Counts, Entry, Kind};
