@@ -144,6 +144,7 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         retries: options.retries,
         hints: &hints,
         journal: &journal,
+        now: SystemTime::now(),
         cancel,
     };
     let mut report = engine::run(&rules, &places, &run);

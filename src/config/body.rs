@@ -64,7 +64,18 @@ impl<'a> Body<'a> {
 
 /// Each field is a row here and an arm in `Body::read`.
 const FIELDS: &[&str] = &["to", "tags", "platforms", "sparse", "force"];
-const TAGS_FIELDS: &[&str] = &["allow", "semver", "deny", "latest", "min"];
+const TAGS_FIELDS: &[&str] = &[
+    "allow",
+    "semver",
+    "deny",
+    "newer_than",
+    "latest",
+    "latest_by",
+    "min",
+];
+
+/// What `latest_by` may be.
+const BY: &str = "\"created\" or \"version\"";
 
 /// Reads `tags`. A text in it that cannot be used costs the rule, a value of another kind the file.
 fn read_tags(
@@ -93,6 +104,32 @@ fn read_tags(
                         },
                     });
                 }
+            }
+            ("latest_by", Value::String(text)) if text == "created" => filter.by_created = true,
+            ("latest_by", Value::String(text)) if text == "version" => {}
+            ("latest_by", Value::String(text)) => problems.push(Problem {
+                position: node.position.clone(),
+                what: ProblemKind::Range {
+                    name: field,
+                    expected: BY,
+                    found: text.clone(),
+                },
+            }),
+            ("latest_by", _) => problems.push(Problem::kind(node, field, BY)),
+            ("newer_than", Value::String(text)) => match humantime::parse_duration(text) {
+                Ok(time) => filter.newer_than = Some(time),
+                Err(error) => {
+                    let (text, error) = (text.clone(), error.to_string());
+                    let error = FilterError::Time { text, error };
+                    wrong = wrong.and(Err((node.position.clone(), error)));
+                }
+            },
+            ("newer_than", _) => {
+                problems.push(Problem::kind(
+                    node,
+                    field,
+                    "a time such as \"30d\" or \"12h\"",
+                ));
             }
             ("latest" | "min", _) => {
                 problems.push(Problem::kind(node, field, "a whole number, such as 5"));

@@ -856,29 +856,39 @@ mod tests {
             };
             let ranges: Vec<_> = filter.semver.iter().map(ToString::to_string).collect();
             format!(
-                "{} | {} | {} | {:?} | {:?}",
+                "{} | {} | {} | {:?} | {:?} | {:?} | {}",
                 texts(&filter.allow),
                 ranges.join(" "),
                 texts(&filter.deny),
                 filter.latest,
-                filter.min
+                filter.min,
+                filter.newer_than.map(|time| time.as_secs()),
+                filter.by_created
             )
         };
         for (written, expected) in [
-            ("{}", " |  |  | None | None"),
-            ("null", " |  |  | None | None"),
+            ("{}", " |  |  | None | None | None | false"),
+            ("null", " |  |  | None | None | None | false"),
             (
                 "{\"allow\": [\"v*\", \"/^1/\"], \"DENY\": \"*-rc*\", \"latest\": 5, \"min\": 0}",
-                "v* /^1/ |  | *-rc* | Some(5) | Some(0)",
+                "v* /^1/ |  | *-rc* | Some(5) | Some(0) | None | false",
+            ),
+            (
+                "{\"newer_than\": \"1h 30m\", \"latest\": 1, \"latest_by\": \"created\"}",
+                " |  |  | Some(1) | None | Some(5400) | true",
+            ),
+            (
+                "{\"newer_than\": null, \"latest_by\": \"version\"}",
+                " |  |  | None | None | None | false",
             ),
             // A number is the text that was written.
             (
                 "{\"allow\": 1.10, \"semver\": [1.2, \">=2, <3\"], \"deny\": []}",
-                "1.10 | ^1.2 >=2, <3 |  | None | None",
+                "1.10 | ^1.2 >=2, <3 |  | None | None | None | false",
             ),
             (
                 "{\"allow\": null, \"semver\": null, \"deny\": null, \"latest\": null, \"min\": null}",
-                " |  |  | None | None",
+                " |  |  | None | None | None | false",
             ),
         ] {
             assert_eq!(filter(written), expected, "{written}");
@@ -912,6 +922,11 @@ mod tests {
                 "a",
                 "{\"semver\": []}",
                 "tags: \"semver\" is empty, so no tag could be chosen; delete it",
+            ),
+            (
+                "a",
+                "{\"newer_than\": \"30 moons\"}",
+                "tags: \"newer_than\" is \"30 moons\": unknown time unit \"moons\", supported units: ns, us/µs, ms, sec, min, hours, days, weeks, months, years (and few variations); write a time such as \"30d\" or \"12h\"",
             ),
             (
                 "a:1",
@@ -948,7 +963,8 @@ mod tests {
         refuse(
             "{\"images\": {\"a\": {\"tags\": [\"v1\"]}, \"b\": {\"tags\": {\"allow\": {}, \"deny\": [true],\n\
              \"latest\": 0, \"min\": -1, \"semver\": [[]], \"newest\": 5, \"lates\": 1}},\n\
-             \"c\": {\"tags\": {\"latest\": \"5\", \"min\": 1.5, \"Min\": 1}}}}",
+             \"c\": {\"tags\": {\"latest\": \"5\", \"min\": 1.5, \"Min\": 1}},\n\
+             \"d\": {\"tags\": {\"newer_than\": 30, \"latest_by\": \"age\"}}, \"e\": {\"tags\": {\"latest_by\": true}}}}",
             &[
                 "f:1:27: tags is an array; write an object such as {\"allow\": [\"v1.*\"], \"latest\": 5}",
                 "f:1:60: allow is an object; write a text or an array of texts",
@@ -956,11 +972,14 @@ mod tests {
                 "f:2:11: latest is \"0\"; write a whole number from 1 up, such as 5",
                 "f:2:21: min is \"-1\"; write a whole number from 0 up, such as 1",
                 "f:2:36: semver is an array; write a text or an array of texts",
-                "f:2:41: `tags` has no field \"newest\"; it has \"allow\", \"semver\", \"deny\", \"latest\" and \"min\"",
+                "f:2:41: `tags` has no field \"newest\"; it has \"allow\", \"semver\", \"deny\", \"newer_than\", \"latest\", \"latest_by\" and \"min\"",
                 "f:2:54: `tags` has no field \"lates\"; write \"latest\"",
                 "f:3:26: latest is a text; write a whole number, such as 5",
                 "f:3:38: min is \"1.5\"; write a whole number from 0 up, such as 1",
                 "f:3:43: \"min\" is there already at f:3:31; delete one",
+                "f:4:30: newer_than is a number; write a time such as \"30d\" or \"12h\"",
+                "f:4:47: latest_by is \"age\"; write \"created\" or \"version\"",
+                "f:4:84: latest_by is a boolean; write \"created\" or \"version\"",
             ],
         );
     }

@@ -42,6 +42,16 @@ pub enum Selection {
     Sole,
 }
 
+impl Selection {
+    /// The filter, if it needs to know when the images were made.
+    pub fn dated(&self) -> Option<&TagFilter> {
+        match self {
+            Self::Listed(filter) if filter.needs_dates() => Some(filter),
+            _ => None,
+        }
+    }
+}
+
 /// One target of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RuleTarget {

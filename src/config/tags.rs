@@ -2,8 +2,9 @@
 //! Not here: the listing of tags, and how a filter is written in a file (`body.rs`).
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::time::{Duration, SystemTime};
 
 use regex_lite::Regex;
 use semver::{Prerelease, VersionReq};
@@ -19,8 +20,12 @@ pub struct TagFilter {
     pub semver: Vec<VersionReq>,
     /// It matches none of these.
     pub deny: Vec<Pattern>,
-    /// Of what is left, how many of the newest are wanted of each variant.
+    /// It was made within this time before the run.
+    pub newer_than: Option<Duration>,
+    /// Of what is left, how many of the newest are wanted: of each variant, or by date of all together.
     pub latest: Option<usize>,
+    /// `latest` goes by when the images were made, not by their versions.
+    pub by_created: bool,
     /// With fewer tags than this the rule fails; 1 where it is not given.
     pub min: Option<usize>,
 }
@@ -43,20 +48,48 @@ pub enum Dropped {
     OutOfRange,
     /// It matches a pattern of `deny`.
     Denied,
+    /// It does not say when it was made, and `newer_than` asks for that.
+    Undated,
+    /// It is not `newer_than`.
+    TooOld,
     /// There are enough newer ones for `latest`.
     NotLatest,
 }
 
 impl TagFilter {
-    /// Chooses among all tags of a repository: first by `allow` and `semver`, then by `deny`, then by `latest`.
-    pub fn select(&self, tags: &[Tag]) -> Choice {
-        let mut reasons: Vec<Option<Dropped>> = tags.iter().map(|tag| self.refuse(tag)).collect();
+    /// Whether the choice needs to know when the images were made.
+    pub fn needs_dates(&self) -> bool {
+        self.newer_than.is_some() || self.latest.is_some() && self.by_created
+    }
+
+    /// The tags of which dates must be known: those that are not dropped by their names alone.
+    pub fn candidates<'a>(&'a self, tags: &'a [Tag]) -> impl Iterator<Item = &'a Tag> {
+        tags.iter().filter(|tag| self.refuse(tag).is_none())
+    }
+
+    /// Chooses among all tags of a repository: first by `allow` and `semver`, then by `deny`, by `newer_than`, and by
+    /// `latest`. `dates` has those of the candidates that have one.
+    pub fn select(
+        &self,
+        tags: &[Tag],
+        dates: &HashMap<Tag, SystemTime>,
+        now: SystemTime,
+    ) -> Choice {
+        let refuse = |tag| {
+            let by_name = self.refuse(tag);
+            by_name.or_else(|| self.refuse_age(dates.get(tag), now))
+        };
+        let mut reasons: Vec<Option<Dropped>> = tags.iter().map(refuse).collect();
         if let Some(latest) = self.latest {
             let mut variants: BTreeMap<&str, Vec<_>> = BTreeMap::new();
             for (tag, reason) in tags.iter().zip(&mut reasons) {
                 if reason.is_none() {
-                    let age = Age::of(tag.as_str());
-                    let variant = age.version.as_ref().map_or("", |version| version.variant);
+                    let created = dates.get(tag).filter(|_| self.by_created);
+                    let age = Age::of(tag.as_str(), created);
+                    let variant = match &age.version {
+                        Some(version) if !self.by_created => version.variant,
+                        _ => "",
+                    };
                     variants.entry(variant).or_default().push((age, reason));
                 }
             }
@@ -94,6 +127,18 @@ impl TagFilter {
             }
         }
         matches(&self.deny).then_some(Dropped::Denied)
+    }
+
+    /// Why a tag is not wanted for its age.
+    fn refuse_age(&self, created: Option<&SystemTime>, now: SystemTime) -> Option<Dropped> {
+        let newer_than = self.newer_than?;
+        let Some(created) = created else {
+            return Some(Dropped::Undated);
+        };
+        let is_old = now
+            .duration_since(*created)
+            .is_ok_and(|age| age > newer_than);
+        is_old.then_some(Dropped::TooOld)
     }
 
     /// Takes one more range, as Cargo writes them: `>=1.2, <2`.
@@ -137,6 +182,8 @@ impl fmt::Display for Dropped {
             Self::Unmatched => "unmatched",
             Self::OutOfRange => "out of range",
             Self::Denied => "denied",
+            Self::Undated => "without a date",
+            Self::TooOld => "too old",
             Self::NotLatest => "not among the latest",
         })
     }
@@ -235,16 +282,21 @@ fn glob(mut pattern: &[u8], mut text: &[u8]) -> bool {
     }
 }
 
-/// How new a tag is by its name: versions above all others, and among those the numbers in them count as numbers.
+/// How new a tag is: by its date, if that counts, then by its name: versions above all others, and among those the
+/// numbers in them count as numbers.
 struct Age<'a> {
+    created: Option<&'a SystemTime>,
     version: Option<Version<'a>>,
     tag: &'a str,
 }
 
 impl<'a> Age<'a> {
-    fn of(tag: &'a str) -> Self {
-        let version = Version::parse(tag);
-        Self { version, tag }
+    fn of(tag: &'a str, created: Option<&'a SystemTime>) -> Self {
+        Self {
+            created,
+            version: Version::parse(tag),
+            tag,
+        }
     }
 
     fn cmp(&self, other: &Self) -> Ordering {
@@ -252,7 +304,10 @@ impl<'a> Age<'a> {
             (Some(one), Some(other)) => one.cmp(other),
             (one, other) => one.is_some().cmp(&other.is_some()),
         };
-        by_version.then_with(|| natural(self.tag, other.tag))
+        self.created
+            .cmp(&other.created)
+            .then(by_version)
+            .then_with(|| natural(self.tag, other.tag))
     }
 }
 
@@ -385,6 +440,13 @@ pub enum FilterError {
         /// What is wrong with it.
         error: String,
     },
+    /// No time.
+    Time {
+        /// As written.
+        text: String,
+        /// What is wrong with it.
+        error: String,
+    },
     /// No range of versions.
     Range {
         /// As written.
@@ -415,6 +477,10 @@ impl fmt::Display for FilterError {
             Self::Regex { text, error } => {
                 write!(f, "{text:?} is no regular expression: {error}")
             }
+            Self::Time { text, error } => write!(
+                f,
+                "\"newer_than\" is {text:?}: {error}; write a time such as \"30d\" or \"12h\""
+            ),
             Self::Range { text, error } => write!(
                 f,
                 "{text:?} is no range of versions: {error}; write one such as \">=1.2, <2\""
@@ -461,6 +527,11 @@ mod tests {
         tags.join(" ")
     }
 
+    /// Chooses where no date is known.
+    fn select(filter: &TagFilter, tags: &[Tag]) -> Choice {
+        filter.select(tags, &HashMap::new(), SystemTime::UNIX_EPOCH)
+    }
+
     fn ranges(text: &str) -> Vec<VersionReq> {
         let ranges = text.split('|').filter(|range| !range.is_empty());
         ranges.map(|range| range.parse().unwrap()).collect()
@@ -489,7 +560,7 @@ mod tests {
                 ..TagFilter::default()
             };
             let all = tags(&format!("{matching} {others}"));
-            assert_eq!(join(&filter.select(&all).kept), matching, "{pattern}");
+            assert_eq!(join(&select(&filter, &all).kept), matching, "{pattern}");
         }
     }
 
@@ -541,7 +612,7 @@ mod tests {
                 ..TagFilter::default()
             };
             let all = tags(&format!("{chosen} {others}"));
-            let choice = filter.select(&all);
+            let choice = select(&filter, &all);
             assert_eq!(join(&choice.kept), chosen, "{range}");
             let is_out = |(_, reason): &(Tag, Dropped)| *reason == Dropped::OutOfRange;
             assert!(choice.dropped.iter().all(is_out), "{range}");
@@ -572,12 +643,61 @@ mod tests {
                 latest: Some(latest),
                 ..TagFilter::default()
             };
-            let choice = filter.select(&tags(&format!("{kept} {others}")));
+            let choice = select(&filter, &tags(&format!("{kept} {others}")));
             assert_eq!(join(&choice.kept), kept, "{latest} of {kept} {others}");
             let others = tags(others).into_iter();
             let others: Vec<_> = others.map(|tag| (tag, Dropped::NotLatest)).collect();
             assert_eq!(choice.dropped, others);
         }
+    }
+
+    #[test]
+    fn dates_choose() {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let now = SystemTime::UNIX_EPOCH + hours(100);
+        // Hours before now; x and y have none, and w is of the future.
+        let ages = [("a", 1), ("b", 2), ("c", 3), ("1.0", 2), ("1.0-rc", 5)];
+        let mut dates: HashMap<Tag, SystemTime> = ages
+            .into_iter()
+            .map(|(tag, age)| (Tag::parse(tag).unwrap(), now - hours(age)))
+            .collect();
+        dates.insert(Tag::parse("w").unwrap(), now + hours(9));
+        let all = tags("x a b c 1.0 1.0-rc y w");
+        for (newer_than, latest, by_created, kept) in [
+            (Some(2), None, false, "a b 1.0 w"),
+            (Some(200), None, false, "a b c 1.0 1.0-rc w"),
+            (Some(2), Some(2), false, "1.0 w"),
+            (Some(2), Some(2), true, "a w"),
+            (None, Some(3), true, "a 1.0 w"),
+            (None, Some(7), true, "a b c 1.0 1.0-rc y w"),
+            // Without `latest` there is nothing to be by date.
+            (None, None, true, "x a b c 1.0 1.0-rc y w"),
+        ] {
+            let filter = TagFilter {
+                newer_than: newer_than.map(hours),
+                latest,
+                by_created,
+                ..TagFilter::default()
+            };
+            let needs_dates = newer_than.is_some() || latest.is_some();
+            assert_eq!(filter.needs_dates(), needs_dates);
+            let choice = filter.select(&all, &dates, now);
+            assert_eq!(
+                join(&choice.kept),
+                kept,
+                "{newer_than:?} {latest:?} {by_created}"
+            );
+        }
+        let filter = TagFilter {
+            deny: patterns("w"),
+            newer_than: Some(hours(2)),
+            ..TagFilter::default()
+        };
+        assert_eq!(
+            filter.select(&all, &dates, now).to_string(),
+            "3 of 8 tags: 1 denied, 2 without a date, 2 too old"
+        );
+        assert_eq!(filter.candidates(&all).count(), 7);
     }
 
     #[test]
@@ -587,10 +707,10 @@ mod tests {
             semver: ranges(">=1.2"),
             deny: patterns("*-rc* /slim$/ x*"),
             latest: Some(2),
-            min: None,
+            ..TagFilter::default()
         };
         let all = tags("0.9 1.0 1.2 1.3 1.4 1.5-slim 2.0-rc1 x1 latest");
-        let choice = filter.select(&all);
+        let choice = select(&filter, &all);
         assert_eq!(join(&choice.kept), "1.3 1.4");
         let reasons: Vec<_> = choice
             .dropped
@@ -613,7 +733,10 @@ mod tests {
             choice.to_string(),
             "2 of 9 tags: 2 unmatched, 3 out of range, 1 denied, 1 not among the latest"
         );
-        assert_eq!(TagFilter::default().select(&all).to_string(), "9 of 9 tags");
+        assert_eq!(
+            select(&TagFilter::default(), &all).to_string(),
+            "9 of 9 tags"
+        );
     }
 
     #[test]

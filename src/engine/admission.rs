@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::dates::DateId;
 use super::image::ImageId;
 use super::places::{HostId, PlaceId};
 
@@ -25,6 +26,8 @@ struct Queue {
 pub(super) enum Entry {
     /// The tags of a source repository have to be listed first.
     List(PlaceId),
+    /// A rule has to know when this image was made.
+    Date(DateId),
     Image(ImageId),
 }
 

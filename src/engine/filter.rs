@@ -90,7 +90,7 @@ impl Sieve<'_> {
 
     /// A single image says in its config what it is for (protocol.md M5).
     fn image(&mut self, config: &Descriptor) -> Result<Rest, StoreError> {
-        let platform = read_config(self.source, config)?;
+        let platform = Platform::of_config(&read_config(self.source, config)?);
         Ok(if self.takes(&platform) {
             Rest::All {
                 is_told: platform.is_told(),
@@ -199,7 +199,8 @@ fn is_platform_config(config: &Descriptor) -> bool {
     )
 }
 
-fn read_config(source: &dyn Source, config: &Descriptor) -> Result<Platform, StoreError> {
+/// The bytes of a config, verified.
+pub(super) fn read_config(source: &dyn Source, config: &Descriptor) -> Result<Vec<u8>, StoreError> {
     if config.size > MAX_CONFIG {
         let text = format!(
             "its config of {} bytes is too large to look into; at most {MAX_CONFIG} are",
@@ -214,14 +215,14 @@ fn read_config(source: &dyn Source, config: &Descriptor) -> Result<Platform, Sto
         let text = format!("the config is not {} as its manifest says", config.digest);
         return Err(StoreError::new(Class::Corrupt, text));
     }
-    Ok(Platform::of_config(&bytes))
+    Ok(bytes)
 }
 
 fn broken(error: ManifestError) -> StoreError {
     StoreError::new(Class::Permanent, error)
 }
 
-/// Bytes (protocol.md M5).
-const MAX_CONFIG: u64 = 4 << 20;
+/// Bytes of a config that is read: as many as a manifest may have (decisions D8).
+pub(super) const MAX_CONFIG: u64 = 8 << 20;
 /// Indexes inside an index.
 const MAX_INNER: usize = 1000;

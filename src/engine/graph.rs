@@ -10,12 +10,13 @@ use std::sync::Arc;
 use super::arena::Arena;
 use super::blobs::{Blob, BlobId, Doubts};
 use super::children::{Child, ChildId, ChildState};
+use super::dates::{Date, DateId, DateRow};
 use super::image::{Image, ImageId};
 use super::job::{Done, Job, Reply};
 use super::parts::Part;
 use super::places::{HostId, HostKey, HostRow, PlaceId, PlaceRow, Tags};
 use super::task::{Failure, Key, Kind, Readiness, State, Task, TaskId};
-use crate::oci::{Digest, Reference};
+use crate::oci::{Digest, Reference, Tag};
 use crate::records::Hints;
 use crate::report::Totals;
 use crate::store::{Class, Place, Presence, StoreError};
@@ -27,6 +28,8 @@ pub(super) struct Graph<'a> {
     pub(super) host_ids: HashMap<HostKey, HostId>,
     pub(super) places: Arena<PlaceRow>,
     pub(super) place_ids: HashMap<Place, PlaceId>,
+    pub(super) dates: Arena<DateRow>,
+    pub(super) date_ids: HashMap<(PlaceId, Tag), DateId>,
     pub(super) tasks: Arena<Task>,
     free_tasks: Vec<TaskId>,
     pub(super) images: Arena<Image>,
@@ -59,6 +62,8 @@ pub(super) enum News {
     Settled(ImageId, usize),
     /// The tags of a repository that somebody asked for.
     Listed(PlaceId),
+    /// The date of one of its tags, or that it cannot be had.
+    Dated(PlaceId),
 }
 
 impl<'a> Graph<'a> {
@@ -69,6 +74,8 @@ impl<'a> Graph<'a> {
             host_ids: HashMap::new(),
             places: Arena::new(),
             place_ids: HashMap::new(),
+            dates: Arena::new(),
+            date_ids: HashMap::new(),
             tasks: Arena::new(),
             free_tasks: Vec::new(),
             images: Arena::new(),
@@ -103,6 +110,7 @@ impl<'a> Graph<'a> {
                 self.images[*image].target(*target).place
             }
             Kind::Resolve(image) | Kind::Get(image) => self.images[*image].source,
+            Kind::Date(date) => self.dates[*date].source,
             Kind::Child(child) => child.place,
             Kind::Fetch(child) => self.children[*child].source,
             Kind::Copy(blob) => self.blobs[*blob].source(),
@@ -124,7 +132,7 @@ impl<'a> Graph<'a> {
             Kind::Root(..) => (0, None, vec![host]),
             Kind::Child(child) => (if child.is_lacking { 0 } else { 2 }, None, vec![host]),
             Kind::Get(_) | Kind::Fetch(_) => (1, Some(host), Vec::new()),
-            Kind::Resolve(_) => (2, Some(host), Vec::new()),
+            Kind::Resolve(_) | Kind::Date(_) => (2, Some(host), Vec::new()),
             Kind::Ask(..) => (2, None, vec![host]),
             // Nothing of a repository can begin before its tags are known.
             Kind::Tags(_) => (0, Some(host), Vec::new()),
@@ -176,6 +184,14 @@ impl<'a> Graph<'a> {
                 place: self.places[self.images[image].source].place.clone(),
                 reference: self.images[image].reference.clone(),
             },
+            Kind::Date(date) => {
+                let date = &self.dates[date];
+                Job::Date {
+                    reply: reply(task),
+                    place: self.places[date.source].place.clone(),
+                    reference: Reference::Tag(date.tag.clone()),
+                }
+            }
             Kind::Get(image) => {
                 let row = &self.images[image];
                 let place = self.places[row.source].place.clone();
@@ -248,6 +264,10 @@ impl<'a> Graph<'a> {
             (Kind::Resolve(image), Done::Presence(presence)) => {
                 self.finish(task);
                 self.resolved(image, presence);
+            }
+            (Kind::Date(date), Done::Dated(dated)) => {
+                self.finish(task);
+                self.date_known(date, Date::Known(dated));
             }
             (Kind::Get(image), Done::Manifest(manifest)) => {
                 self.finish(task);
@@ -339,6 +359,7 @@ impl<'a> Graph<'a> {
             failing.append(&mut self.tasks[task].dependents);
             match self.tasks[task].kind.clone() {
                 Kind::Tags(place) => self.tags_known(place, Tags::Failed(failure.clone())),
+                Kind::Date(date) => self.date_known(date, Date::Failed(failure.clone())),
                 Kind::Ask(image, target) => self.ask_failed(image, target, failure),
                 Kind::Root(image, target) => self.root_failed(task, image, target, failure),
                 Kind::Resolve(image) | Kind::Get(image) => {
@@ -435,6 +456,11 @@ impl<'a> Graph<'a> {
                     "ask {} for {kind}{}",
                     self.places[target.place].place, target.name
                 )
+            }
+            Kind::Date(date) => {
+                let date = &self.dates[*date];
+                let place = &self.places[date.source].place;
+                format!("find out when {place}:{} was made", date.tag)
             }
             Kind::Resolve(image) | Kind::Get(image) => {
                 format!("read the manifest of {}", self.image_source(*image))

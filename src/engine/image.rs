@@ -136,14 +136,20 @@ impl Content {
 }
 
 impl Image {
+    /// An image of a source. `digest` is what the reference means there now, where that is known.
     pub(super) fn new(
         source: PlaceId,
         reference: Reference,
         wanted: Option<Arc<PlatformFilter>>,
+        digest: Option<Digest>,
     ) -> Self {
+        let content = match digest {
+            Some(digest) if wanted.is_none() => Content::named(digest),
+            _ => Content::named_by(&reference, wanted.as_deref()),
+        };
         Self {
             source,
-            content: Content::named_by(&reference, wanted.as_deref()),
+            content,
             reference,
             wanted,
             targets: Vec::new(),

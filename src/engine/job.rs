@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
+use super::dates::Dated;
 use super::filter::Left;
 use super::places::HostId;
 use super::task::TaskId;
@@ -18,6 +19,12 @@ pub(super) enum Job {
     Tags { reply: Reply, place: Place },
     /// Ask whether a manifest is there.
     Head {
+        reply: Reply,
+        place: Place,
+        reference: Reference,
+    },
+    /// Find out when an image was made.
+    Date {
         reply: Reply,
         place: Place,
         reference: Reference,
@@ -67,6 +74,8 @@ pub(super) enum Done {
     Tags(Option<Vec<Tag>>),
     /// Whether the manifest is there.
     Presence(Presence),
+    /// When the image was made; `None` where there is no such image.
+    Dated(Option<Dated>),
     /// The manifest.
     Manifest(Arc<Manifest>),
     /// What is wanted of it.

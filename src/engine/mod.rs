@@ -7,6 +7,7 @@ mod arena;
 mod blobs;
 mod children;
 mod coordinator;
+mod dates;
 mod filter;
 mod graph;
 mod image;
@@ -28,6 +29,7 @@ mod worker;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::SystemTime;
 
 use crossbeam_channel::Receiver;
 
@@ -56,6 +58,8 @@ pub struct Options<'a> {
     pub hints: &'a Hints,
     /// Where records are written.
     pub journal: &'a Journal,
+    /// When the run began, for rules that choose by age.
+    pub now: SystemTime,
     /// Closed when the run is to end early.
     pub cancel: Receiver<()>,
 }
@@ -68,6 +72,7 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
         patience: options.policy.patience,
         mark_after: options.policy.mark_after,
         stores,
+        hints: options.hints,
         journal: options.journal,
     };
     let started = AtomicUsize::new(0);
@@ -107,7 +112,7 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
             };
             let (answer_sender, answers) = crossbeam_channel::unbounded();
             let mut graph = Graph::new(options.hints);
-            let plan = Plan::new(rules, &mut graph, stores);
+            let plan = Plan::new(rules, options.now, &mut graph, stores);
             let mut run = Run::new(graph, plan, policy, options, stores, answer_sender);
             coordinate(&mut run, &job_sender, &answers, &options.cancel);
             // The workers stop when the queue is closed.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::blobs::Doubt;
 use super::children::ChildAt;
+use super::dates::Date;
 use super::graph::Graph;
 use super::places::{PlaceId, Tags};
 use super::task::{Failure, Kind, State, TaskId};
@@ -227,6 +228,11 @@ impl Graph<'_> {
         for place in self.places.iter_mut() {
             if matches!(&place.tags, Tags::Failed(failure) if !failure.is_final) {
                 place.tags = Tags::Unknown;
+            }
+        }
+        for row in self.dates.iter_mut() {
+            if matches!(&row.date, Date::Failed(failure) if !failure.is_final) {
+                row.date = Date::Unknown;
             }
         }
         self.forget_source_failures();

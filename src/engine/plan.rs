@@ -4,8 +4,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::admission::{Admission, Entry};
+use super::dates::Date;
 use super::graph::Graph;
 use super::image::{Image, ImageId, List, Target, TargetState};
 use super::places::{HostId, PlaceId, Tags};
@@ -16,6 +18,7 @@ use crate::store::Stores;
 
 pub(super) struct Plan<'a> {
     rules: &'a [Rule],
+    now: SystemTime,
     states: Vec<RuleState>,
     groups: Vec<Group>,
     group_of: HashMap<PlaceId, usize>,
@@ -52,6 +55,8 @@ struct Group {
     rules: Vec<usize>,
     images: HashMap<Version, ImageId>,
     listing: Listing,
+    /// Dates of its tags that are asked for.
+    open_dates: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,9 +76,15 @@ struct Claim {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(rules: &'a [Rule], graph: &mut Graph<'_>, stores: &dyn Stores) -> Self {
+    pub(super) fn new(
+        rules: &'a [Rule],
+        now: SystemTime,
+        graph: &mut Graph<'_>,
+        stores: &dyn Stores,
+    ) -> Self {
         let mut plan = Self {
             rules,
+            now,
             states: Vec::new(),
             groups: Vec::new(),
             group_of: HashMap::new(),
@@ -107,6 +118,7 @@ impl<'a> Plan<'a> {
                     rules: Vec::new(),
                     images: HashMap::new(),
                     listing: Listing::NotNeeded,
+                    open_dates: 0,
                 });
                 groups.len() - 1
             });
@@ -135,7 +147,8 @@ impl<'a> Plan<'a> {
                 }
             }
             Listing::NotNeeded | Listing::Known => {
-                if !self.wait_for_earlier_rules(number)
+                if !self.wait_for_dates(number, graph)
+                    && !self.wait_for_earlier_rules(number)
                     && !self.wait_for_writers(number, |state| state.is_formed)
                 {
                     self.form(number, graph, stores);
@@ -218,22 +231,76 @@ impl<'a> Plan<'a> {
         };
         group.listing = Listing::Queued;
         let source = group.source;
-        let states = &self.states;
-        let mut targets: Vec<HostId> = group
-            .rules
-            .iter()
-            .filter_map(|&rule| states.get(rule))
-            .flat_map(|state| {
-                state
-                    .targets
-                    .iter()
-                    .map(|&target| graph.places[target].host)
-            })
+        self.queue(number, [Entry::List(source)], graph);
+    }
+
+    /// Has entries admitted that a group cannot be formed without.
+    fn queue(
+        &mut self,
+        number: usize,
+        entries: impl IntoIterator<Item = Entry>,
+        graph: &Graph<'_>,
+    ) {
+        let Some(group) = self.groups.get(number) else {
+            return;
+        };
+        let states = group.rules.iter().filter_map(|&rule| self.states.get(rule));
+        let mut targets: Vec<HostId> = states
+            .flat_map(|state| &state.targets)
+            .map(|&target| graph.places[target].host)
             .collect();
         targets.sort_unstable();
         targets.dedup();
-        self.admission
-            .push(graph.places[source].host, targets, Entry::List(source));
+        let source = graph.places[group.source].host;
+        for entry in entries {
+            self.admission.push(source, targets.clone(), entry);
+        }
+    }
+
+    /// Whether a group must wait for dates that its rules choose by. Each is asked for once a pass.
+    fn wait_for_dates(&mut self, number: usize, graph: &mut Graph<'_>) -> bool {
+        let Some(group) = self.groups.get(number) else {
+            return false;
+        };
+        let source = group.source;
+        let Tags::Listed(_, tags) = &graph.places[source].tags else {
+            return false;
+        };
+        let is_open = |rule: &&usize| self.states.get(**rule).is_some_and(|rule| !rule.is_formed);
+        let rules = group.rules.iter().filter(is_open);
+        let wanted: Vec<Tag> = rules
+            .filter_map(|&rule| self.rules.get(rule)?.selection.dated())
+            .flat_map(|filter| filter.candidates(tags))
+            .cloned()
+            .collect();
+        let mut entries = Vec::new();
+        for tag in wanted {
+            let date = graph.date(source, &tag);
+            let row = &mut graph.dates[date];
+            if matches!(row.date, Date::Unknown) {
+                row.date = Date::Asked;
+                entries.push(Entry::Date(date));
+            }
+        }
+        let Some(group) = self.groups.get_mut(number) else {
+            return false;
+        };
+        group.open_dates += entries.len();
+        let must_wait = group.open_dates > 0;
+        self.queue(number, entries, graph);
+        must_wait
+    }
+
+    /// The date of a tag of a repository has become known, or that it cannot be had.
+    pub(super) fn dated(&mut self, place: PlaceId, graph: &mut Graph<'_>, stores: &dyn Stores) {
+        if let Some(&number) = self.group_of.get(&place)
+            && let Some(group) = self.groups.get_mut(number)
+        {
+            group.open_dates = group.open_dates.saturating_sub(1);
+            if group.open_dates == 0 {
+                self.examine(number, graph, stores);
+            }
+        }
     }
 
     /// The tags of a repository have become known.
@@ -328,7 +395,11 @@ impl<'a> Plan<'a> {
                     Err(failure("the repository has no tags", true))
                 }
                 Tags::Listed(_, tags) => {
-                    let choice = filter.select(tags);
+                    let dates = match rule.selection.dated() {
+                        Some(filter) => graph.dates_of(source, filter.candidates(tags))?,
+                        None => HashMap::new(),
+                    };
+                    let choice = filter.select(tags, &dates, self.now);
                     for (tag, reason) in &choice.dropped {
                         log::debug!("{}:{tag} is not wanted: {reason}", rule.source);
                     }
@@ -443,7 +514,9 @@ impl<'a> Plan<'a> {
         wanted: Option<&Arc<PlatformFilter>>,
         graph: &mut Graph<'_>,
     ) -> ImageId {
-        let new = || Image::new(source, reference.clone(), wanted.cloned());
+        let digest = reference.tag().and_then(|tag| graph.dated(source, tag));
+        let digest = digest.map(|dated| dated.digest.clone());
+        let new = || Image::new(source, reference.clone(), wanted.cloned(), digest);
         match self.groups.get_mut(group) {
             Some(group) => *group
                 .images

@@ -170,6 +170,7 @@ impl<'a> Run<'a> {
             self.admitted += 1;
             match entry {
                 Entry::List(place) => self.graph.list_source(place, self.admitted),
+                Entry::Date(date) => self.graph.ask_date(date, self.admitted),
                 Entry::Image(image) => self.graph.admit(image, self.admitted),
             }
             self.take_news();
@@ -339,6 +340,7 @@ impl<'a> Run<'a> {
                 match news {
                     News::Met(host) => self.meet(host),
                     News::Listed(place) => self.plan.listed(place, &mut self.graph, self.stores),
+                    News::Dated(place) => self.plan.dated(place, &mut self.graph, self.stores),
                     News::Settled(image, index) => {
                         self.tell(image, index);
                         self.plan

@@ -164,6 +164,9 @@ impl Registries {
                         .map(|()| Done::Presence(presence)),
                 );
             }
+            Job::Date { reply, place, .. } => {
+                reply.send(self.meet(&place, false, now).map(|()| Done::Dated(None)));
+            }
             Job::Fetch {
                 reply,
                 place,
@@ -360,6 +363,7 @@ fn footprint(job: &Job) -> (Vec<String>, Vec<(Place, Digest)>) {
     match job {
         Job::Tags { place, .. }
         | Job::Head { place, .. }
+        | Job::Date { place, .. }
         | Job::Fetch { place, .. }
         | Job::Filter { place, .. }
         | Job::Put { place, .. } => (vec![host(place)], Vec::new()),
@@ -450,6 +454,7 @@ fn simulate(
         retries,
         hints: &hints,
         journal: &journal,
+        now: std::time::UNIX_EPOCH,
         cancel: crossbeam_channel::never(),
     };
     let (sender, answers) = unbounded();
@@ -458,7 +463,7 @@ fn simulate(
         world: registries.world,
         quotas: registries.quotas.clone(),
     };
-    let plan = Plan::new(rules, &mut graph, &stores);
+    let plan = Plan::new(rules, options.now, &mut graph, &stores);
     let mut run = Run::new(graph, plan, policy, &options, &stores, sender);
     let mut random = Random(seed ^ 0x9e37_79b9_7f4a_7c15);
     let mut now = Duration::ZERO;

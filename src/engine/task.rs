@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::arena::Id;
 use super::blobs::BlobId;
 use super::children::{ChildAt, ChildId};
+use super::dates::DateId;
 use super::image::ImageId;
 use super::places::{HostId, PlaceId};
 
@@ -33,6 +34,8 @@ pub(super) enum Kind {
     Ask(ImageId, usize),
     /// Ask the source which manifest the image is now.
     Resolve(ImageId),
+    /// Find out when the image behind a tag was made.
+    Date(DateId),
     /// Read the image's manifest.
     Get(ImageId),
     /// Put the image's manifest under its tag at a target.

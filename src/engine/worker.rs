@@ -4,21 +4,28 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::SystemTime;
 
 use crossbeam_channel::Receiver;
 
-use super::filter::filter;
+use super::dates::Dated;
+use super::filter::{MAX_CONFIG, filter, read_config};
 use super::job::{Done, Job, Reply, Want};
 use super::marks::{MarkAfter, Marks};
 use super::origin::Snapshots;
+use super::parts::MAX_DEPTH;
 use super::stream::{Patience, Reader, Stream};
+use crate::oci::created::{self, Clue};
 use crate::oci::{Descriptor, Manifest, Reference};
-use crate::records::{Journal, Record};
-use crate::store::{Begin, Class, Place, SendError, Session, Source, StoreError, Stores, Upload};
+use crate::records::{Hints, Journal, Record};
+use crate::store::{
+    Begin, Class, Place, Presence, SendError, Session, Source, StoreError, Stores, Target, Upload,
+};
 
 /// What all workers share.
 pub(super) struct Worker<'a> {
     pub(super) stores: &'a dyn Stores,
+    pub(super) hints: &'a Hints,
     pub(super) journal: &'a Journal,
     pub(super) patience: Patience,
     pub(super) mark_after: MarkAfter,
@@ -51,6 +58,13 @@ impl Worker<'_> {
                         .head(&reference)
                         .map(Done::Presence),
                 );
+            }
+            Job::Date {
+                reply,
+                place,
+                reference,
+            } => {
+                reply.send(self.date(&place, &reference).map(Done::Dated));
             }
             Job::Fetch {
                 reply,
@@ -100,6 +114,26 @@ impl Worker<'_> {
             check_child(&manifest, expected)?;
         }
         Ok(Done::Manifest(Arc::new(manifest)))
+    }
+
+    /// Finds out when an image was made: its digest is asked for, and what that says is read where the records do not
+    /// have it.
+    fn date(&self, place: &Place, reference: &Reference) -> Result<Option<Dated>, StoreError> {
+        let store = self.stores.open(place);
+        if let Presence::Present(digest) = store.head(reference)?
+            && let Some(created) = self.hints.created(&digest)
+        {
+            return Ok(Some(Dated { digest, created }));
+        }
+        // Whatever the HEAD said: some registries deny what a GET finds (protocol.md E15).
+        let manifest = match store.manifest(reference) {
+            Err(error) if error.class == Class::NotFound => return Ok(None),
+            manifest => manifest?,
+        };
+        let digest = manifest.digest().clone();
+        let created = read_created(&*store, manifest)?;
+        self.journal.append(&Record::created(&digest, created));
+        Ok(Some(Dated { digest, created }))
     }
 
     fn put(
@@ -267,6 +301,25 @@ impl Worker<'_> {
         upload.commit()?;
         Ok(Some(is_detached))
     }
+}
+
+/// When an image was made. Of an index, its first image says it.
+fn read_created(
+    store: &dyn Target,
+    mut manifest: Manifest,
+) -> Result<Option<SystemTime>, StoreError> {
+    for _ in 0..MAX_DEPTH {
+        match created::clue(manifest.bytes()) {
+            Clue::Time(time) => return Ok(Some(time)),
+            Clue::Child(child) => manifest = store.manifest(&Reference::Digest(child.digest))?,
+            Clue::Config(config) if config.size <= MAX_CONFIG => {
+                let config = read_config(store as &dyn Source, &config)?;
+                return Ok(created::of_config(&config));
+            }
+            Clue::Config(_) | Clue::Nothing => return Ok(None),
+        }
+    }
+    Ok(None)
 }
 
 /// A child must have the size and, where both say what they are, the type that its index gives (protocol.md M11).

@@ -1,6 +1,7 @@
 //! The values of the OCI specifications: digests, references, manifests. Pure parsing and printing.
 //! Not here: anything that reads a file, a socket or a clock.
 
+pub mod created;
 pub mod digest;
 pub mod manifest;
 pub mod platform;

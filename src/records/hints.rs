@@ -20,6 +20,8 @@ pub struct Hints {
     somewhere: Vec<Seen>,
     /// The newest digest of each tag.
     tags: Vec<Tagged>,
+    /// When images were made, as far as they say, and where the lines begin.
+    created: HashMap<Digest, (Option<SystemTime>, u64)>,
     /// Uploads that were left open.
     uploads: HashMap<(u32, Digest), OpenUpload>,
     /// Where lines begin that a later version wrote.
@@ -138,6 +140,11 @@ impl Hints {
         is_same && recorded == Some(digest)
     }
 
+    /// When the image of this digest was made; the inner `None` where it is known not to say.
+    pub fn created(&self, digest: &Digest) -> Option<Option<SystemTime>> {
+        self.created.get(digest).map(|(time, _)| *time)
+    }
+
     /// An upload of a blob to a place that an earlier run left open. Only the run that had the file to itself at its
     /// start is told: no upload is gone on with by two.
     pub fn upload(&self, place: &Place, digest: &Digest) -> Option<&Session> {
@@ -181,6 +188,7 @@ impl Hints {
         let mut live: Vec<u64> = seen
             .map(|row| row.start)
             .chain(self.tags.iter().map(|row| row.start))
+            .chain(self.created.values().map(|(_, start)| *start))
             .chain(uploads.chain(&self.later).copied())
             .collect();
         live.sort_unstable();
@@ -189,6 +197,14 @@ impl Hints {
 
     fn add(&mut self, line: &Line<'_>, start: u64) -> Option<()> {
         let digest = Digest::parse(&line.digest).ok()?;
+        if line.kind == "created" {
+            let created = match line.created.as_deref()? {
+                "" => None,
+                text => Some(humantime::parse_rfc3339(text).ok()?),
+            };
+            self.created.insert(digest, (created, start));
+            return Some(());
+        }
         let at = self.place(&line.at)?;
         match &*line.kind {
             "blob" => {

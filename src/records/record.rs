@@ -36,6 +36,8 @@ enum Entry {
         platforms: Option<String>,
         time: String,
     },
+    /// When an image was made; empty where it does not say.
+    Created { digest: String, created: String },
     /// An upload that another process can go on with.
     Upload {
         at: String,
@@ -76,6 +78,16 @@ impl Record {
             offset,
             hash: hasher.state(),
             time: String::new(),
+        };
+        Self { v: VERSION, entry }
+    }
+
+    /// When the image of a digest was made, or that it does not say. That can never change.
+    pub fn created(digest: &Digest, created: Option<SystemTime>) -> Self {
+        let text = |time| humantime::format_rfc3339_nanos(time).to_string();
+        let entry = Entry::Created {
+            digest: digest.to_string(),
+            created: created.map_or_else(String::new, text),
         };
         Self { v: VERSION, entry }
     }
@@ -144,6 +156,7 @@ pub(super) struct Line<'a> {
     pub(super) hash: Cow<'a, str>,
     #[serde(borrow, default)]
     pub(super) time: Cow<'a, str>,
+    pub(super) created: Option<Cow<'a, str>>,
 }
 
 /// What tells whether a line was written by a later version, which may mean anything by the other fields.
@@ -168,7 +181,7 @@ impl Line<'_> {
 }
 
 fn is_later(version: u64, kind: &str) -> bool {
-    version > VERSION || !matches!(kind, "blob" | "image" | "upload")
+    version > VERSION || !matches!(kind, "blob" | "created" | "image" | "upload")
 }
 
 /// The version of the lines.

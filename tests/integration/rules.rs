@@ -3,12 +3,14 @@
 
 use Kind::{BlobGet, ManifestGet, ManifestHead, ManifestPut, TagsList, UploadPost, UploadPut};
 
+use std::time::{Duration, SystemTime};
+
 use serde_json::{Value, json};
 
 use crate::economy::{assert_counts, one_worker, sync};
 use crate::harness::{assert_in_sync, assert_same};
-use crate::image::Maker;
-use crate::registry::{FakeRegistry, Kind};
+use crate::image::{Blob, Image, Maker};
+use crate::registry::{Act, FakeRegistry, Fault, Kind, Nth};
 
 #[test]
 fn a_digest_is_copied_by_itself_or_under_a_tag() {
@@ -260,4 +262,132 @@ fn tags_of_a_layout_are_chosen_too() {
     }}));
     sync(&back, &[], &[&target]);
     assert_eq!(target.tags("b"), ["v1", "v2"]);
+}
+
+/// A time so many hours ago, as images write it.
+fn hours_ago(hours: u64) -> String {
+    let time = SystemTime::now() - Duration::from_secs(hours * 3600);
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// An image whose config has these fields and whose manifest has those.
+fn image_that_says(config: &Value, manifest: Value) -> Image {
+    let config_type = "application/vnd.oci.image.config.v1+json";
+    Image::oci_with(&Blob::new(config_type, config.to_string()), &[], manifest)
+}
+
+/// `a` with an image for each way of saying when it was made: the name ends with the hours since then.
+fn dated_tags() -> FakeRegistry {
+    let registry = FakeRegistry::new();
+    let annotated = |hours| {
+        let created = json!({"org.opencontainers.image.created": hours_ago(hours)});
+        json!({ "annotations": created })
+    };
+    let made = |hours: u64| image_that_says(&json!({"created": hours_ago(hours)}), json!({}));
+    let child = made(3);
+    let attestation = image_that_says(&json!({}), json!({"n": 1}));
+    registry.push("a", "z-100", &made(100));
+    registry.push("a", "config-1", &made(1));
+    registry.push(
+        "a",
+        "annotation-2",
+        &image_that_says(&json!({"created": hours_ago(90)}), annotated(2)),
+    );
+    registry.push(
+        "a",
+        "index-3",
+        &Image::index(&[
+            (&attestation, Some("unknown/unknown")),
+            (&child, Some("linux/amd64")),
+        ]),
+    );
+    registry.push(
+        "a",
+        "undated",
+        &image_that_says(&json!({}), json!({"n": 2})),
+    );
+    registry
+}
+
+#[test]
+fn tags_are_chosen_by_their_age_and_each_digest_is_read_for_it_once_ever() {
+    for (tags, expected) in [
+        (
+            json!({"newer_than": "24h"}),
+            "annotation-2 config-1 index-3",
+        ),
+        (
+            json!({"latest": 3, "latest_by": "created"}),
+            "annotation-2 config-1 index-3",
+        ),
+        (
+            json!({"deny": "c*", "newer_than": "7d", "latest": 1, "latest_by": "created"}),
+            "annotation-2",
+        ),
+        // By the name: the date is a condition only.
+        (json!({"newer_than": "24h", "latest": 1}), "index-3"),
+    ] {
+        let (source, target) = (dated_tags(), FakeRegistry::new());
+        let run = one_worker().rule(
+            &source.name("a"),
+            json!({"to": target.name("b"), "tags": tags}),
+        );
+        let case = tags.to_string();
+        sync(&run, &[&source], &[&target]);
+        assert_eq!(target.tags("b").join(" "), expected, "{case}");
+        let candidates = if tags.get("deny").is_some() { 4 } else { 5 };
+        assert_eq!(source.count(ManifestHead), candidates, "{case}");
+
+        // The digests are known, and the images are what was asked for already: nothing is read.
+        sync(&run, &[&source], &[&target]);
+        let asked = [(TagsList, 1), (ManifestHead, candidates)];
+        assert_counts(&source, &asked, &case);
+        let chosen = expected.split(' ').count();
+        assert_counts(&target, &[(ManifestHead, chosen)], &case);
+
+        // A tag that moved is asked for its new digest, and for nothing else.
+        source.push(
+            "a",
+            "undated",
+            &image_that_says(&json!({"created": "2001-01-01T00:00:00Z"}), json!({})),
+        );
+        sync(&run, &[&source], &[&target]);
+        let asked = [
+            (TagsList, 1),
+            (ManifestHead, candidates),
+            (ManifestGet, 1),
+            (BlobGet, 1),
+        ];
+        assert_counts(&source, &asked, &case);
+    }
+}
+
+#[test]
+fn a_date_that_cannot_be_had_fails_the_rule_until_it_can() {
+    let run_with = |retries: &str, fault: Fault| {
+        let (source, target) = (dated_tags(), FakeRegistry::new());
+        source.fault(fault);
+        let run = one_worker()
+            .env("IMAGE_SYNCER_TIME_SCALE", "0.01")
+            .arg(retries)
+            .rule(
+                &source.name("a"),
+                json!({"to": target.name("b"), "tags": {"newer_than": "24h"}}),
+            )
+            .rule(&source.name("a:z-100"), target.name("b"));
+        let output = run.run();
+        (output, target.tags("b").len())
+    };
+    let reads = Fault::on(ManifestGet, Act::status(500)).of("config-1");
+    let (output, count) = run_with("--retries=0", reads.clone().nth(Nth::UpTo(5)));
+    let output = output.expect(1);
+    assert_eq!((output.finished(), count), (Some((0, 1)), 1));
+    assert!(
+        output.stderr.contains("failed to find out when"),
+        "{}",
+        output.stderr
+    );
+    let (output, count) = run_with("--retries=1", reads.nth(Nth::UpTo(5)));
+    output.expect(0);
+    assert_eq!(count, 4);
 }
