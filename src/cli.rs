@@ -13,6 +13,7 @@ use log::LevelFilter;
 use crate::config::DEFAULT_PATH;
 use crate::nearest::nearest;
 use crate::oci::{PlatformError, PlatformFilter};
+use crate::output::Format;
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,6 +53,12 @@ pub struct Options {
     pub platforms: Option<PlatformFilter>,
     /// Whether targets get images that they have.
     pub force: bool,
+    /// The file that gets the names of all images that are in sync.
+    pub output_success_images: Option<PathBuf>,
+    /// The file that gets the names of all that failed.
+    pub output_failed_images: Option<PathBuf>,
+    /// How these are written.
+    pub output_images_format: Format,
     /// `SOURCE TARGET...`: one rule in place of those of the file. Empty: the file's.
     pub images: Vec<String>,
 }
@@ -140,6 +147,9 @@ fn options(
         )
         .map_err(UsageError::Platform)?,
         force: take("force").map_or(Ok(false), |text| switch("force", text))?,
+        output_success_images: take("output-success-images").map(PathBuf::from),
+        output_failed_images: take("output-failed-images").map(PathBuf::from),
+        output_images_format: images_format(take("output-images-format").unwrap_or_default())?,
         images,
     })
 }
@@ -190,6 +200,14 @@ fn trust_records(text: String) -> Result<Duration, UsageError> {
 
 fn switch(flag: &'static str, text: String) -> Result<bool, UsageError> {
     text.parse().map_err(|_| UsageError::Switch { flag, text })
+}
+
+fn images_format(text: String) -> Result<Format, UsageError> {
+    match text.as_str() {
+        "yaml" => Ok(Format::Yaml),
+        "json" => Ok(Format::Json),
+        _ => Err(UsageError::ImagesFormat(text)),
+    }
 }
 
 fn log_level(text: String) -> Result<LevelFilter, UsageError> {
@@ -271,6 +289,8 @@ pub enum UsageError {
         /// As written.
         text: String,
     },
+    /// `--output-images-format` with something else than a format.
+    ImagesFormat(String),
     /// `--os` or `--arch` with something else than platforms.
     Platform(PlatformError),
     /// `--log-level` with something else than a level.
@@ -312,6 +332,10 @@ impl fmt::Display for UsageError {
             Self::Switch { flag, text } => write!(
                 f,
                 "--{flag} {text:?} is neither on nor off; write --{flag}, or leave it out"
+            ),
+            Self::ImagesFormat(text) => write!(
+                f,
+                "--output-images-format {text:?} is no format; give yaml or json"
             ),
             Self::Platform(error) => error.fmt(f),
             Self::LogLevel(text) => write!(
@@ -384,7 +408,7 @@ impl DefaultValue {
     }
 }
 
-const FLAGS: [Flag; 19] = [
+const FLAGS: [Flag; 20] = [
     value(
         "config",
         None,
@@ -471,12 +495,31 @@ const FLAGS: [Flag; 19] = [
         Kind::Switch,
         "put what targets have already, and ask for every blob",
     ),
+    value(
+        "output-success-images",
+        None,
+        "FILE",
+        DefaultValue::None,
+        "write the images that are in sync into this file",
+    ),
+    value(
+        "output-failed-images",
+        None,
+        "FILE",
+        DefaultValue::None,
+        "write what failed into this file, as rules for another run",
+    ),
+    value(
+        "output-images-format",
+        None,
+        "FORMAT",
+        DefaultValue::Text("yaml"),
+        "yaml or json, of these files",
+    ),
     flag("help", Some('h'), Kind::Help, "print this help"),
     flag("version", None, Kind::Version, "print the version"),
     flag("auth", None, Kind::NotYet, ""),
     flag("images", None, Kind::NotYet, ""),
-    flag("output-success-images", None, Kind::NotYet, ""),
-    flag("output-images-format", None, Kind::NotYet, ""),
 ];
 
 const fn value(
@@ -553,6 +596,9 @@ mod tests {
             trust_records: None,
             platforms: None,
             force: false,
+            output_success_images: None,
+            output_failed_images: None,
+            output_images_format: Format::Yaml,
             images: Vec::new(),
         }
     }
@@ -577,6 +623,9 @@ mod tests {
             trust_records: Some(Duration::from_mins(90)),
             platforms: PlatformFilter::of_lists("linux", "amd64,arm64:v8,arm").unwrap(),
             force: true,
+            output_success_images: Some("s".into()),
+            output_failed_images: Some("f".into()),
+            output_images_format: Format::Json,
             images: vec!["a:1".into(), "b".into(), "c".into()],
         };
         let joined = [
@@ -596,6 +645,9 @@ mod tests {
             "--arch=amd64,arm64:v8",
             "--force",
             "--arch=arm",
+            "--output-success-images=s",
+            "--output-failed-images=f",
+            "--output-images-format=json",
             "c",
         ];
         assert_eq!(options_of(&joined), expected);
@@ -636,6 +688,7 @@ mod tests {
             "",
             "--force=",
             "--output-success-images=",
+            "--output-failed-images=",
             "--output-images-format=",
         ];
         assert_eq!(options_of(&args), defaults());
@@ -741,6 +794,10 @@ mod tests {
             (
                 &["--auth=a.yaml", "--images=i.yaml"],
                 "--auth is not supported yet; leave it out",
+            ),
+            (
+                &["--output-images-format=xml"],
+                "--output-images-format \"xml\" is no format; give yaml or json",
             ),
             (
                 &["--force=2"],

@@ -18,6 +18,7 @@ mod layout;
 mod logging;
 mod nearest;
 pub mod oci;
+pub mod output;
 mod pace;
 pub mod records;
 mod registry;
@@ -76,6 +77,7 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         force: options.force,
     };
     let config = config::load(&load).map_err(|error| error.to_string())?;
+    check_outputs(options)?;
     let rust_log = std::env::var("RUST_LOG").ok();
     logging::init(
         options.log_level,
@@ -144,6 +146,8 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         retries: options.retries,
         hints: &hints,
         journal: &journal,
+        names_images: options.output_success_images.is_some()
+            || options.output_failed_images.is_some(),
         now: SystemTime::now(),
         cancel,
     };
@@ -153,6 +157,7 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         .failures
         .splice(0..0, failed_rules.iter().map(ToString::to_string));
     report.records_lost = !journal.is_working();
+    write_images(&mut report, options);
     tell(&report, options);
     // A signal that came when all was done changes nothing.
     let status = interrupt
@@ -161,6 +166,38 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     Ok(status.map_or(report.status(), |status| {
         ExitStatus::Interrupted(status - 128)
     }))
+}
+
+/// Whether the files that are to name images could be written, before anything is touched.
+fn check_outputs(options: &Options) -> Result<(), String> {
+    for (flag, path) in [
+        ("--output-success-images", &options.output_success_images),
+        ("--output-failed-images", &options.output_failed_images),
+    ] {
+        if let Some(path) = path {
+            output::check(path).map_err(|error| {
+                let path = path.display();
+                format!("cannot write {path}: {error}; name another file with {flag}")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the files that name images. A run that was asked for one and cannot write it is not to look successful.
+fn write_images(report: &mut Report, options: &Options) {
+    for (path, images) in [
+        (&options.output_success_images, &report.succeeded),
+        (&options.output_failed_images, &report.failed),
+    ] {
+        if let Some(path) = path
+            && let Err(error) = output::write(path, images, options.output_images_format)
+        {
+            let reason = format!("cannot write {}: {error}", path.display());
+            log::error!("{reason}");
+            report.fatal.get_or_insert(reason);
+        }
+    }
 }
 
 /// The end of the run: failures last, then the summary, then the words that scripts search for.

@@ -1,5 +1,6 @@
 //! The end of a run: what became of each rule and image, as text and as exit status. Not here: the log of the run.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -37,6 +38,28 @@ impl From<ExitStatus> for ExitCode {
     }
 }
 
+/// Images by source, as an images file names them: a source may stand there with several targets, and with fields of a
+/// rule object.
+#[derive(Debug, Default)]
+pub struct Images(BTreeMap<(String, String), Vec<String>>);
+
+impl Images {
+    /// Adds a target, unless it is there. `fields` are members of a JSON object, without `to`.
+    pub fn add(&mut self, source: &str, fields: &str, target: &str) {
+        let key = (source.to_owned(), fields.to_owned());
+        let targets = self.0.entry(key).or_default();
+        if !targets.iter().any(|known| known == target) {
+            targets.push(target.to_owned());
+        }
+    }
+
+    /// Sources in their order, each with its fields and its targets.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &[String])> {
+        let entries = self.0.iter();
+        entries.map(|((source, fields), targets)| (&**source, &**fields, &**targets))
+    }
+}
+
 /// What became of a run.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -52,6 +75,10 @@ pub struct Report {
     pub failed_generations: usize,
     /// One text for each failure: what, why, and what to do.
     pub failures: Vec<String>,
+    /// Images that are in sync, where they are wanted.
+    pub succeeded: Images,
+    /// Rules and images that a second run may bring about, where they are wanted.
+    pub failed: Images,
     /// What was moved.
     pub totals: Totals,
     /// Why the run could not go on, if so.

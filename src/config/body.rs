@@ -19,6 +19,8 @@ pub(crate) struct Body<'a> {
     pub(crate) sparse: bool,
     /// Whether targets get what they have already.
     pub(crate) force: bool,
+    /// The fields but for `to`, each with its value as JSON.
+    pub(crate) fields: Vec<(&'static str, String)>,
 }
 
 impl<'a> Body<'a> {
@@ -30,6 +32,7 @@ impl<'a> Body<'a> {
             platforms: Vec::new(),
             sparse: false,
             force: false,
+            fields: Vec::new(),
         }
     }
 
@@ -42,6 +45,9 @@ impl<'a> Body<'a> {
         let mut body = Self::of(vec![default_target(node)]);
         for (field, member) in fields("a rule", FIELDS, members, problems) {
             let node = &member.value;
+            if field != "to" && !matches!(node.value, Value::Null) {
+                body.fields.push((field, node.to_json()));
+            }
             match (field, &node.value) {
                 ("to", _) => body.targets = read_targets(node, problems)?,
                 (_, Value::Null) => {}

@@ -29,6 +29,22 @@ pub struct Rule {
     pub platforms: Option<Arc<PlatformFilter>>,
     /// Whether targets get the images whatever they have.
     pub force: bool,
+    /// The source as written.
+    pub text: String,
+    /// The fields of a rule object but for `to`, each with its value as JSON.
+    pub fields: Vec<(&'static str, String)>,
+}
+
+impl Rule {
+    /// Its fields as members of a JSON object; for an image that was found by it without the choice of tags.
+    pub fn members(&self, is_image: bool) -> String {
+        let fields = self.fields.iter();
+        let fields = fields.filter(|(name, _)| !is_image || *name != "tags");
+        let members: Vec<String> = fields
+            .map(|(name, value)| format!("\"{name}\": {value}"))
+            .collect();
+        members.join(", ")
+    }
 }
 
 /// Which images of the source a rule means.
@@ -60,6 +76,22 @@ pub struct RuleTarget {
     /// What the images of [`Selection::Named`] and [`Selection::Sole`] are called there, one after another. Empty: as
     /// at the source.
     pub names: Vec<Reference>,
+}
+
+/// As a rule writes it.
+impl fmt::Display for RuleTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.place.fmt(f)?;
+        for (number, name) in self.names.iter().enumerate() {
+            let before = match name {
+                _ if number > 0 => ',',
+                Reference::Tag(_) => ':',
+                Reference::Digest(_) => '@',
+            };
+            write!(f, "{before}{name}")?;
+        }
+        Ok(())
+    }
 }
 
 /// A rule, or one target of it, that cannot be carried out. All others can.
@@ -172,6 +204,8 @@ pub(crate) fn validate(
         targets: good,
         platforms,
         force: body.force || defaults.force,
+        text: source.text.trim().to_owned(),
+        fields: body.fields.clone(),
     };
     (Some(rule), failed)
 }

@@ -66,6 +66,30 @@ pub(crate) enum Value {
     Object(Vec<Member>),
 }
 
+impl Node {
+    /// The same on one line. Comments are lost.
+    pub(crate) fn to_json(&self) -> String {
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        match &self.value {
+            Value::Null => "null".to_owned(),
+            Value::Bool(value) => value.to_string(),
+            Value::Number(text) => text.clone(),
+            Value::String(text) => quoted(text),
+            Value::Array(nodes) => {
+                let nodes: Vec<String> = nodes.iter().map(Self::to_json).collect();
+                format!("[{}]", nodes.join(", "))
+            }
+            Value::Object(members) => {
+                let member = |member: &Member| {
+                    format!("{}: {}", quoted(&member.key), member.value.to_json())
+                };
+                let members: Vec<String> = members.iter().map(member).collect();
+                format!("{{{}}}", members.join(", "))
+            }
+        }
+    }
+}
+
 impl Value {
     /// What it is, for messages.
     pub(crate) fn kind(&self) -> &'static str {

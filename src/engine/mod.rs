@@ -37,7 +37,7 @@ pub use marks::MarkAfter;
 pub use schedule::Policy;
 pub use stream::Patience;
 
-use crate::config::Rule;
+use crate::config::{Rule, Selection};
 use crate::records::{Hints, Journal};
 use crate::report::Report;
 use crate::store::Stores;
@@ -60,6 +60,8 @@ pub struct Options<'a> {
     pub journal: &'a Journal,
     /// When the run began, for rules that choose by age.
     pub now: SystemTime,
+    /// Whether the report is to name all images.
+    pub names_images: bool,
     /// Closed when the run is to end early.
     pub cancel: Receiver<()>,
 }
@@ -118,7 +120,11 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
             // The workers stop when the queue is closed.
             drop(job_sender);
             let fatal = run.fatal();
-            report(&run.graph, &run.plan, fatal)
+            let mut report = report(&run.graph, &run.plan, fatal);
+            if options.names_images {
+                name_images(&mut report, &run.graph, &run.plan);
+            }
+            report
         });
         catch_unwind(run).unwrap_or_else(|_| Report {
             fatal: Some("the coordinator panicked: this is a bug, please report it".to_owned()),
@@ -180,4 +186,36 @@ fn report(graph: &Graph<'_>, plan: &Plan<'_>, fatal: Option<String>) -> Report {
         }
     }
     report
+}
+
+/// Names what is in sync, and what a second run may bring about: not what rules ask for that contradict each other.
+fn name_images(report: &mut Report, graph: &Graph<'_>, plan: &Plan<'_>) {
+    for (rule, _) in plan.failures() {
+        for target in &rule.targets {
+            let target = target.to_string();
+            report.failed.add(&rule.text, &rule.members(false), &target);
+        }
+    }
+    for image in graph.images.ids() {
+        let row = &graph.images[image];
+        for (index, target) in row.targets.iter().enumerate() {
+            let name = graph.image_target(image, index);
+            match &target.state {
+                TargetState::Done(Outcome::Skipped) => {}
+                TargetState::Done(Outcome::Copied | Outcome::Unchanged) => {
+                    report.succeeded.add(&graph.image_source(image), "", &name);
+                }
+                _ => {
+                    if let Some(rule) = plan.rule_of(image, target) {
+                        // The only image of a layout has no name there.
+                        let source = match rule.selection {
+                            Selection::Sole => rule.source.to_string(),
+                            _ => graph.image_source(image),
+                        };
+                        report.failed.add(&source, &rule.members(true), &name);
+                    }
+                }
+            }
+        }
+    }
 }

@@ -745,6 +745,15 @@ impl<'a> Plan<'a> {
         any
     }
 
+    /// The rule that a target of an image is by; `None` where another rule has the better right to the same tag, or the
+    /// image is its own target.
+    pub(super) fn rule_of(&self, image: ImageId, target: &Target) -> Option<&Rule> {
+        let claim = self.claims.get(&(target.place, target.name.clone()));
+        let is_right =
+            claim.is_some_and(|claim| claim.image == image || target.name.tag().is_none());
+        self.rules.get(target.rule).filter(|_| is_right)
+    }
+
     /// The rules that yielded no images, with the reason; none where the run ended before they were looked at.
     pub(super) fn failures(&self) -> impl Iterator<Item = (&Rule, Option<&Failure>)> {
         let pairs = self.rules.iter().zip(&self.states);

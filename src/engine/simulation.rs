@@ -454,6 +454,7 @@ fn simulate(
         retries,
         hints: &hints,
         journal: &journal,
+        names_images: false,
         now: std::time::UNIX_EPOCH,
         cancel: crossbeam_channel::never(),
     };
@@ -596,6 +597,8 @@ fn rule(number: usize, source: Place, selection: Selection, targets: Vec<RuleTar
         targets,
         platforms: None,
         force: false,
+        text: String::new(),
+        fields: Vec::new(),
     }
 }
 

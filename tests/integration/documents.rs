@@ -152,18 +152,19 @@ fn anchor(title: &str) -> String {
 }
 
 /// Which modules a module may use. What is not named here is `lib`, which knows all.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("oci", &[]),
     ("secret", &[]),
     ("nearest", &[]),
     ("pace", &[]),
     ("logging", &[]),
+    ("output", &["report"]),
     ("report", &[]),
     ("signal", &["pace"]),
     ("store", &["oci"]),
     ("records", &["oci", "store"]),
     ("config", &["nearest", "oci", "secret", "store"]),
-    ("cli", &["config", "nearest", "oci"]),
+    ("cli", &["config", "nearest", "oci", "output"]),
     ("engine", &["config", "oci", "records", "report", "store"]),
     ("layout", &["oci", "store"]),
 ];

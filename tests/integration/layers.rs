@@ -7,10 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each part of `src`, the modules of this crate that it names, and the crates. `lib` wires all of them.
-const PARTS: [(&str, &[&str], &[&str]); 15] = [
+const PARTS: [(&str, &[&str], &[&str]); 16] = [
     (
         "cli",
-        &["config", "nearest", "oci"],
+        &["config", "nearest", "oci", "output"],
         &["humantime", "lexopt", "log"],
     ),
     (
@@ -51,6 +51,7 @@ const PARTS: [(&str, &[&str], &[&str]); 15] = [
             "zeroize",
         ],
     ),
+    ("output", &["report"], &["serde_json"]),
     ("report", &[], &[]),
     ("secret", &[], &["serde", "zeroize"]),
     ("signal", &["pace"], &["signal_hook"]),
@@ -86,6 +87,7 @@ const WORDS: [(&str, &[&str]); 14] = [
             "config/",
             "layout/",
             "logging.rs",
+            "output.rs",
             "records/compact.rs",
             "records/journal.rs",
             "registry/credentials.rs",

@@ -29,6 +29,7 @@ mod interrupt;
 mod invariants;
 mod layers;
 mod moving;
+mod outputs;
 mod platforms;
 mod records;
 #[expect(
