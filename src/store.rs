@@ -19,6 +19,22 @@ pub enum Place {
     Layout(PathBuf),
 }
 
+impl Place {
+    /// Whether this is what `namespace` holds, at any depth.
+    pub fn is_below(&self, namespace: &Self) -> bool {
+        match (self, namespace) {
+            (Self::Registry(host, repository), Self::Registry(other, path)) => {
+                let rest = repository.as_str().strip_prefix(path.as_str());
+                host == other && rest.is_some_and(|rest| rest.starts_with('/'))
+            }
+            (Self::Layout(path), Self::Layout(folder)) => {
+                path != folder && path.starts_with(folder)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -83,6 +99,10 @@ pub trait Source: Send + Sync {
     /// All tags, each once and valid, in the order of the listing. `None`: there is no such repository (protocol.md
     /// E36).
     fn tags(&self) -> Result<Option<Vec<Tag>>, StoreError>;
+
+    /// All repositories of the registry that this place is in, each once and valid. An error that is final where it
+    /// does not tell.
+    fn repositories(&self) -> Result<Vec<Repository>, StoreError>;
 
     /// Whether a manifest is there, and its digest, without its bytes.
     fn head(&self, reference: &Reference) -> Result<Presence, StoreError>;

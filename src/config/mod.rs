@@ -23,7 +23,7 @@ mod tree;
 
 pub use auth::AuthEntry;
 pub use error::{ConfigError, Problem, ProblemKind};
-pub use rule::{Rule, RuleError, RuleFault, RuleTarget, Selection};
+pub use rule::{Levels, Rule, RuleError, RuleFault, RuleTarget, Selection};
 pub use side::SideError;
 pub use syntax::SyntaxError;
 pub use tags::{Choice, Dropped, FilterError, Pattern, TagFilter};
@@ -303,9 +303,7 @@ fn add_command_line_rule(options: &LoadOptions<'_>, config: &mut Config) {
 }
 
 /// Which images already go to which target, and where that was written.
-type Seen = HashMap<Pair, Vec<(Selection, Position)>>;
-/// What of a source goes to one target.
-type Pair = (Place, RuleTarget, Option<Arc<PlatformFilter>>);
+type Seen = HashMap<(Place, RuleTarget), Vec<Rule>>;
 
 fn add_rule(
     source: &Written<'_>,
@@ -324,17 +322,22 @@ fn add_rule(
     config.failed_rules.extend(failed);
     let Some(mut rule) = rule else { return };
     let mut repeated = None;
-    rule.targets.retain(|target| {
-        let pair = (rule.source.clone(), target.clone(), rule.platforms.clone());
-        let selections = seen.entry(pair).or_default();
-        let is_same = |(selection, _): &&(Selection, Position)| *selection == rule.selection;
-        if let Some((_, first)) = selections.iter().find(is_same) {
-            repeated = Some(first.clone());
+    let mut targets = std::mem::take(&mut rule.targets);
+    targets.retain(|target| {
+        let pair = (rule.source.clone(), target.clone());
+        let earlier = seen.entry(pair).or_default();
+        let is_same = |other: &&Rule| {
+            (&other.selection, other.levels, &other.platforms)
+                == (&rule.selection, rule.levels, &rule.platforms)
+        };
+        if let Some(first) = earlier.iter().find(is_same) {
+            repeated = Some(first.position.clone());
             return false;
         }
-        selections.push((rule.selection.clone(), rule.position.clone()));
+        earlier.push(rule.clone());
         true
     });
+    rule.targets = targets;
     if let Some(first) = repeated {
         let place = if first == rule.position {
             "itself".into()

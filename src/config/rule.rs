@@ -19,6 +19,9 @@ use crate::store::Place;
 pub struct Rule {
     /// Where its source is written.
     pub position: Position,
+    /// Source and targets are namespaces: the rule stands for one for each repository in the source, as deep as this
+    /// says.
+    pub levels: Option<Levels>,
     /// What to copy from.
     pub source: Place,
     /// Which of its images.
@@ -35,7 +38,51 @@ pub struct Rule {
     pub fields: Vec<(&'static str, String)>,
 }
 
+/// How deep a rule looks into a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Levels {
+    /// The repositories in the namespace itself.
+    One,
+    /// Those below them, too.
+    All,
+}
+
 impl Rule {
+    /// The rule for one repository of the source's registry; `None` where it is not in the namespace. Its targets have
+    /// the rest of its path, which may make them too long.
+    pub fn for_repository(&self, repository: &Repository) -> Option<Result<Self, NameError>> {
+        let Place::Registry(host, namespace) = &self.source else {
+            return None;
+        };
+        let rest = repository.as_str().strip_prefix(namespace.as_str())?;
+        let rest = rest.strip_prefix('/')?;
+        if self.levels? == Levels::One && rest.contains('/') {
+            return None;
+        }
+        let target = |target: &RuleTarget| {
+            let place = match &target.place {
+                Place::Registry(host, namespace) => {
+                    let path = format!("{}/{rest}", namespace.as_str());
+                    Place::Registry(host.clone(), Repository::parse(&path)?)
+                }
+                Place::Layout(folder) => Place::Layout(folder.join(rest)),
+            };
+            let names = target.names.clone();
+            Ok(RuleTarget { place, names })
+        };
+        let targets: Result<_, _> = self.targets.iter().map(target).collect();
+        // What the text says behind the namespace holds for each of its repositories.
+        let rest = self.text.split_once("/*").map_or("", |(_, rest)| rest);
+        let rest = rest.trim_start_matches('*');
+        Some(targets.map(|targets| Self {
+            levels: None,
+            source: Place::Registry(host.clone(), repository.clone()),
+            text: format!("{host}/{repository}{rest}"),
+            targets,
+            ..self.clone()
+        }))
+    }
+
     /// Its fields as members of a JSON object; for an image that was found by it without the choice of tags.
     pub fn members(&self, is_image: bool) -> String {
         let fields = self.fields.iter();
@@ -147,6 +194,9 @@ pub(crate) fn validate(
         Err(what) => return (None, vec![fail(source.position, targets, what)]),
     };
     match (&body.tags, &from.names) {
+        (None, Names::None) if from.levels.is_some() => {
+            from.names = Names::Chosen(TagFilter::default());
+        }
         (None, _) => {}
         (Some(Ok(filter)), Names::None) => from.names = Names::Chosen(filter.clone()),
         (Some(Ok(_)), _) => {
@@ -199,6 +249,7 @@ pub(crate) fn validate(
     }
     let rule = Rule {
         position: source.position.clone(),
+        levels: from.levels,
         source: from.place,
         selection,
         targets: good,
@@ -229,7 +280,7 @@ fn read_source(source: &Written<'_>, warnings: &mut Vec<String>) -> Result<Side,
     if source.text.trim().is_empty() {
         return Err(RuleFault::EmptySource);
     }
-    Side::parse(source, warnings).map_err(RuleFault::Source)
+    Side::parse(source, false, warnings).map_err(RuleFault::Source)
 }
 
 fn read_target(
@@ -239,9 +290,13 @@ fn read_target(
     warnings: &mut Vec<String>,
 ) -> Result<RuleTarget, RuleFault> {
     let (place, names) = if target.text.trim().is_empty() {
-        (default_target(&from.place, defaults)?, Names::None)
+        (default_target(from, defaults)?, Names::None)
     } else {
-        let to = Side::parse(target, warnings).map_err(RuleFault::Target)?;
+        let is_namespace = from.levels.is_some();
+        let to = Side::parse(target, is_namespace, warnings).map_err(RuleFault::Target)?;
+        if to.levels.is_some() {
+            return Err(RuleFault::LevelsAtTarget);
+        }
         (to.place, to.names)
     };
     let names = names_at_target(from, &names)?;
@@ -255,6 +310,9 @@ fn read_target(
     }
     if names.is_empty() && place == from.place {
         return Err(RuleFault::OwnTarget);
+    }
+    if from.levels == Some(Levels::All) && place.is_below(&from.place) {
+        return Err(RuleFault::InsideSource);
     }
     Ok(RuleTarget { place, names })
 }
@@ -290,8 +348,9 @@ fn names_at_target(from: &Side, to: &Names) -> Result<Vec<Reference>, RuleFault>
 }
 
 /// The source's repository without its first component, which is the namespace, under the defaults (original.md 1.5).
-fn default_target(source: &Place, defaults: &Defaults<'_>) -> Result<Place, RuleFault> {
-    let Place::Registry(_, repository) = source else {
+/// Of a namespace it is theirs.
+fn default_target(source: &Side, defaults: &Defaults<'_>) -> Result<Place, RuleFault> {
+    let Place::Registry(_, repository) = &source.place else {
         return Err(RuleFault::LayoutWithoutTarget);
     };
     let (Some(registry), Some(namespace)) = (defaults.registry, defaults.namespace) else {
@@ -300,8 +359,11 @@ fn default_target(source: &Place, defaults: &Defaults<'_>) -> Result<Place, Rule
     let path = repository.as_str();
     let path = path.split_once('/').map_or(path, |(_, rest)| rest);
     let host = Host::parse(registry).map_err(RuleFault::DefaultRegistry)?;
-    let repository =
-        Repository::parse(&format!("{namespace}/{path}")).map_err(RuleFault::DefaultNamespace)?;
+    let path = match source.levels {
+        Some(_) => namespace.to_owned(),
+        None => format!("{namespace}/{path}"),
+    };
+    let repository = Repository::parse(&path).map_err(RuleFault::DefaultNamespace)?;
     Ok(Place::Registry(host, repository))
 }
 
@@ -359,6 +421,10 @@ pub enum RuleFault {
     OneForMany,
     /// A regular expression that could choose nothing.
     RegexAtTarget,
+    /// `/*` at the target.
+    LevelsAtTarget,
+    /// A target that would be part of the source in the next run.
+    InsideSource,
     /// A digest that the source does not name.
     DigestOnTargetOnly,
     /// Two digests.
@@ -407,6 +473,12 @@ impl fmt::Display for RuleFault {
             Self::OneForMany => {
                 f.write_str("the rule chooses among tags, which cannot become one; drop the target's")
             }
+            Self::LevelsAtTarget => f.write_str(
+                "the target of a namespace is a namespace, below which the names are kept; drop its `*`",
+            ),
+            Self::InsideSource => f.write_str(
+                "the target lies inside the source, so that each run would copy the copies; name another target",
+            ),
             Self::RegexAtTarget => {
                 f.write_str("a regular expression chooses tags of the source; drop the target's")
             }
@@ -490,7 +562,13 @@ mod tests {
             names => format!("{}:{}", target.place, join(names)),
         });
         let targets: Vec<_> = targets.collect();
-        format!("{}:{selection} -> {}", rule.source, targets.join(" "))
+        let levels = match rule.levels {
+            None => "",
+            Some(Levels::One) => "/*",
+            Some(Levels::All) => "/**",
+        };
+        let source = &rule.source;
+        format!("{source}{levels}:{selection} -> {}", targets.join(" "))
     }
 
     #[track_caller]
@@ -586,6 +664,110 @@ mod tests {
         let at_target = "a regular expression chooses tags of the source; drop the target's";
         for source in ["a.io/b", "a.io/b:1", "a.io/b:/x/"] {
             bad(source, "d.io/x:/x/", at_target);
+        }
+    }
+
+    #[test]
+    fn a_namespace_stands_for_its_repositories() {
+        good("a.io/n/*", &["d.io/x"], "a.io/n/*:* -> d.io/x");
+        good(
+            "a.io/n/m/**",
+            &["d.io/x/y", "oci:/no/x"],
+            "a.io/n/m/**:* -> d.io/x/y oci:/no/x",
+        );
+        good("a.io/n/*:/^v/", &["d.io/x"], "a.io/n/*:/^v/ -> d.io/x");
+        // The first of what will be three components is the host.
+        good("harbor/n/*", &["mirror/x"], "harbor/n/*:* -> mirror/x");
+        good(
+            "docker.io/library/*",
+            &["d.io/x"],
+            "docker.io/library/*:* -> d.io/x",
+        );
+        good(
+            "library/*",
+            &["team"],
+            "docker.io/library/*:* -> docker.io/team",
+        );
+        good("a.io/n/*", &[""], "a.io/n/*:* -> reg.example/ns");
+        good("a.io/n/*", &["a.io/n/m"], "a.io/n/*:* -> a.io/n/m");
+        let star = "source: a `*` stands at the end of a name only: REGISTRY/NAMESPACE/* for its repositories, /** for \
+                    those below too";
+        for source in [
+            "a.io/n*",
+            "a.io/n/*/b",
+            "a.io/*/b",
+            "a.io/n/***",
+            "a.io/n/*/*",
+            "a.io/n:1/*",
+        ] {
+            bad(source, "d.io/x", star);
+        }
+        for source in ["a.io/*", "localhost:5000/**"] {
+            let message = "source: a registry is no namespace; write REGISTRY/NAMESPACE";
+            bad(source, "d.io/x", message);
+        }
+        bad(
+            "a.io/n/*",
+            "d.io",
+            "target: a registry is no namespace; write REGISTRY/NAMESPACE",
+        );
+        bad("/*", "d.io/x", "source: the repository is empty");
+        bad(
+            "oci:x/*",
+            "d.io/x",
+            "source: a layout is one repository; write a rule for each layout, without the `*`",
+        );
+        let kept = "the target of a namespace is a namespace, below which the names are kept; drop its `*`";
+        bad("a.io/n/*", "d.io/x/*", kept);
+        bad("a.io/n:1", "d.io/x/*", kept);
+        let many = "the rule chooses among tags, which cannot become one; drop the target's";
+        bad("a.io/n/*", "d.io/x:1", many);
+        bad(
+            "a.io/n/*",
+            "a.io/n",
+            "the source is its own target; name another target",
+        );
+        bad(
+            "a.io/n/**",
+            "a.io/n/m",
+            "the target lies inside the source, so that each run would copy the copies; name another target",
+        );
+    }
+
+    #[test]
+    fn a_repository_keeps_the_rest_of_its_path() {
+        let rule = |levels| {
+            let source = format!("a.io/n/m/{levels}");
+            let (rule, ..) = check_with(&DEFAULTS, &source, &["d.io/x", "oci:/no/y"]);
+            rule.unwrap()
+        };
+        let drawn = |levels, repository: &str| {
+            let repository = Repository::parse(repository).unwrap();
+            let rule = rule(levels).for_repository(&repository)?;
+            Some(draw(&rule.unwrap()))
+        };
+        let one = "a.io/n/m/b:* -> d.io/x/b oci:/no/y/b";
+        let deep = "a.io/n/m/b/c:* -> d.io/x/b/c oci:/no/y/b/c";
+        assert_eq!(drawn("*", "n/m/b").as_deref(), Some(one));
+        assert_eq!(drawn("**", "n/m/b").as_deref(), Some(one));
+        assert_eq!(drawn("*", "n/m/b/c"), None);
+        assert_eq!(drawn("**", "n/m/b/c").as_deref(), Some(deep));
+        for other in ["n/m", "n/mb", "n/mb/c", "n", "x/n/m/b"] {
+            assert_eq!(drawn("**", other), None, "{other}");
+        }
+        let (long_rule, ..) = check_with(&DEFAULTS, "a.io/n/*", &["d.io/long/long"]);
+        let long = Repository::parse(&format!("n/{}", "b".repeat(250))).unwrap();
+        let error = long_rule
+            .unwrap()
+            .for_repository(&long)
+            .unwrap()
+            .unwrap_err();
+        assert_eq!(error, NameError::TooLong);
+        // Written again, it says what the rule for the namespace said behind it.
+        for (levels, text) in [("**", "a.io/n/m/b"), ("*:/^v.*/", "a.io/n/m/b:/^v.*/")] {
+            let repository = Repository::parse("n/m/b").unwrap();
+            let one = rule(levels).for_repository(&repository).unwrap();
+            assert_eq!(one.unwrap().text, text);
         }
     }
 

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
+use super::rule::Levels;
 use super::syntax::{GITHUB_EXPRESSION, meant_by};
 use super::tags::{FilterError, Pattern, TagFilter};
 use super::tree::Position;
@@ -23,8 +24,10 @@ pub(crate) struct Written<'a> {
 
 /// What one side of a rule names.
 pub(crate) struct Side {
-    /// The repository or the layout.
+    /// The repository or the layout, or with `levels` a namespace.
     pub(crate) place: Place,
+    /// `/*` or `/**`: what is below the place is meant.
+    pub(crate) levels: Option<Levels>,
     /// Which of its images.
     pub(crate) names: Names,
 }
@@ -42,9 +45,10 @@ pub(crate) enum Names {
 }
 
 impl Side {
-    /// Reads one side. What is dropped without being an error goes to `warnings`.
+    /// Reads one side, or the namespace that it is. What is dropped without being an error goes to `warnings`.
     pub(crate) fn parse(
         written: &Written<'_>,
+        is_namespace: bool,
         warnings: &mut Vec<String>,
     ) -> Result<Self, SideError> {
         let text = written.text.trim();
@@ -53,10 +57,15 @@ impl Side {
             warn("the blanks around the name are ignored; delete them");
         }
         let (text, regex) = cut_regex(text)?;
+        let (text, levels) = cut_levels(text);
         let (place, list, digest) = match text.strip_prefix("oci:") {
+            Some(_) if levels.is_some() => return Err(SideError::LayoutLevels),
             Some(layout) => read_layout(layout)?,
-            None => read_repository(text)?,
+            None => read_repository(text, is_namespace || levels.is_some())?,
         };
+        if levels.is_some() && (list.is_some() || digest.is_some()) {
+            return Err(SideError::Star);
+        }
         if let Some(regex) = regex {
             if list.is_some() || digest.is_some() {
                 return Err(SideError::TagsWithRegex);
@@ -65,7 +74,11 @@ impl Side {
                 allow: vec![Pattern::regex(regex).map_err(SideError::Regex)?],
                 ..TagFilter::default()
             });
-            return Ok(Self { place, names });
+            return Ok(Self {
+                place,
+                levels,
+                names,
+            });
         }
         if list.is_some_and(|list| list.trim().is_empty()) {
             warn("a `:` without a tag counts as no tag; delete it or write the tag");
@@ -79,7 +92,11 @@ impl Side {
             None if tags.is_empty() => Names::None,
             None => Names::Tags(tags),
         };
-        Ok(Self { place, names })
+        Ok(Self {
+            place,
+            levels,
+            names,
+        })
     }
 }
 
@@ -97,7 +114,7 @@ fn read_layout(text: &str) -> Result<Parts<'_>, SideError> {
 }
 
 /// Reads a name, after a look for the mistakes of usage.md section 5, which its grammar would explain badly.
-fn read_repository(text: &str) -> Result<Parts<'_>, SideError> {
+fn read_repository(text: &str, is_namespace: bool) -> Result<Parts<'_>, SideError> {
     if let (_, Some(list)) = cut_tags(text)
         && looks_like_regex(list)
     {
@@ -127,7 +144,15 @@ fn read_repository(text: &str) -> Result<Parts<'_>, SideError> {
     if let Some(word) = name.split('/').find(|part| is_placeholder(part)) {
         return Err(SideError::Placeholder(word.into()));
     }
-    let (host, repository) = reference::split_name(&official(name)).map_err(SideError::Name)?;
+    if name.contains('*') {
+        return Err(SideError::Star);
+    }
+    let split = if is_namespace {
+        reference::split_namespace(name)
+    } else {
+        reference::split_name(&official(name))
+    };
+    let (host, repository) = split.map_err(SideError::Name)?;
     Ok((Place::Registry(host, repository), list, digest))
 }
 
@@ -142,6 +167,14 @@ fn cut_regex(text: &str) -> Result<(&str, Option<&str>), SideError> {
         },
         _ => Ok((text, None)),
     }
+}
+
+/// Cuts off `/*` or `/**`.
+fn cut_levels(text: &str) -> (&str, Option<Levels>) {
+    let cut = |end, levels| Some((text.strip_suffix(end)?, Some(levels)));
+    cut("/**", Levels::All)
+        .or_else(|| cut("/*", Levels::One))
+        .unwrap_or((text, None))
 }
 
 /// Whether a tag holds what only patterns do. A `$` may begin a variable, a `{` follow it.
@@ -301,6 +334,10 @@ pub enum SideError {
     BareRegex,
     /// A tag or a digest in front of a regular expression.
     TagsWithRegex,
+    /// A `*` in a name, but for `/*` and `/**` at its end.
+    Star,
+    /// `/*` behind a layout.
+    LayoutLevels,
     /// A `/` at the end.
     TrailingSlash,
     /// `name:one:two`
@@ -345,6 +382,12 @@ impl fmt::Display for SideError {
             Self::TagsWithRegex => f.write_str(
                 "a regular expression alone chooses the tags; delete what stands before it",
             ),
+            Self::Star => f.write_str(
+                "a `*` stands at the end of a name only: REGISTRY/NAMESPACE/* for its repositories, /** for those below too",
+            ),
+            Self::LayoutLevels => {
+                f.write_str("a layout is one repository; write a rule for each layout, without the `*`")
+            }
             Self::TrailingSlash => f.write_str("a name does not end with `/`; delete it"),
             Self::TwoColons => f.write_str(
                 "two colons; a tag follows the only one, and several are written :a,b,c",

@@ -26,6 +26,8 @@ struct Queue {
 pub(super) enum Entry {
     /// The tags of a source repository have to be listed first.
     List(PlaceId),
+    /// The repositories of a namespace have to be listed first.
+    Catalog(PlaceId),
     /// A rule has to know when this image was made.
     Date(DateId),
     Image(ImageId),

@@ -16,7 +16,7 @@ use super::job::{Done, Job, Reply};
 use super::parts::Part;
 use super::places::{HostId, HostKey, HostRow, PlaceId, PlaceRow, Tags};
 use super::task::{Failure, Key, Kind, Readiness, State, Task, TaskId};
-use crate::oci::{Digest, Reference, Tag};
+use crate::oci::{Digest, Reference, Repository, Tag};
 use crate::records::Hints;
 use crate::report::Totals;
 use crate::store::{Class, Place, Presence, StoreError};
@@ -62,6 +62,8 @@ pub(super) enum News {
     Settled(ImageId, usize),
     /// The tags of a repository that somebody asked for.
     Listed(PlaceId),
+    /// The repositories of the registry of a namespace, or why they are not known.
+    Cataloged(PlaceId, Result<Vec<Repository>, Arc<Failure>>),
     /// The date of one of its tags, or that it cannot be had.
     Dated(PlaceId),
 }
@@ -105,7 +107,7 @@ impl<'a> Graph<'a> {
     /// The host that a task's requests and failures count for.
     pub(super) fn host_of(&self, task: TaskId) -> HostId {
         let place = match &self.tasks[task].kind {
-            Kind::Tags(place) | Kind::Want(_, place) => *place,
+            Kind::Tags(place) | Kind::Catalog(place) | Kind::Want(_, place) => *place,
             Kind::Ask(image, target) | Kind::Root(image, target) => {
                 self.images[*image].target(*target).place
             }
@@ -134,8 +136,8 @@ impl<'a> Graph<'a> {
             Kind::Get(_) | Kind::Fetch(_) => (1, Some(host), Vec::new()),
             Kind::Resolve(_) | Kind::Date(_) => (2, Some(host), Vec::new()),
             Kind::Ask(..) => (2, None, vec![host]),
-            // Nothing of a repository can begin before its tags are known.
-            Kind::Tags(_) => (0, Some(host), Vec::new()),
+            // Nothing can begin before they are known.
+            Kind::Tags(_) | Kind::Catalog(_) => (0, Some(host), Vec::new()),
             Kind::Want(..) | Kind::Copy(_) => return None,
         };
         Some(Readiness {
@@ -168,6 +170,10 @@ impl<'a> Graph<'a> {
         let reply = |task| reply(task, host);
         Some(match kind {
             Kind::Tags(place) => Job::Tags {
+                reply: reply(task),
+                place: self.places[place].place.clone(),
+            },
+            Kind::Catalog(place) => Job::Catalog {
                 reply: reply(task),
                 place: self.places[place].place.clone(),
             },
@@ -256,6 +262,10 @@ impl<'a> Graph<'a> {
                     None => Tags::Missing,
                 };
                 self.tags_known(place, tags);
+            }
+            (Kind::Catalog(namespace), Done::Repositories(repositories)) => {
+                self.finish(task);
+                self.news.push(News::Cataloged(namespace, Ok(repositories)));
             }
             (Kind::Ask(image, target), Done::Presence(presence)) => {
                 self.finish(task);
@@ -359,6 +369,10 @@ impl<'a> Graph<'a> {
             failing.append(&mut self.tasks[task].dependents);
             match self.tasks[task].kind.clone() {
                 Kind::Tags(place) => self.tags_known(place, Tags::Failed(failure.clone())),
+                Kind::Catalog(namespace) => {
+                    let failure = Err(failure.clone());
+                    self.news.push(News::Cataloged(namespace, failure));
+                }
                 Kind::Date(date) => self.date_known(date, Date::Failed(failure.clone())),
                 Kind::Ask(image, target) => self.ask_failed(image, target, failure),
                 Kind::Root(image, target) => self.root_failed(task, image, target, failure),
@@ -449,6 +463,9 @@ impl<'a> Graph<'a> {
     pub(super) fn operation(&self, kind: &Kind) -> String {
         match kind {
             Kind::Tags(place) => format!("list the tags of {}", self.places[*place].place),
+            Kind::Catalog(place) => {
+                format!("list the repositories below {}", self.places[*place].place)
+            }
             Kind::Ask(image, target) => {
                 let target = self.images[*image].target(*target);
                 let kind = target.name.tag().map_or("", |_| "tag ");

@@ -9,7 +9,7 @@ use super::dates::Dated;
 use super::filter::Left;
 use super::places::HostId;
 use super::task::TaskId;
-use crate::oci::{Descriptor, Manifest, PlatformFilter, Reference, Tag};
+use crate::oci::{Descriptor, Manifest, PlatformFilter, Reference, Repository, Tag};
 use crate::records::Record;
 use crate::store::{Class, Found, Hint, Place, Presence, StoreError};
 
@@ -17,6 +17,8 @@ use crate::store::{Class, Found, Hint, Place, Presence, StoreError};
 pub(super) enum Job {
     /// List the tags of a repository.
     Tags { reply: Reply, place: Place },
+    /// List the repositories of a registry.
+    Catalog { reply: Reply, place: Place },
     /// Ask whether a manifest is there.
     Head {
         reply: Reply,
@@ -72,6 +74,8 @@ pub(super) struct Want {
 pub(super) enum Done {
     /// The tags; `None` where there is no such repository.
     Tags(Option<Vec<Tag>>),
+    /// The repositories of the registry.
+    Repositories(Vec<Repository>),
     /// Whether the manifest is there.
     Presence(Presence),
     /// When the image was made; `None` where there is no such image.

@@ -13,6 +13,7 @@ mod graph;
 mod image;
 mod job;
 mod marks;
+mod namespaces;
 mod origin;
 mod parts;
 mod places;
@@ -133,7 +134,7 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
     })
 }
 
-fn report(graph: &Graph<'_>, plan: &Plan<'_>, fatal: Option<String>) -> Report {
+fn report(graph: &Graph<'_>, plan: &Plan, fatal: Option<String>) -> Report {
     let mut report = Report {
         totals: graph.totals.clone(),
         fatal,
@@ -189,7 +190,7 @@ fn report(graph: &Graph<'_>, plan: &Plan<'_>, fatal: Option<String>) -> Report {
 }
 
 /// Names what is in sync, and what a second run may bring about: not what rules ask for that contradict each other.
-fn name_images(report: &mut Report, graph: &Graph<'_>, plan: &Plan<'_>) {
+fn name_images(report: &mut Report, graph: &Graph<'_>, plan: &Plan) {
     for (rule, _) in plan.failures() {
         for target in &rule.targets {
             let target = target.to_string();

@@ -10,47 +10,61 @@ use super::admission::{Admission, Entry};
 use super::dates::Date;
 use super::graph::Graph;
 use super::image::{Image, ImageId, List, Target, TargetState};
+use super::namespaces::Namespace;
 use super::places::{HostId, PlaceId, Tags};
 use super::task::Failure;
 use crate::config::{Rule, Selection};
 use crate::oci::{PlatformFilter, Reference, Tag};
 use crate::store::Stores;
 
-pub(super) struct Plan<'a> {
-    rules: &'a [Rule],
+pub(super) struct Plan {
+    /// Those of the file, and behind them those that the namespaces among them stand for.
+    pub(super) rules: Vec<Arc<Rule>>,
     now: SystemTime,
-    states: Vec<RuleState>,
-    groups: Vec<Group>,
+    pub(super) states: Vec<RuleState>,
+    pub(super) namespaces: Vec<Namespace>,
+    pub(super) groups: Vec<Group>,
     group_of: HashMap<PlaceId, usize>,
     /// The rules that write to a place, in the order of the file.
-    writers: HashMap<PlaceId, Vec<usize>>,
+    pub(super) writers: HashMap<PlaceId, Vec<usize>>,
     /// Which image a name at a target belongs to.
     claims: HashMap<(PlaceId, Reference), Claim>,
     /// Images whose source is a target that is not in sync yet.
     fed: HashMap<(ImageId, usize), Vec<ImageId>>,
     /// Images of rules that were formed before all that their source waits for.
     out_of_turn: Vec<ImageId>,
-    admission: Admission,
+    pub(super) admission: Admission,
 }
 
 #[derive(Default)]
-struct RuleState {
+pub(super) struct RuleState {
+    /// Where it stands in the file: at its own number, or at that of the rule for its namespace.
+    pub(super) order: usize,
     targets: Vec<PlaceId>,
-    /// Its images are known (or it has failed for this pass).
-    is_formed: bool,
+    /// Its images are known, or the rules that it stands for (or it has failed for this pass).
+    pub(super) is_formed: bool,
     /// Image-to-target pairs that are not settled.
     open_pairs: usize,
     /// Why it yields no images.
-    failure: Option<Failure>,
-    /// Groups that wait for this rule to be formed or settled.
-    blocks: Vec<usize>,
+    pub(super) failure: Option<Failure>,
+    /// Who waits for this rule to be formed or settled.
+    pub(super) blocks: Vec<Waiter>,
+}
+
+/// What waits for rules.
+#[derive(Clone, Copy)]
+pub(super) enum Waiter {
+    /// The group of this number.
+    Group(usize),
+    /// The namespace of this number.
+    Namespace(usize),
 }
 
 /// A reference, and which of its platforms are wanted.
 type Version = (Reference, Option<Arc<PlatformFilter>>);
 
 /// The rules of one source repository: its tags, manifests and blobs are read once for all of them.
-struct Group {
+pub(super) struct Group {
     source: PlaceId,
     rules: Vec<usize>,
     images: HashMap<Version, ImageId>,
@@ -60,7 +74,7 @@ struct Group {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Listing {
+pub(super) enum Listing {
     NotNeeded,
     Wanted,
     Queued,
@@ -75,17 +89,18 @@ struct Claim {
     rule: usize,
 }
 
-impl<'a> Plan<'a> {
+impl Plan {
     pub(super) fn new(
-        rules: &'a [Rule],
+        rules: &[Rule],
         now: SystemTime,
         graph: &mut Graph<'_>,
         stores: &dyn Stores,
     ) -> Self {
         let mut plan = Self {
-            rules,
+            rules: Vec::new(),
             now,
             states: Vec::new(),
+            namespaces: Vec::new(),
             groups: Vec::new(),
             group_of: HashMap::new(),
             writers: HashMap::new(),
@@ -94,40 +109,11 @@ impl<'a> Plan<'a> {
             out_of_turn: Vec::new(),
             admission: Admission::default(),
         };
-        for (number, rule) in rules.iter().enumerate() {
-            let source = graph.place(&rule.source);
-            let targets: Vec<PlaceId> = rule
-                .targets
-                .iter()
-                .map(|target| graph.place(&target.place))
-                .collect();
-            for &target in &targets {
-                let writers = plan.writers.entry(target).or_default();
-                if writers.last() != Some(&number) {
-                    writers.push(number);
-                }
-            }
-            plan.states.push(RuleState {
-                targets,
-                ..RuleState::default()
-            });
-            let groups = &mut plan.groups;
-            let group = *plan.group_of.entry(source).or_insert_with(|| {
-                groups.push(Group {
-                    source,
-                    rules: Vec::new(),
-                    images: HashMap::new(),
-                    listing: Listing::NotNeeded,
-                    open_dates: 0,
-                });
-                groups.len() - 1
-            });
-            if let Some(group) = groups.get_mut(group) {
-                group.rules.push(number);
-                if matches!(rule.selection, Selection::Listed(_)) {
-                    group.listing = Listing::Wanted;
-                }
-            }
+        for (order, rule) in rules.iter().enumerate() {
+            plan.add_rule(rule.clone(), order, graph);
+        }
+        for namespace in 0..plan.namespaces.len() {
+            plan.examine_namespace(namespace, graph);
         }
         for group in 0..plan.groups.len() {
             plan.examine(group, graph, stores);
@@ -135,21 +121,71 @@ impl<'a> Plan<'a> {
         plan
     }
 
+    /// Takes in a rule, and gives the number of its group, if it is not one for a namespace.
+    pub(super) fn add_rule(
+        &mut self,
+        rule: Rule,
+        order: usize,
+        graph: &mut Graph<'_>,
+    ) -> Option<usize> {
+        let number = self.rules.len();
+        let source = graph.place(&rule.source);
+        let mut state = RuleState {
+            order,
+            ..RuleState::default()
+        };
+        if rule.levels.is_some() {
+            self.rules.push(Arc::new(rule));
+            self.states.push(state);
+            self.namespaces.push(Namespace::new(number, source));
+            return None;
+        }
+        let targets = rule.targets.iter().map(|target| graph.place(&target.place));
+        state.targets = targets.collect();
+        for &target in &state.targets {
+            let writers = self.writers.entry(target).or_default();
+            if writers.last() != Some(&number) {
+                writers.push(number);
+            }
+        }
+        self.states.push(state);
+        let groups = &mut self.groups;
+        let at = *self.group_of.entry(source).or_insert_with(|| {
+            groups.push(Group {
+                source,
+                rules: Vec::new(),
+                images: HashMap::new(),
+                listing: Listing::NotNeeded,
+                open_dates: 0,
+            });
+            groups.len() - 1
+        });
+        if let Some(group) = groups.get_mut(at) {
+            group.rules.push(number);
+            let is_listed = matches!(rule.selection, Selection::Listed(_));
+            if is_listed && group.listing == Listing::NotNeeded {
+                group.listing = Listing::Wanted;
+            }
+        }
+        self.rules.push(Arc::new(rule));
+        Some(at)
+    }
+
     /// Moves a group on as far as it can go now: to its listing, or to its images.
-    fn examine(&mut self, number: usize, graph: &mut Graph<'_>, stores: &dyn Stores) {
+    pub(super) fn examine(&mut self, number: usize, graph: &mut Graph<'_>, stores: &dyn Stores) {
         let Some(group) = self.groups.get(number) else {
             return;
         };
         match group.listing {
             Listing::Wanted => {
-                if !self.wait_for_writers(number, RuleState::is_settled) {
+                if !self.wait_for_writers(number, graph, RuleState::is_settled) {
                     self.queue_listing(number, graph);
                 }
             }
             Listing::NotNeeded | Listing::Known => {
                 if !self.wait_for_dates(number, graph)
-                    && !self.wait_for_earlier_rules(number)
-                    && !self.wait_for_writers(number, |state| state.is_formed)
+                    && !self.wait_for_earlier_rules(number, graph)
+                    && !self.wait_for_writers(number, graph, |state| state.is_formed)
                 {
                     self.form(number, graph, stores);
                 }
@@ -159,7 +195,12 @@ impl<'a> Plan<'a> {
     }
 
     /// Whether a group must wait for another rule that writes to its source.
-    fn wait_for_writers(&mut self, number: usize, is_over: impl Fn(&RuleState) -> bool) -> bool {
+    fn wait_for_writers(
+        &mut self,
+        number: usize,
+        graph: &Graph<'_>,
+        is_over: impl Fn(&RuleState) -> bool,
+    ) -> bool {
         let Some(group) = self.groups.get(number) else {
             return false;
         };
@@ -175,53 +216,53 @@ impl<'a> Plan<'a> {
                     .get(*writer)
                     .is_some_and(|state| !is_over(state))
         });
-        self.block(blocker, number)
+        let source = &graph.places[group.source].place;
+        let blocker = blocker.or_else(|| self.unknown_writer(source));
+        self.block(blocker, Waiter::Group(number))
     }
 
     /// Whether a group must wait for an earlier rule with the same target repository, so that of two rules for one tag
     /// the later in the file fails.
-    fn wait_for_earlier_rules(&mut self, number: usize) -> bool {
+    fn wait_for_earlier_rules(&mut self, number: usize, graph: &Graph<'_>) -> bool {
         let Some(group) = self.groups.get(number) else {
             return false;
         };
+        let open = |number: usize| self.states.get(number).filter(|state| !state.is_formed);
         let mut blocker = None;
-        for &rule in &group.rules {
-            let targets = self
-                .states
-                .get(rule)
-                .map(|state| state.targets.as_slice())
-                .unwrap_or_default();
-            for writers in targets.iter().filter_map(|target| self.writers.get(target)) {
-                let mut earlier = writers.iter().copied().take_while(|&writer| writer < rule);
-                blocker = blocker.or_else(|| {
-                    earlier.find(|writer| {
-                        !group.rules.contains(writer)
-                            && self
-                                .states
-                                .get(*writer)
-                                .is_some_and(|state| !state.is_formed)
+        for state in group.rules.iter().filter_map(|&rule| self.states.get(rule)) {
+            for target in &state.targets {
+                let is_earlier =
+                    |writer: usize| open(writer).is_some_and(|w| w.order < state.order);
+                let mut writers = self.writers.get(target).into_iter().flatten().copied();
+                let place = &graph.places[*target].place;
+                blocker = blocker
+                    .or_else(|| {
+                        writers.find(|writer| !group.rules.contains(writer) && is_earlier(*writer))
                     })
-                });
+                    .or_else(|| self.unknown_writer(place).filter(|rule| is_earlier(*rule)));
             }
         }
-        self.block(blocker, number)
+        self.block(blocker, Waiter::Group(number))
     }
 
-    fn block(&mut self, blocker: Option<usize>, group: usize) -> bool {
+    pub(super) fn block(&mut self, blocker: Option<usize>, waiter: Waiter) -> bool {
         if let Some(state) = blocker.and_then(|blocker| self.states.get_mut(blocker)) {
-            state.blocks.push(group);
+            state.blocks.push(waiter);
         }
         blocker.is_some()
     }
 
-    fn unblock(&mut self, rule: usize, graph: &mut Graph<'_>, stores: &dyn Stores) {
+    pub(super) fn unblock(&mut self, rule: usize, graph: &mut Graph<'_>, stores: &dyn Stores) {
         let blocked = self
             .states
             .get_mut(rule)
             .map(|state| std::mem::take(&mut state.blocks))
             .unwrap_or_default();
-        for group in blocked {
-            self.examine(group, graph, stores);
+        for waiter in blocked {
+            match waiter {
+                Waiter::Group(group) => self.examine(group, graph, stores),
+                Waiter::Namespace(namespace) => self.examine_namespace(namespace, graph),
+            }
         }
     }
 
@@ -434,7 +475,7 @@ impl<'a> Plan<'a> {
         touched: &mut Vec<ImageId>,
     ) {
         let (Some(rule), Some(source)) = (
-            self.rules.get(number),
+            self.rules.get(number).cloned(),
             self.groups.get(group).map(|group| group.source),
         ) else {
             return;
@@ -638,7 +679,7 @@ impl<'a> Plan<'a> {
         }
         let (fed, ready): (Vec<ImageId>, Vec<ImageId>) = std::mem::take(&mut self.out_of_turn)
             .into_iter()
-            .partition(|&image| self.may_be_fed(graph.images[image].source));
+            .partition(|&image| self.may_be_fed(graph.images[image].source, graph));
         self.out_of_turn = fed;
         if !ready.is_empty() {
             for image in ready {
@@ -646,19 +687,14 @@ impl<'a> Plan<'a> {
             }
             return true;
         }
-        let circle = || Failure {
-            operation: "order the rules".to_owned(),
-            cause:
-                "rules feed each other in a circle: the target of each is the source of the next"
-                    .to_owned(),
-            is_final: true,
-            not_found: false,
-        };
         if !self.out_of_turn.is_empty() {
             let failure = Arc::new(circle());
             for image in std::mem::take(&mut self.out_of_turn) {
                 graph.fail_image(image, &failure, false);
             }
+            return true;
+        }
+        if self.break_namespaces(&circle(), graph, stores) {
             return true;
         }
         if let Some(group) = self
@@ -687,7 +723,10 @@ impl<'a> Plan<'a> {
     }
 
     /// Whether a rule writes to a place of which it is not known yet what it writes.
-    fn may_be_fed(&self, place: PlaceId) -> bool {
+    fn may_be_fed(&self, place: PlaceId, graph: &Graph<'_>) -> bool {
+        if self.unknown_writer(&graph.places[place].place).is_some() {
+            return true;
+        }
         let mut writers = self.writers.get(&place).into_iter().flatten();
         writers.any(|&writer| {
             self.states
@@ -722,6 +761,7 @@ impl<'a> Plan<'a> {
                 any = true;
             }
         }
+        any |= self.ask_namespaces_again(graph);
         let taken: Vec<ImageId> = graph
             .images
             .ids()
@@ -751,20 +791,31 @@ impl<'a> Plan<'a> {
         let claim = self.claims.get(&(target.place, target.name.clone()));
         let is_right =
             claim.is_some_and(|claim| claim.image == image || target.name.tag().is_none());
-        self.rules.get(target.rule).filter(|_| is_right)
+        let rule = self.rules.get(target.rule).filter(|_| is_right);
+        rule.map(|rule| &**rule)
     }
 
     /// The rules that yielded no images, with the reason; none where the run ended before they were looked at.
     pub(super) fn failures(&self) -> impl Iterator<Item = (&Rule, Option<&Failure>)> {
         let pairs = self.rules.iter().zip(&self.states);
         let failed = pairs.filter(|(_, state)| state.failure.is_some() || !state.is_formed);
-        failed.map(|(rule, state)| (rule, state.failure.as_ref()))
+        failed.map(|(rule, state)| (&**rule, state.failure.as_ref()))
     }
 }
 
 impl RuleState {
-    fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         self.is_formed && self.open_pairs == 0
+    }
+}
+
+fn circle() -> Failure {
+    Failure {
+        operation: "order the rules".to_owned(),
+        cause: "rules feed each other in a circle: the target of each is the source of the next"
+            .to_owned(),
+        is_final: true,
+        not_found: false,
     }
 }
 

@@ -16,13 +16,13 @@ use super::job::{Answer, Done, Job, Reply};
 use super::places::HostId;
 use super::plan::Plan;
 use super::schedule::{Fired, Next, Policy, Ration, Schedule, TakesSlot, Time, Verdict};
-use super::task::{Kind, TaskId};
+use super::task::{Kind, State, TaskId};
 use crate::records::{Journal, MadeOf, Record};
 use crate::store::{Class, StoreError, Stores};
 
 pub(super) struct Run<'a> {
     pub(super) graph: Graph<'a>,
-    pub(super) plan: Plan<'a>,
+    pub(super) plan: Plan,
     schedule: Schedule,
     stores: &'a dyn Stores,
     journal: &'a Journal,
@@ -54,7 +54,7 @@ pub(super) enum Progress {
 impl<'a> Run<'a> {
     pub(super) fn new(
         graph: Graph<'a>,
-        plan: Plan<'a>,
+        plan: Plan,
         policy: Policy,
         options: &Options<'a>,
         stores: &'a dyn Stores,
@@ -170,6 +170,10 @@ impl<'a> Run<'a> {
             self.admitted += 1;
             match entry {
                 Entry::List(place) => self.graph.list_source(place, self.admitted),
+                Entry::Catalog(namespace) => {
+                    self.graph
+                        .add_task(Kind::Catalog(namespace), self.admitted, State::Ready);
+                }
                 Entry::Date(date) => self.graph.ask_date(date, self.admitted),
                 Entry::Image(image) => self.graph.admit(image, self.admitted),
             }
@@ -340,6 +344,10 @@ impl<'a> Run<'a> {
                 match news {
                     News::Met(host) => self.meet(host),
                     News::Listed(place) => self.plan.listed(place, &mut self.graph, self.stores),
+                    News::Cataloged(namespace, repositories) => {
+                        self.plan
+                            .cataloged(namespace, &repositories, &mut self.graph, self.stores);
+                    }
                     News::Dated(place) => self.plan.dated(place, &mut self.graph, self.stores),
                     News::Settled(image, index) => {
                         self.tell(image, index);

@@ -164,6 +164,17 @@ impl Registries {
                         .map(|()| Done::Presence(presence)),
                 );
             }
+            Job::Catalog { reply, place } => {
+                let repositories = self.repos.keys().filter_map(|repo| match (repo, &place) {
+                    (Place::Registry(host, repository), Place::Registry(wanted, _)) => {
+                        (host == wanted).then(|| repository.clone())
+                    }
+                    _ => None,
+                });
+                let repositories = repositories.collect();
+                let met = self.meet(&place, false, now);
+                reply.send(met.map(|()| Done::Repositories(repositories)));
+            }
             Job::Date { reply, place, .. } => {
                 reply.send(self.meet(&place, false, now).map(|()| Done::Dated(None)));
             }
@@ -364,6 +375,7 @@ fn footprint(job: &Job) -> (Vec<String>, Vec<(Place, Digest)>) {
         Job::Tags { place, .. }
         | Job::Head { place, .. }
         | Job::Date { place, .. }
+        | Job::Catalog { place, .. }
         | Job::Fetch { place, .. }
         | Job::Filter { place, .. }
         | Job::Put { place, .. } => (vec![host(place)], Vec::new()),
@@ -592,6 +604,7 @@ fn rule(number: usize, source: Place, selection: Selection, targets: Vec<RuleTar
             line,
             column: 1,
         },
+        levels: None,
         source,
         selection,
         targets,

@@ -518,7 +518,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::oci::{Algorithm, Digest, Manifest, Reference, Tag};
+    use crate::oci::{Algorithm, Digest, Manifest, Reference, Repository, Tag};
     use crate::store::Presence;
 
     /// A source of one blob, which breaks off at given offsets, once each.
@@ -550,6 +550,10 @@ mod tests {
     }
 
     impl Source for Blob {
+        fn repositories(&self) -> Result<Vec<Repository>, StoreError> {
+            unreachable!()
+        }
+
         fn tags(&self) -> Result<Option<Vec<Tag>>, StoreError> {
             unreachable!("a stream reads blobs only")
         }

@@ -30,6 +30,8 @@ pub(super) struct Task {
 pub(super) enum Kind {
     /// List the tags of a repository.
     Tags(PlaceId),
+    /// List the repositories of the registry of a namespace.
+    Catalog(PlaceId),
     /// Ask a target for an image's tag.
     Ask(ImageId, usize),
     /// Ask the source which manifest the image is now.

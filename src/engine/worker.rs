@@ -47,6 +47,10 @@ impl Worker<'_> {
             Job::Tags { reply, place } => {
                 reply.send(self.stores.open(&place).tags().map(Done::Tags));
             }
+            Job::Catalog { reply, place } => {
+                let repositories = self.stores.open(&place).repositories();
+                reply.send(repositories.map(Done::Repositories));
+            }
             Job::Head {
                 reply,
                 place,

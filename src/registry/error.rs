@@ -199,8 +199,8 @@ pub(super) enum Failure {
         /// The registry's words.
         message: String,
     },
-    /// A list of tags that does not end (E33).
-    EndlessTags(&'static str),
+    /// A list that does not end (E33).
+    EndlessList(&'static str),
 }
 
 impl fmt::Display for Failure {
@@ -288,7 +288,7 @@ impl fmt::Display for Failure {
                 }
                 write!(f, ": {message}")
             }
-            Self::EndlessTags(how) => write!(f, "the list of tags does not end: {how}"),
+            Self::EndlessList(how) => write!(f, "the list does not end: {how}"),
         }
     }
 }

@@ -1,16 +1,18 @@
 //! What a rule can say, from the file to the registries: digests, lists, patterns, and what each costs. Not here: the
 //! syntax of rules and their mistakes (unit tests of `config`).
 
-use Kind::{BlobGet, ManifestGet, ManifestHead, ManifestPut, TagsList, UploadPost, UploadPut};
+use Kind::{
+    BlobGet, Catalog, ManifestGet, ManifestHead, ManifestPut, TagsList, UploadPost, UploadPut,
+};
 
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::economy::{assert_counts, one_worker, sync};
+use crate::economy::{assert_counts, one_worker, sync, with_habit};
 use crate::harness::{assert_in_sync, assert_same};
 use crate::image::{Blob, Image, Maker};
-use crate::registry::{Act, FakeRegistry, Fault, Kind, Nth};
+use crate::registry::{Act, FakeRegistry, Fault, Habit, Kind, Nth};
 
 #[test]
 fn a_digest_is_copied_by_itself_or_under_a_tag() {
@@ -390,4 +392,194 @@ fn a_date_that_cannot_be_had_fails_the_rule_until_it_can() {
     let (output, count) = run_with("--retries=1", reads.nth(Nth::UpTo(5)));
     output.expect(0);
     assert_eq!(count, 4);
+}
+
+/// Repositories of one image, `v1`, each with its own.
+fn with_repositories(registry: &FakeRegistry, names: &[&str]) {
+    let mut maker = Maker::new(7);
+    for name in names {
+        registry.push(name, "v1", &maker.oci(&[10]));
+    }
+}
+
+fn repositories(registry: &FakeRegistry) -> Vec<String> {
+    registry.with_state(|state| state.repositories.keys().cloned().collect())
+}
+
+#[test]
+fn a_namespace_is_copied_with_the_rest_of_each_path() {
+    // Pages of two: the registry has more than one list can hold.
+    let pages = Habit {
+        max_page: Some(2),
+        ..Habit::DISTRIBUTION_3
+    };
+    for (habit, lists) in [(pages, 4), (Habit::DISTRIBUTION_2, 1)] {
+        for (levels, expected) in [("*", &["m/x", "m/y"][..]), ("**", &["m/d/z", "m/x", "m/y"])] {
+            let (source, target) = (with_habit(habit.clone()), FakeRegistry::new());
+            with_repositories(
+                &source,
+                &["a", "n/d/z", "n/x", "n/y", "nn/x", "other/n/x", "z"],
+            );
+            let run = one_worker().rule(&source.name(&format!("n/{levels}")), target.name("m"));
+            let case = format!("{} {levels}", habit.name);
+            sync(&run, &[&source], &[&target]);
+            assert_eq!(repositories(&target), expected, "{case}");
+            for name in expected {
+                let from = name.replacen('m', "n", 1);
+                assert_in_sync(&source, &from, &target, name, &["v1"]);
+            }
+            let count = expected.len();
+            let read = [
+                (Catalog, lists),
+                (TagsList, count),
+                (ManifestGet, count),
+                (BlobGet, 2 * count),
+            ];
+            assert_counts(&source, &read, &case);
+
+            sync(&run, &[&source], &[&target]);
+            let asked = [(Catalog, lists), (TagsList, count), (ManifestHead, count)];
+            assert_counts(&source, &asked, &case);
+            assert_counts(&target, &[(ManifestHead, count)], &case);
+        }
+    }
+}
+
+#[test]
+fn a_namespace_goes_by_the_tags_that_its_rule_chooses() {
+    let (source, target) = (with_tags("v1 v2"), FakeRegistry::new());
+    let mut maker = Maker::new(8);
+    for (name, tag) in [("n/x", "v1"), ("n/x", "w1"), ("n/y", "w1")] {
+        source.push(name, tag, &maker.oci(&[10]));
+    }
+    let run = one_worker().rule(
+        &source.name("n/*"),
+        json!({"to": target.name("m"), "tags": {"allow": "v*", "min": 0}}),
+    );
+    sync(&run, &[&source], &[&target]);
+    assert_eq!(repositories(&target), ["m/x"]);
+    assert_eq!(target.tags("m/x"), ["v1"]);
+}
+
+#[test]
+fn a_namespace_can_be_carried_in_layouts() {
+    let (source, target) = (FakeRegistry::new(), FakeRegistry::new());
+    with_repositories(&source, &["n/x", "n/d/y"]);
+    let out = one_worker().rule(&source.name("n/**"), "oci:usb");
+    sync(&out, &[&source], &[]);
+    let back = out.config(json!({"images": {
+        "oci:usb/x": target.name("m/x"),
+        "oci:usb/d/y": target.name("m/y"),
+    }}));
+    sync(&back, &[], &[&target]);
+    assert_in_sync(&source, "n/x", &target, "m/x", &["v1"]);
+    assert_in_sync(&source, "n/d/y", &target, "m/y", &["v1"]);
+}
+
+#[test]
+fn a_registry_that_lists_nothing_fails_the_rule_and_says_what_to_write() {
+    let (source, target) = (with_habit(Habit::GHCR), FakeRegistry::new());
+    with_repositories(&source, &["n/x"]);
+    let run = one_worker()
+        .rule(&source.name("n/*"), target.name("m"))
+        .rule(&source.name("n/x"), target.name("m/x"));
+    let output = run.run().expect(1);
+    assert_eq!(output.finished(), Some((0, 1)));
+    let cause = "does not list its repositories (404 Not Found); write a rule for each";
+    let last = output.stderr.split("failed: ").last().unwrap_or_default();
+    assert!(last.contains(cause), "{}", output.stderr);
+    assert_in_sync(&source, "n/x", &target, "m/x", &["v1"]);
+
+    let empty = FakeRegistry::new();
+    with_repositories(&empty, &["other/x"]);
+    let run = one_worker().rule(&empty.name("n/*"), target.name("m"));
+    let output = run.run().expect(1);
+    assert_eq!(output.finished(), Some((0, 1)));
+    let cause = "none of the 1 that the registry lists is there";
+    assert!(output.stderr.contains(cause), "{}", output.stderr);
+}
+
+#[test]
+fn a_catalog_that_fails_is_asked_for_again_in_the_next_pass() {
+    for (retries, status, copied) in [(0, 1, 0), (1, 0, 2)] {
+        let (source, target) = (FakeRegistry::new(), FakeRegistry::new());
+        with_repositories(&source, &["n/x", "n/y"]);
+        source.fault(Fault::on(Catalog, Act::status(500)).nth(Nth::UpTo(5)));
+        let run = one_worker()
+            .env("IMAGE_SYNCER_TIME_SCALE", "0.01")
+            .arg(format!("--retries={retries}"))
+            .rule(&source.name("n/*"), target.name("m"));
+        let output = run.run().expect(status);
+        assert_eq!(repositories(&target).len(), copied);
+        assert_eq!(output.finished(), Some((0, usize::from(status != 0))));
+    }
+}
+
+#[test]
+fn what_other_rules_bring_into_a_namespace_belongs_to_it() {
+    // A chain of three, in each order of the file.
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [1, 0, 2]] {
+        let [source, first, second, target] = [(); 4].map(|()| FakeRegistry::new());
+        with_repositories(&source, &["a"]);
+        with_repositories(&first, &["n/old"]);
+        let rules = [
+            (source.name("a"), first.name("n/new")),
+            (first.name("n/*"), second.name("m")),
+            (second.name("m/new"), target.name("end")),
+        ];
+        let rules = order.map(|number| {
+            let (from, to) = &rules[number];
+            format!("{from:?}: {to:?}")
+        });
+        let run = one_worker().config(format!("{{\"images\": {{{}}}}}", rules.join(",\n")));
+        sync(&run, &[&source], &[&first, &second, &target]);
+        assert_eq!(repositories(&second), ["m/new", "m/old"], "{order:?}");
+        assert_in_sync(&source, "a", &target, "end", &["v1"]);
+        assert_eq!(first.count(Catalog), 1, "{order:?}");
+    }
+}
+
+#[test]
+fn of_a_namespace_and_a_rule_for_one_tag_the_later_in_the_file_fails() {
+    for namespace_first in [true, false] {
+        let [one, other, target] = [(); 3].map(|()| FakeRegistry::new());
+        one.push("n/x", "v1", &Maker::new(9).oci(&[10]));
+        other.push("a", "v1", &Maker::new(10).oci(&[10]));
+        let namespace = format!("{:?}: {:?}", one.name("n/*"), target.name("m"));
+        let single = format!("{:?}: {:?}", other.name("a:v1"), target.name("m/x"));
+        let rules = if namespace_first {
+            [namespace, single]
+        } else {
+            [single, namespace]
+        };
+        let run = one_worker().config(format!("{{\"images\": {{{}}}}}", rules.join(",\n")));
+        let output = run.run().expect(1);
+        assert_eq!(output.finished(), Some((1, 0)), "{}", output.stderr);
+        let (winner, repository) = if namespace_first {
+            (&one, "n/x")
+        } else {
+            (&other, "a")
+        };
+        assert_same((winner, repository, "v1"), (&target, "m/x", "v1"));
+    }
+}
+
+#[test]
+fn namespaces_that_feed_each_other_are_a_circle() {
+    let (one, other, target) = (
+        FakeRegistry::new(),
+        FakeRegistry::new(),
+        FakeRegistry::new(),
+    );
+    with_repositories(&one, &["n/x"]);
+    with_repositories(&other, &["n/y"]);
+    let run = one_worker()
+        .rule(&one.name("n/*"), other.name("n"))
+        .rule(&other.name("n/*"), one.name("n"))
+        .rule(&one.name("n/x"), target.name("x"));
+    let output = run.run().expect(1);
+    assert_eq!(output.finished(), Some((0, 2)), "{}", output.stderr);
+    let told = output.stderr.matches("ERROR failed: ").count();
+    assert_eq!(told, 2, "{}", output.stderr);
+    assert_in_sync(&one, "n/x", &target, "x", &["v1"]);
 }

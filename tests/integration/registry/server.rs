@@ -370,6 +370,7 @@ impl Shared {
                 Some(server) => Some(server.give(request, &body, &self.habit)),
                 None => Some(self.unexpected(request)),
             },
+            Kind::Catalog => Some(pull::catalog(&self.habit, &self.addr, &state, request)),
             Kind::TagsList => Some(pull::tags(&self.habit, &self.addr, &state, request)),
             Kind::ManifestHead | Kind::ManifestGet => {
                 let answer = pull::manifest(&self.habit, &state, request);
