@@ -26,7 +26,7 @@ pub(super) struct Image {
     pub(super) order: u32,
     content: Content,
     /// A question to the source is under way.
-    is_asking: bool,
+    pub(super) is_asking: bool,
     /// Its manifest was read once more because a blob of the first one was gone (R17).
     is_reread: bool,
 }

@@ -103,6 +103,8 @@ impl Graph<'_> {
     }
 
     fn skip(&mut self, image: ImageId) {
+        // A target that failed before is taken up in the next pass.
+        self.images[image].is_asking = false;
         for index in 0..self.images[image].targets.len() {
             if !self.images[image].target(index).state.is_settled() {
                 self.settle(image, index, TargetState::Done(Outcome::Skipped));
