@@ -1,15 +1,16 @@
 //! When the images behind tags were made, for rules that choose by it. Each tag is asked for its digest, and what that
-//! says is read once ever: the records keep it. Not here: which tags are wanted (`plan.rs`), and the reading
-//! (`worker.rs`).
+//! says is read once ever: the records keep it. Not here: what is left of a rule then (`plan.rs`),
+//! and the reading (`worker.rs`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::arena::Id;
+use super::arena::{Arena, Id};
 use super::graph::{Graph, News};
 use super::places::PlaceId;
 use super::task::{Failure, Kind, State};
+use crate::config::{Choice, TagFilter};
 use crate::oci::{Digest, Tag};
 
 pub(super) type DateId = Id<DateRow>;
@@ -40,49 +41,65 @@ pub(super) struct Dated {
     pub(super) created: Option<SystemTime>,
 }
 
+/// All dates that were asked for, and the one that they are compared with.
+pub(super) struct Dates {
+    pub(super) rows: Arena<DateRow>,
+    ids: HashMap<(PlaceId, Tag), DateId>,
+    now: SystemTime,
+}
+
+impl Dates {
+    pub(super) fn new(now: SystemTime) -> Self {
+        Self {
+            rows: Arena::new(),
+            ids: HashMap::new(),
+            now,
+        }
+    }
+}
+
 impl Graph<'_> {
     /// The row of a tag, made at its first mention.
     pub(super) fn date(&mut self, source: PlaceId, tag: &Tag) -> DateId {
-        let dates = &mut self.dates;
-        *self
-            .date_ids
-            .entry((source, tag.clone()))
-            .or_insert_with(|| {
-                dates.push(DateRow {
-                    source,
-                    tag: tag.clone(),
-                    date: Date::Unknown,
-                })
+        let Dates { rows, ids, .. } = &mut self.dates;
+        *ids.entry((source, tag.clone())).or_insert_with(|| {
+            rows.push(DateRow {
+                source,
+                tag: tag.clone(),
+                date: Date::Unknown,
             })
+        })
     }
 
     /// The image behind a tag, where that was asked for and is there.
     pub(super) fn dated(&self, source: PlaceId, tag: &Tag) -> Option<&Dated> {
-        let id = self.date_ids.get(&(source, tag.clone()))?;
-        match &self.dates[*id].date {
+        let id = self.dates.ids.get(&(source, tag.clone()))?;
+        match &self.dates.rows[*id].date {
             Date::Known(dated) => dated.as_ref(),
             Date::Unknown | Date::Asked | Date::Failed(_) => None,
         }
     }
 
-    /// When the images behind tags were made, as far as they say; or why that could not be found out.
-    pub(super) fn dates_of<'a>(
+    /// Chooses among the tags of a source, or says why the dates that this needs could not be had.
+    pub(super) fn choose(
         &self,
         source: PlaceId,
-        tags: impl Iterator<Item = &'a Tag>,
-    ) -> Result<HashMap<Tag, SystemTime>, Failure> {
-        let mut dates = HashMap::new();
-        for tag in tags {
-            let id = self.date_ids.get(&(source, tag.clone()));
-            match id.map(|id| &self.dates[*id].date) {
+        filter: &TagFilter,
+        tags: &[Tag],
+    ) -> Result<Choice, Failure> {
+        let mut created = HashMap::new();
+        let candidates = filter.candidates(tags);
+        for tag in candidates.filter(|_| filter.needs_dates()) {
+            let id = self.dates.ids.get(&(source, tag.clone()));
+            match id.map(|id| &self.dates.rows[*id].date) {
                 Some(Date::Failed(failure)) => return Err(Failure::clone(failure)),
                 Some(Date::Known(Some(image))) => {
-                    dates.extend(image.created.map(|time| (tag.clone(), time)));
+                    created.extend(image.created.map(|time| (tag.clone(), time)));
                 }
                 _ => {}
             }
         }
-        Ok(dates)
+        Ok(filter.select(tags, &created, self.dates.now))
     }
 
     /// Asks for a date.
@@ -92,7 +109,7 @@ impl Graph<'_> {
 
     /// A date was asked for, and this is what came of it.
     pub(super) fn date_known(&mut self, id: DateId, date: Date) {
-        self.dates[id].date = date;
-        self.news.push(News::Dated(self.dates[id].source));
+        self.dates.rows[id].date = date;
+        self.news.push(News::Dated(self.dates.rows[id].source));
     }
 }

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use super::arena::Arena;
 use super::blobs::{Blob, BlobId, Doubts};
 use super::children::{Child, ChildId, ChildState};
-use super::dates::{Date, DateId, DateRow};
+use super::dates::{Date, Dates};
 use super::image::{Image, ImageId};
 use super::job::{Done, Job, Reply};
 use super::parts::Part;
 use super::places::{HostId, HostKey, HostRow, PlaceId, PlaceRow, Tags};
 use super::task::{Failure, Key, Kind, Readiness, State, Task, TaskId};
-use crate::oci::{Digest, Reference, Repository, Tag};
+use crate::oci::{Digest, Reference, Repository};
 use crate::records::Hints;
 use crate::report::Totals;
 use crate::store::{Class, Place, Presence, StoreError};
@@ -28,8 +28,7 @@ pub(super) struct Graph<'a> {
     pub(super) host_ids: HashMap<HostKey, HostId>,
     pub(super) places: Arena<PlaceRow>,
     pub(super) place_ids: HashMap<Place, PlaceId>,
-    pub(super) dates: Arena<DateRow>,
-    pub(super) date_ids: HashMap<(PlaceId, Tag), DateId>,
+    pub(super) dates: Dates,
     pub(super) tasks: Arena<Task>,
     free_tasks: Vec<TaskId>,
     pub(super) images: Arena<Image>,
@@ -69,15 +68,14 @@ pub(super) enum News {
 }
 
 impl<'a> Graph<'a> {
-    pub(super) fn new(hints: &'a Hints) -> Self {
+    pub(super) fn new(hints: &'a Hints, dates: Dates) -> Self {
         Self {
             hints,
             hosts: Arena::new(),
             host_ids: HashMap::new(),
             places: Arena::new(),
             place_ids: HashMap::new(),
-            dates: Arena::new(),
-            date_ids: HashMap::new(),
+            dates,
             tasks: Arena::new(),
             free_tasks: Vec::new(),
             images: Arena::new(),
@@ -112,7 +110,7 @@ impl<'a> Graph<'a> {
                 self.images[*image].target(*target).place
             }
             Kind::Resolve(image) | Kind::Get(image) => self.images[*image].source,
-            Kind::Date(date) => self.dates[*date].source,
+            Kind::Date(date) => self.dates.rows[*date].source,
             Kind::Child(child) => child.place,
             Kind::Fetch(child) => self.children[*child].source,
             Kind::Copy(blob) => self.blobs[*blob].source(),
@@ -191,7 +189,7 @@ impl<'a> Graph<'a> {
                 reference: self.images[image].reference.clone(),
             },
             Kind::Date(date) => {
-                let date = &self.dates[date];
+                let date = &self.dates.rows[date];
                 Job::Date {
                     reply: reply(task),
                     place: self.places[date.source].place.clone(),
@@ -475,7 +473,7 @@ impl<'a> Graph<'a> {
                 )
             }
             Kind::Date(date) => {
-                let date = &self.dates[*date];
+                let date = &self.dates.rows[*date];
                 let place = &self.places[date.source].place;
                 format!("find out when {place}:{} was made", date.tag)
             }

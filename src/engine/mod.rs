@@ -43,6 +43,7 @@ use crate::records::{Hints, Journal};
 use crate::report::Report;
 use crate::store::Stores;
 use coordinator::coordinate;
+use dates::Dates;
 use graph::Graph;
 use image::{Outcome, TargetState};
 use plan::Plan;
@@ -114,8 +115,8 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
                 ..options.policy
             };
             let (answer_sender, answers) = crossbeam_channel::unbounded();
-            let mut graph = Graph::new(options.hints);
-            let plan = Plan::new(rules, options.now, &mut graph, stores);
+            let mut graph = Graph::new(options.hints, Dates::new(options.now));
+            let plan = Plan::new(rules, &mut graph, stores);
             let mut run = Run::new(graph, plan, policy, options, stores, answer_sender);
             coordinate(&mut run, &job_sender, &answers, &options.cancel);
             // The workers stop when the queue is closed.

@@ -230,7 +230,7 @@ impl Graph<'_> {
                 place.tags = Tags::Unknown;
             }
         }
-        for row in self.dates.iter_mut() {
+        for row in self.dates.rows.iter_mut() {
             if matches!(&row.date, Date::Failed(failure) if !failure.is_final) {
                 row.date = Date::Unknown;
             }

@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use super::admission::{Admission, Entry};
 use super::dates::Date;
@@ -20,10 +19,9 @@ use crate::store::Stores;
 pub(super) struct Plan {
     /// Those of the file, and behind them those that the namespaces among them stand for.
     pub(super) rules: Vec<Arc<Rule>>,
-    now: SystemTime,
     pub(super) states: Vec<RuleState>,
     pub(super) namespaces: Vec<Namespace>,
-    pub(super) groups: Vec<Group>,
+    groups: Vec<Group>,
     group_of: HashMap<PlaceId, usize>,
     /// The rules that write to a place, in the order of the file.
     pub(super) writers: HashMap<PlaceId, Vec<usize>>,
@@ -64,7 +62,7 @@ pub(super) enum Waiter {
 type Version = (Reference, Option<Arc<PlatformFilter>>);
 
 /// The rules of one source repository: its tags, manifests and blobs are read once for all of them.
-pub(super) struct Group {
+struct Group {
     source: PlaceId,
     rules: Vec<usize>,
     images: HashMap<Version, ImageId>,
@@ -90,15 +88,9 @@ struct Claim {
 }
 
 impl Plan {
-    pub(super) fn new(
-        rules: &[Rule],
-        now: SystemTime,
-        graph: &mut Graph<'_>,
-        stores: &dyn Stores,
-    ) -> Self {
+    pub(super) fn new(rules: &[Rule], graph: &mut Graph<'_>, stores: &dyn Stores) -> Self {
         let mut plan = Self {
             rules: Vec::new(),
-            now,
             states: Vec::new(),
             namespaces: Vec::new(),
             groups: Vec::new(),
@@ -317,7 +309,7 @@ impl Plan {
         let mut entries = Vec::new();
         for tag in wanted {
             let date = graph.date(source, &tag);
-            let row = &mut graph.dates[date];
+            let row = &mut graph.dates.rows[date];
             if matches!(row.date, Date::Unknown) {
                 row.date = Date::Asked;
                 entries.push(Entry::Date(date));
@@ -436,11 +428,7 @@ impl Plan {
                     Err(failure("the repository has no tags", true))
                 }
                 Tags::Listed(_, tags) => {
-                    let dates = match rule.selection.dated() {
-                        Some(filter) => graph.dates_of(source, filter.candidates(tags))?,
-                        None => HashMap::new(),
-                    };
-                    let choice = filter.select(tags, &dates, self.now);
+                    let choice = graph.choose(source, filter, tags)?;
                     for (tag, reason) in &choice.dropped {
                         log::debug!("{}:{tag} is not wanted: {reason}", rule.source);
                     }

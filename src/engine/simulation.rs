@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::unbounded;
 
+use super::dates::Dates;
 use super::graph::Graph;
 use super::image::TargetState;
 use super::job::{Done, Job, Reply, Want};
@@ -471,12 +472,12 @@ fn simulate(
         cancel: crossbeam_channel::never(),
     };
     let (sender, answers) = unbounded();
-    let mut graph = Graph::new(&hints);
+    let mut graph = Graph::new(&hints, Dates::new(options.now));
     let stores = NoStores {
         world: registries.world,
         quotas: registries.quotas.clone(),
     };
-    let plan = Plan::new(rules, options.now, &mut graph, &stores);
+    let plan = Plan::new(rules, &mut graph, &stores);
     let mut run = Run::new(graph, plan, policy, &options, &stores, sender);
     let mut random = Random(seed ^ 0x9e37_79b9_7f4a_7c15);
     let mut now = Duration::ZERO;

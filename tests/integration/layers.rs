@@ -16,7 +16,7 @@ const PARTS: [(&str, &[&str], &[&str]); 16] = [
     (
         "config",
         &["nearest", "oci", "secret", "store"],
-        &["regex_lite", "semver", "serde", "serde_json"],
+        &["humantime", "regex_lite", "semver", "serde", "serde_json"],
     ),
     (
         "engine",
@@ -28,7 +28,11 @@ const PARTS: [(&str, &[&str], &[&str]); 16] = [
     ("main", &[], &["image_syncer"]),
     ("nearest", &[], &[]),
     ("pace", &[], &[]),
-    ("oci", &[], &["base64", "serde", "serde_json", "sha2"]),
+    (
+        "oci",
+        &[],
+        &["base64", "humantime", "serde", "serde_json", "sha2"],
+    ),
     (
         "records",
         &["oci", "store"],
@@ -111,13 +115,14 @@ const WORDS: [(&str, &[&str]); 14] = [
 
 /// Parts of the engine that get the time from outside, and send and wait for nothing: what they decide can be tested
 /// without a clock or a thread.
-const PURE: [&str; 11] = [
+const PURE: [&str; 12] = [
     "admission",
     "arena",
     "blobs",
     "children",
     "graph",
     "image",
+    "namespaces",
     "parts",
     "places",
     "plan",
