@@ -12,6 +12,8 @@ use log::LevelFilter;
 
 use crate::config::{DEFAULT_PATH, STDIN, parse_bytes};
 use crate::nearest::nearest;
+use crate::oci::{PlatformError, PlatformFilter};
+use crate::output::Format;
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,6 +67,16 @@ pub struct Options {
     pub checkpoint_bytes: u64,
     /// And after so much time.
     pub checkpoint_time: Duration,
+    /// Which platforms of images are wanted; `None`: all.
+    pub platforms: Option<PlatformFilter>,
+    /// Whether targets get images that they have.
+    pub force: bool,
+    /// The file that gets the names of all images that are in sync.
+    pub output_success_images: Option<PathBuf>,
+    /// The file that gets the names of all that failed.
+    pub output_failed_images: Option<PathBuf>,
+    /// How these are written.
+    pub output_images_format: Format,
     /// `SOURCE TARGET...`: one rule in place of those of the file. Empty: the file's.
     pub rule: Vec<String>,
 }
@@ -98,19 +110,16 @@ pub fn parse(
                 let value = parser.value().map_err(UsageError::Syntax)?;
                 given.insert(flag.long, utf8("argument", value)?);
             }
+            Kind::List { .. } => {
+                let value = parser.value().map_err(UsageError::Syntax)?;
+                let list: &mut String = given.entry(flag.long).or_default();
+                list.push_str(&utf8("argument", value)?);
+                list.push(',');
+            }
             Kind::Switch => {
                 let value = parser.optional_value().unwrap_or_else(|| "true".into());
                 given.insert(flag.long, utf8("argument", value)?);
             }
-            Kind::NotYet => {
-                if !parser.value().map_err(UsageError::Syntax)?.is_empty() {
-                    return Err(UsageError::NotYet(flag.long));
-                }
-            }
-            Kind::SwitchNotYet => match parser.optional_value() {
-                Some(value) if value.is_empty() || value == "false" => {}
-                _ => return Err(UsageError::NotYet(flag.long)),
-            },
         }
     }
     // Scripts pass flags whose variable is empty: that is no value.
@@ -161,6 +170,15 @@ fn options(
             "checkpoint-time",
             take("checkpoint-time").unwrap_or_default(),
         )?,
+        platforms: PlatformFilter::of_lists(
+            &take("os").unwrap_or_default(),
+            &take("arch").unwrap_or_default(),
+        )
+        .map_err(UsageError::Platform)?,
+        force: take("force").map_or(Ok(false), |text| switch("force", text))?,
+        output_success_images: take("output-success-images").map(PathBuf::from),
+        output_failed_images: take("output-failed-images").map(PathBuf::from),
+        output_images_format: images_format(take("output-images-format").unwrap_or_default())?,
         rule,
     })
 }
@@ -226,6 +244,14 @@ fn switch(flag: &'static str, text: String) -> Result<bool, UsageError> {
     text.parse().map_err(|_| UsageError::Switch { flag, text })
 }
 
+fn images_format(text: String) -> Result<Format, UsageError> {
+    match text.as_str() {
+        "yaml" => Ok(Format::Yaml),
+        "json" => Ok(Format::Json),
+        _ => Err(UsageError::ImagesFormat(text)),
+    }
+}
+
 fn log_level(text: String) -> Result<LevelFilter, UsageError> {
     match text.parse() {
         Ok(level) if level != LevelFilter::Off => Ok(level),
@@ -244,10 +270,10 @@ fn help(env: &dyn Fn(&str) -> Option<OsString>) -> Result<String, UsageError> {
     let mut rows = Vec::new();
     for flag in &FLAGS {
         let (value, default) = match &flag.kind {
-            Kind::NotYet | Kind::SwitchNotYet => continue,
             Kind::Help | Kind::Schema | Kind::Version | Kind::Switch => {
                 (String::new(), String::new())
             }
+            Kind::List { name } => (format!(" {name}"), String::new()),
             Kind::Value { name, default } => (format!(" {name}"), default.describe(env)?),
         };
         let short = match flag.short {
@@ -282,8 +308,6 @@ pub enum UsageError {
         /// The flag that it looks like.
         nearest: Option<&'static str>,
     },
-    /// A flag of image-syncer 1.5 that this version has not.
-    NotYet(&'static str),
     /// Standard input as more than one of the files.
     StdinTwice,
     /// An argument or variable that is no text.
@@ -317,6 +341,10 @@ pub enum UsageError {
     Percent(String),
     /// `--checkpoint-bytes` with something else than a number of bytes.
     Bytes(String),
+    /// `--output-images-format` with something else than a format.
+    ImagesFormat(String),
+    /// `--os` or `--arch` with something else than platforms.
+    Platform(PlatformError),
     /// `--log-level` with something else than a level.
     LogLevel(String),
 }
@@ -333,7 +361,6 @@ impl fmt::Display for UsageError {
                 flag,
                 nearest: None,
             } => write!(f, "unknown option {flag}; --help shows all options"),
-            Self::NotYet(long) => write!(f, "--{long} is not supported yet; leave it out"),
             Self::StdinTwice => f.write_str(
                 "standard input (`-`) can be one file only; write the other into a file",
             ),
@@ -368,6 +395,11 @@ impl fmt::Display for UsageError {
                 f,
                 "--{flag} {text:?} is neither true nor false; give --{flag} alone"
             ),
+            Self::ImagesFormat(text) => write!(
+                f,
+                "--output-images-format {text:?} is no format; give yaml or json"
+            ),
+            Self::Platform(error) => error.fmt(f),
             Self::LogLevel(text) => write!(
                 f,
                 "--log-level {text:?} is no level; give error, warn, info, debug or trace"
@@ -395,12 +427,13 @@ enum Kind {
         name: &'static str,
         default: DefaultValue,
     },
+    /// May be given several times, each time with a list.
+    List {
+        /// What help calls it.
+        name: &'static str,
+    },
     /// On if it is given, but for `--flag=false`.
     Switch,
-    /// Known to image-syncer 1.5 and not to this version: fine without a value, as its GitHub Action passes it.
-    NotYet,
-    /// The same for a flag that needs no value.
-    SwitchNotYet,
 }
 
 /// What counts if a flag is not given.
@@ -436,7 +469,7 @@ impl DefaultValue {
     }
 }
 
-const FLAGS: [Flag; 26] = [
+const FLAGS: [Flag; 27] = [
     value(
         "config",
         None,
@@ -561,6 +594,43 @@ const FLAGS: [Flag; 26] = [
         DefaultValue::Text("10s"),
         "and each so much time",
     ),
+    list(
+        "os",
+        "OS",
+        "only platforms of this system, such as linux or windows:10.0.17763",
+    ),
+    list(
+        "arch",
+        "ARCH",
+        "only platforms of this architecture, such as amd64 or arm64:v8",
+    ),
+    flag(
+        "force",
+        None,
+        Kind::Switch,
+        "put what targets have already, and ask for every blob",
+    ),
+    value(
+        "output-success-images",
+        None,
+        "FILE",
+        DefaultValue::None,
+        "write the images that are in sync into this file",
+    ),
+    value(
+        "output-failed-images",
+        None,
+        "FILE",
+        DefaultValue::None,
+        "write what failed into this file, as rules for another run",
+    ),
+    value(
+        "output-images-format",
+        None,
+        "FORMAT",
+        DefaultValue::Text("yaml"),
+        "yaml or json, of these files",
+    ),
     flag(
         "config-schema",
         None,
@@ -569,11 +639,6 @@ const FLAGS: [Flag; 26] = [
     ),
     flag("help", Some('h'), Kind::Help, "print this help"),
     flag("version", None, Kind::Version, "print the version"),
-    flag("os", None, Kind::NotYet, ""),
-    flag("arch", None, Kind::NotYet, ""),
-    flag("force", None, Kind::SwitchNotYet, ""),
-    flag("output-success-images", None, Kind::NotYet, ""),
-    flag("output-images-format", None, Kind::NotYet, ""),
 ];
 
 const fn value(
@@ -585,6 +650,10 @@ const fn value(
 ) -> Flag {
     let kind = Kind::Value { name, default };
     flag(long, short, kind, help)
+}
+
+const fn list(long: &'static str, name: &'static str, help: &'static str) -> Flag {
+    flag(long, None, Kind::List { name }, help)
 }
 
 const fn flag(long: &'static str, short: Option<char>, kind: Kind, help: &'static str) -> Flag {
@@ -650,6 +719,11 @@ mod tests {
             detach_share: 25,
             checkpoint_bytes: 64 << 20,
             checkpoint_time: Duration::from_secs(10),
+            platforms: None,
+            force: false,
+            output_success_images: None,
+            output_failed_images: None,
+            output_images_format: Format::Yaml,
             rule: Vec::new(),
             auth: None,
             images: None,
@@ -680,6 +754,11 @@ mod tests {
             detach_share: 100,
             checkpoint_bytes: 10_000_000,
             checkpoint_time: Duration::ZERO,
+            platforms: PlatformFilter::of_lists("linux", "amd64,arm64:v8,arm").unwrap(),
+            force: true,
+            output_success_images: Some("s".into()),
+            output_failed_images: Some("f".into()),
+            output_images_format: Format::Json,
             rule: vec!["a:1".into(), "b".into(), "c".into()],
             auth: Some("a.yaml".into()),
             images: Some("i.yml".into()),
@@ -705,6 +784,13 @@ mod tests {
             "--detach-share=100",
             "--checkpoint-bytes=10MB",
             "--checkpoint-time=0s",
+            "--os=linux",
+            "--arch=amd64,arm64:v8",
+            "--force",
+            "--arch=arm",
+            "--output-success-images=s",
+            "--output-failed-images=f",
+            "--output-images-format=json",
             "c",
         ];
         assert_eq!(options_of(&joined), expected);
@@ -751,6 +837,7 @@ mod tests {
             "",
             "--force=",
             "--output-success-images=",
+            "--output-failed-images=",
             "--output-images-format=",
         ];
         assert_eq!(options_of(&args), defaults());
@@ -772,6 +859,18 @@ mod tests {
             (&["--quiet", "--quiet=false"], false),
         ] {
             assert_eq!(options_of(args).quiet, quiet, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn a_switch_may_be_told_off() {
+        for (args, force) in [
+            (["--force"].as_slice(), true),
+            (&["--force=true"], true),
+            (&["--force=false"], false),
+            (&["--force", "--force=false"], false),
+        ] {
+            assert_eq!(options_of(args).force, force, "{args:?}");
         }
     }
 
@@ -803,10 +902,6 @@ mod tests {
             (
                 &["-p", "1025"],
                 "--proc \"1025\" is no number of transfers; give one from 1 to 1024",
-            ),
-            (
-                &["-p", "--retries"],
-                "--proc \"--retries\" is no number of transfers; give one from 1 to 1024",
             ),
             (
                 &["--max-per-host=0"],
@@ -874,8 +969,8 @@ mod tests {
             ),
             (&["-x"], "unknown option -x; --help shows all options"),
             (
-                &["--arch", "amd64"],
-                "--arch is not supported yet; leave it out",
+                &["--arch", "linux/amd64"],
+                "--arch \"linux/amd64\" is no platform; write one such as amd64 or arm64:v8",
             ),
             (
                 &["--auth=-", "--images=-"],
@@ -885,7 +980,10 @@ mod tests {
                 &["--config", "-", "--images", "-"],
                 "standard input (`-`) can be one file only; write the other into a file",
             ),
-            (&["--force"], "--force is not supported yet; leave it out"),
+            (
+                &["--output-images-format=xml"],
+                "--output-images-format \"xml\" is no format; give yaml or json",
+            ),
         ] {
             assert_eq!(run(args).unwrap_err().to_string(), message, "{args:?}");
         }
@@ -922,11 +1020,10 @@ mod tests {
             panic!("no help");
         };
         for flag in &FLAGS {
-            let known = !matches!(flag.kind, Kind::NotYet | Kind::SwitchNotYet);
             let shown = text
                 .split_whitespace()
                 .any(|word| word == format!("--{}", flag.long));
-            assert_eq!(shown, known, "{}", flag.long);
+            assert!(shown, "{}", flag.long);
         }
         assert!(
             text.contains("[default: env.example, from DEFAULT_REGISTRY]"),

@@ -18,6 +18,7 @@ mod layout;
 mod logging;
 mod nearest;
 pub mod oci;
+pub mod output;
 mod pace;
 mod progress;
 pub mod records;
@@ -72,6 +73,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
 
 /// One sync. An error is one of usage: nothing was touched.
 fn sync(options: &Options) -> Result<ExitStatus, String> {
+    let platforms = options.platforms.clone().map(Arc::new);
     let load = LoadOptions {
         config: options.config.as_deref(),
         auth: options.auth.as_deref(),
@@ -79,9 +81,12 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         rule: &options.rule,
         registry: options.registry.as_deref(),
         namespace: options.namespace.as_deref(),
+        platforms: platforms.as_ref(),
+        force: options.force,
     };
     let config =
         config::load(&load, &|name| std::env::var_os(name)).map_err(|error| error.to_string())?;
+    check_outputs(options)?;
     let rust_log = std::env::var("RUST_LOG").ok();
     logging::init(
         options.log_level,
@@ -150,6 +155,8 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         hints: &hints,
         journal: &journal,
         gauge: &gauge,
+        names_images: options.output_success_images.is_some()
+            || options.output_failed_images.is_some(),
         now: SystemTime::now(),
         cancel,
     };
@@ -157,6 +164,7 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     drop(progress);
     add(&mut report, &failed_rules, options);
     report.records_lost = !options.dry_run && !journal.is_working();
+    write_images(&mut report, options);
     tell(&report, options);
     // A signal that came when all was done changes nothing.
     let status = interrupt
@@ -196,6 +204,38 @@ fn add(report: &mut Report, failed: &[RuleError], options: &Options) {
             ..Preview::default()
         });
         report.previews.splice(0..0, previews);
+    }
+}
+
+/// Whether the files that are to name images could be written, before anything is touched.
+fn check_outputs(options: &Options) -> Result<(), String> {
+    for (flag, path) in [
+        ("--output-success-images", &options.output_success_images),
+        ("--output-failed-images", &options.output_failed_images),
+    ] {
+        if let Some(path) = path {
+            output::check(path).map_err(|error| {
+                let path = path.display();
+                format!("cannot write {path}: {error}; name another file with {flag}")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the files that name images. A run that was asked for one and cannot write it is not to look successful.
+fn write_images(report: &mut Report, options: &Options) {
+    for (path, images) in [
+        (&options.output_success_images, &report.succeeded),
+        (&options.output_failed_images, &report.failed),
+    ] {
+        if let Some(path) = path
+            && let Err(error) = output::write(path, images, options.output_images_format)
+        {
+            let reason = format!("cannot write {}: {error}", path.display());
+            log::error!("{reason}");
+            report.fatal.get_or_insert(reason);
+        }
     }
 }
 

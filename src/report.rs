@@ -38,6 +38,28 @@ impl From<ExitStatus> for ExitCode {
     }
 }
 
+/// Images by source, as an images file names them: a source may stand there with several targets, and with fields of a
+/// rule object.
+#[derive(Debug, Default)]
+pub struct Images(BTreeMap<(String, String), Vec<String>>);
+
+impl Images {
+    /// Adds a target, unless it is there. `fields` are members of a JSON object, without `to`.
+    pub fn add(&mut self, source: &str, fields: &str, target: &str) {
+        let key = (source.to_owned(), fields.to_owned());
+        let targets = self.0.entry(key).or_default();
+        if !targets.iter().any(|known| known == target) {
+            targets.push(target.to_owned());
+        }
+    }
+
+    /// Sources in their order, each with its fields and its targets.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &[String])> {
+        let entries = self.0.iter();
+        entries.map(|((source, fields), targets)| (&**source, &**fields, &**targets))
+    }
+}
+
 /// What became of a run.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -45,12 +67,18 @@ pub struct Report {
     pub copied: usize,
     /// Pairs that were up to date.
     pub unchanged: usize,
+    /// Pairs that were left alone, since no platform of the image is wanted.
+    pub skipped: usize,
     /// Pairs that failed, cancelled ones included (the original's N).
     pub failed_tasks: usize,
     /// Rules without images, and images whose source manifest could not be had (the original's M).
     pub failed_generations: usize,
     /// One text for each failure: what, why, and what to do.
     pub failures: Vec<String>,
+    /// Images that are in sync, where they are wanted.
+    pub succeeded: Images,
+    /// Rules and images that a second run may bring about, where they are wanted.
+    pub failed: Images,
     /// What was moved.
     pub totals: Totals,
     /// Why the run could not go on, if so.
@@ -191,12 +219,13 @@ impl fmt::Display for Report {
         if !self.previews.is_empty() {
             write!(f, "nothing was written; a run would come to: ")?;
         }
+        write!(f, "{} copied, {} unchanged, ", self.copied, self.unchanged)?;
+        if self.skipped > 0 {
+            write!(f, "{} skipped for their platforms, ", self.skipped)?;
+        }
         write!(
             f,
-            "{} copied, {} unchanged, {} failed; blobs: {sent} sent, {mounted} mounted, {existing} already there; \
-             {} pulled, {} pushed",
-            self.copied,
-            self.unchanged,
+            "{} failed; blobs: {sent} sent, {mounted} mounted, {existing} already there; {} pulled, {} pushed",
             self.failed_tasks + self.failed_generations,
             Bytes(*pulled),
             Bytes(*pushed),

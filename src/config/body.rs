@@ -7,12 +7,20 @@ use super::side::Written;
 use super::tags::{FilterError, Pattern, TagFilter};
 use super::tree::{Member, Node, Position, Value};
 
-/// The texts of a rule behind its source.
+/// What a rule says behind its source.
 pub(crate) struct Body<'a> {
     /// At least one. An empty text is the default target.
     pub(crate) targets: Vec<Written<'a>>,
     /// `tags`, or which text in it cannot be used.
     pub(crate) tags: Option<Result<TagFilter, (Position, FilterError)>>,
+    /// Which platforms are wanted. Empty: it does not say.
+    pub(crate) platforms: Vec<Written<'a>>,
+    /// Whether indexes keep naming the platforms that are not wanted.
+    pub(crate) sparse: bool,
+    /// Whether targets get what they have already.
+    pub(crate) force: bool,
+    /// The fields but for `to`, each with its value as JSON.
+    pub(crate) fields: Vec<(&'static str, String)>,
 }
 
 impl<'a> Body<'a> {
@@ -21,6 +29,10 @@ impl<'a> Body<'a> {
         Self {
             targets,
             tags: None,
+            platforms: Vec::new(),
+            sparse: false,
+            force: false,
+            fields: Vec::new(),
         }
     }
 
@@ -32,14 +44,29 @@ impl<'a> Body<'a> {
         let known = problems.len();
         let mut body = Self::of(vec![default_target(node)]);
         for (field, member) in fields("a rule", RULE_FIELDS, members, problems) {
-            match (field, &member.value.value) {
-                ("to", _) => body.targets = read_targets(&member.value, problems)?,
+            let node = &member.value;
+            let switch = match field {
+                "sparse" | "force" => node.value.boolean(),
+                _ => None,
+            };
+            if field != "to" && !matches!(node.value, Value::Null) {
+                let json = switch.map_or_else(|| node.to_json(), |on| on.to_string());
+                body.fields.push((field, json));
+            }
+            match (field, &node.value) {
+                ("to", _) => body.targets = read_targets(node, problems)?,
                 (_, Value::Null) => {}
-                (_, Value::Object(members)) => body.tags = Some(read_tags(members, problems)),
-                _ => {
+                ("tags", Value::Object(members)) => body.tags = Some(read_tags(members, problems)),
+                ("tags", _) => {
                     let expected = "an object such as {\"allow\": [\"v1.*\"], \"latest\": 5}";
-                    problems.push(Problem::kind(&member.value, "tags", expected));
+                    problems.push(Problem::kind(node, "tags", expected));
                 }
+                ("platforms", _) => {
+                    body.platforms = read_texts(node, field, problems).unwrap_or_default();
+                }
+                ("sparse", _) if switch.is_some() => body.sparse = switch == Some(true),
+                ("force", _) if switch.is_some() => body.force = switch == Some(true),
+                _ => problems.push(Problem::kind(node, field, "true or false")),
             }
         }
         (problems.len() == known).then_some(body)
@@ -47,7 +74,7 @@ impl<'a> Body<'a> {
 }
 
 /// Each field is a row here, an arm in `Body::read` and a property in `schema.json`.
-pub(crate) const RULE_FIELDS: &[&str] = &["to", "tags"];
+pub(crate) const RULE_FIELDS: &[&str] = &["to", "tags", "platforms", "sparse", "force"];
 pub(crate) const TAGS_FIELDS: &[&str] = &[
     "allow",
     "semver",

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::nearest::nearest;
+use crate::oci::PlatformFilter;
+use crate::store::Place;
 
 mod auth;
 mod body;
@@ -68,6 +70,10 @@ pub struct LoadOptions<'a> {
     pub registry: Option<&'a str>,
     /// `--namespace` or `DEFAULT_NAMESPACE`.
     pub namespace: Option<&'a str>,
+    /// `--os` and `--arch`: for all rules that do not choose themselves.
+    pub platforms: Option<&'a Arc<PlatformFilter>>,
+    /// `--force`: of all rules.
+    pub force: bool,
 }
 
 /// What is to be done, and what was wrong without stopping the rest.
@@ -428,7 +434,7 @@ fn add_command_line_rule(
 }
 
 /// Which images already go to which target, and where that was written.
-type Seen = HashMap<(crate::store::Place, RuleTarget), Vec<Rule>>;
+type Seen = HashMap<(Place, RuleTarget), Vec<Rule>>;
 
 fn add_rule(
     source: &Written<'_>,
@@ -440,6 +446,8 @@ fn add_rule(
     let defaults = Defaults {
         registry: options.registry,
         namespace: options.namespace,
+        platforms: options.platforms,
+        force: options.force,
     };
     let (rule, failed) = rule::validate(source, body, &defaults, &mut config.warnings);
     config.failed_rules.extend(failed);
@@ -449,8 +457,10 @@ fn add_rule(
     targets.retain(|target| {
         let pair = (rule.source.clone(), target.clone());
         let earlier = seen.entry(pair).or_default();
-        let is_same =
-            |other: &&Rule| (&other.selection, other.levels) == (&rule.selection, rule.levels);
+        let is_same = |other: &&Rule| {
+            (&other.selection, other.levels, &other.platforms)
+                == (&rule.selection, rule.levels, &rule.platforms)
+        };
         if let Some(first) = earlier.iter().find(is_same) {
             repeated = Some(first.position.clone());
             return false;
@@ -490,6 +500,8 @@ mod tests {
         rule: &[],
         registry: None,
         namespace: None,
+        platforms: None,
+        force: false,
     };
 
     fn environment(name: &str) -> Option<std::ffi::OsString> {
@@ -740,7 +752,7 @@ mod tests {
             "{\"images\": {\"a\": 1, \"b\": {\"c\": \"d\"}, \"e\": [\"f\", [\"g\"]], \"h\": true}}",
             &[
                 "f:1:18: a target is a number; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
-                "f:1:27: a rule has no field \"c\"; it has \"to\" and \"tags\"",
+                "f:1:27: a rule has no field \"c\"; it has \"to\", \"tags\", \"platforms\", \"sparse\" and \"force\"",
                 "f:1:49: a target is an array; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
                 "f:1:62: a target is a boolean; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
             ],
@@ -967,7 +979,7 @@ mod tests {
                 "f:1:19: a rule has no field \"too\"; write \"to\"",
                 "f:1:42: a target is a number; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
                 "f:1:45: \"to\" is there already at f:1:36; delete one",
-                "f:1:57: a rule has no field \"target\"; it has \"to\" and \"tags\"",
+                "f:1:57: a rule has no field \"target\"; it has \"to\", \"tags\", \"platforms\", \"sparse\" and \"force\"",
             ],
         );
     }

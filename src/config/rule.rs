@@ -3,12 +3,15 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use super::body::Body;
 use super::side::{Names, Side, SideError, Written, holds_user};
 use super::tags::{FilterError, TagFilter};
 use super::tree::Position;
-use crate::oci::{Host, NameError, Reference, Repository, Tag};
+use crate::oci::{
+    Host, NameError, Platform, PlatformError, PlatformFilter, Reference, Repository, Tag,
+};
 use crate::store::Place;
 
 /// A rule that can be carried out.
@@ -25,6 +28,14 @@ pub struct Rule {
     pub selection: Selection,
     /// Where to, at least one.
     pub targets: Vec<RuleTarget>,
+    /// Which platforms of its images are wanted; `None`: images are copied as they are.
+    pub platforms: Option<Arc<PlatformFilter>>,
+    /// Whether targets get the images whatever they have.
+    pub force: bool,
+    /// The source as written.
+    pub text: String,
+    /// The fields of a rule object but for `to`, each with its value as JSON.
+    pub fields: Vec<(&'static str, String)>,
 }
 
 /// How deep a rule looks into a namespace.
@@ -60,12 +71,26 @@ impl Rule {
             Ok(RuleTarget { place, names })
         };
         let targets: Result<_, _> = self.targets.iter().map(target).collect();
+        // What the text says behind the namespace holds for each of its repositories.
+        let rest = self.text.split_once("/*").map_or("", |(_, rest)| rest);
+        let rest = rest.trim_start_matches('*');
         Some(targets.map(|targets| Self {
             levels: None,
             source: Place::Registry(host.clone(), repository.clone()),
+            text: format!("{host}/{repository}{rest}"),
             targets,
             ..self.clone()
         }))
+    }
+
+    /// Its fields as members of a JSON object; for an image that was found by it without the choice of tags.
+    pub fn members(&self, is_image: bool) -> String {
+        let fields = self.fields.iter();
+        let fields = fields.filter(|(name, _)| !is_image || *name != "tags");
+        let members: Vec<String> = fields
+            .map(|(name, value)| format!("\"{name}\": {value}"))
+            .collect();
+        members.join(", ")
     }
 }
 
@@ -100,6 +125,22 @@ pub struct RuleTarget {
     pub names: Vec<Reference>,
 }
 
+/// As a rule writes it.
+impl fmt::Display for RuleTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.place.fmt(f)?;
+        for (number, name) in self.names.iter().enumerate() {
+            let before = match name {
+                _ if number > 0 => ',',
+                Reference::Tag(_) => ':',
+                Reference::Digest(_) => '@',
+            };
+            write!(f, "{before}{name}")?;
+        }
+        Ok(())
+    }
+}
+
 /// A rule, or one target of it, that cannot be carried out. All others can.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleError {
@@ -119,13 +160,17 @@ impl fmt::Display for RuleError {
 
 impl std::error::Error for RuleError {}
 
-/// What stands in for an empty target.
+/// What holds where a rule does not say it.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Defaults<'a> {
     /// `--registry` or `DEFAULT_REGISTRY`.
     pub(crate) registry: Option<&'a str>,
     /// `--namespace` or `DEFAULT_NAMESPACE`.
     pub(crate) namespace: Option<&'a str>,
+    /// `--os` and `--arch`.
+    pub(crate) platforms: Option<&'a Arc<PlatformFilter>>,
+    /// `--force`.
+    pub(crate) force: bool,
 }
 
 /// Checks a rule. A wrong source costs the rule, a wrong target only itself: it was a rule of its own to the original
@@ -189,14 +234,46 @@ pub(crate) fn validate(
             return (None, failed);
         }
     };
+    let platforms = match read_platforms(body, defaults) {
+        Ok(platforms) => platforms,
+        Err((position, what)) => {
+            failed.push(fail(position, targets, what));
+            return (None, failed);
+        }
+    };
+    if body.sparse && platforms.is_none() {
+        warnings.push(format!(
+            "{}: `sparse` changes nothing without `platforms`; name some, or delete it",
+            source.position
+        ));
+    }
     let rule = Rule {
         position: source.position.clone(),
         levels: from.levels,
         source: from.place,
         selection,
         targets: good,
+        platforms,
+        force: body.force || defaults.force,
+        text: source.text.trim().to_owned(),
+        fields: body.fields.clone(),
     };
     (Some(rule), failed)
+}
+
+/// The platforms that the rule names, else those of the command line.
+fn read_platforms<'a>(
+    body: &Body<'a>,
+    defaults: &Defaults<'_>,
+) -> Result<Option<Arc<PlatformFilter>>, (&'a Position, RuleFault)> {
+    let mut own = Vec::new();
+    for platform in &body.platforms {
+        let wrong = |error| (platform.position, RuleFault::Platform(error));
+        own.push(Platform::parse(platform.text).map_err(wrong)?);
+    }
+    let own = (!own.is_empty()).then(|| PlatformFilter::of(own));
+    let platforms = own.or_else(|| defaults.platforms.map(|all| PlatformFilter::clone(all)));
+    Ok(platforms.map(|filter| Arc::new(if body.sparse { filter.sparse() } else { filter })))
 }
 
 fn read_source(source: &Written<'_>, warnings: &mut Vec<String>) -> Result<Side, RuleFault> {
@@ -356,6 +433,8 @@ pub enum RuleFault {
     LayoutWithoutTag,
     /// A layout without tag is either all of its tags or its only image.
     SomeTagged,
+    /// A platform's text.
+    Platform(PlatformError),
     /// Nothing would be copied.
     OwnTarget,
 }
@@ -415,6 +494,7 @@ impl fmt::Display for RuleFault {
             Self::SomeTagged => f.write_str(
                 "some targets of this layout have a tag and others have none; write a rule for each kind",
             ),
+            Self::Platform(error) => error.fmt(f),
             Self::OwnTarget => f.write_str("the source is its own target; name another target"),
         }
     }
@@ -433,6 +513,8 @@ mod tests {
     const DEFAULTS: Defaults<'_> = Defaults {
         registry: Some("reg.example"),
         namespace: Some("ns"),
+        platforms: None,
+        force: false,
     };
 
     type Checked = (Option<Rule>, Vec<RuleError>, Vec<String>);
@@ -673,10 +755,20 @@ mod tests {
         for other in ["n/m", "n/mb", "n/mb/c", "n", "x/n/m/b"] {
             assert_eq!(drawn("**", other), None, "{other}");
         }
-        let (rule, ..) = check_with(&DEFAULTS, "a.io/n/*", &["d.io/long/long"]);
+        let (long_rule, ..) = check_with(&DEFAULTS, "a.io/n/*", &["d.io/long/long"]);
         let long = Repository::parse(&format!("n/{}", "b".repeat(250))).unwrap();
-        let error = rule.unwrap().for_repository(&long).unwrap().unwrap_err();
+        let error = long_rule
+            .unwrap()
+            .for_repository(&long)
+            .unwrap()
+            .unwrap_err();
         assert_eq!(error, NameError::TooLong);
+        // Written again, it says what the rule for the namespace said behind it.
+        for (levels, text) in [("**", "a.io/n/m/b"), ("*:/^v.*/", "a.io/n/m/b:/^v.*/")] {
+            let repository = Repository::parse("n/m/b").unwrap();
+            let one = rule(levels).for_repository(&repository).unwrap();
+            assert_eq!(one.unwrap().text, text);
+        }
     }
 
     const D: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -748,6 +840,8 @@ mod tests {
         let nested = Defaults {
             registry: Some("docker.io"),
             namespace: Some("a/b"),
+            platforms: None,
+            force: false,
         };
         let (rule, ..) = check_with(&nested, "quay.io/x/y:1", &[" "]);
         assert_eq!(draw(&rule.unwrap()), "quay.io/x/y:1 -> docker.io/a/b/y");
@@ -760,6 +854,8 @@ mod tests {
                 &Defaults {
                     registry,
                     namespace,
+                    platforms: None,
+                    force: false,
                 },
                 source,
                 &[""],

@@ -68,6 +68,36 @@ pub(crate) enum Value {
     Object(Vec<Member>),
 }
 
+impl Node {
+    /// The same on one line. Comments are lost.
+    pub(crate) fn to_json(&self) -> String {
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        match &self.value {
+            Value::Null => "null".to_owned(),
+            Value::Bool(value) => value.to_string(),
+            Value::Number(text) => text.clone(),
+            // What YAML reads as a number or as yes or no, JSON does not unless it is one.
+            Value::Word(text) => match self.value.boolean() {
+                Some(value) if value.to_string() == *text => text.clone(),
+                _ if text.parse::<serde_json::Number>().is_ok() => text.clone(),
+                _ => quoted(text),
+            },
+            Value::String(text) => quoted(text),
+            Value::Array(nodes) => {
+                let nodes: Vec<String> = nodes.iter().map(Self::to_json).collect();
+                format!("[{}]", nodes.join(", "))
+            }
+            Value::Object(members) => {
+                let member = |member: &Member| {
+                    format!("{}: {}", quoted(&member.key), member.value.to_json())
+                };
+                let members: Vec<String> = members.iter().map(member).collect();
+                format!("{{{}}}", members.join(", "))
+            }
+        }
+    }
+}
+
 impl Value {
     /// The text, if it is one.
     pub(crate) fn text(&self) -> Option<&str> {

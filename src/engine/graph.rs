@@ -209,12 +209,25 @@ impl<'a> Graph<'a> {
                     reference: Reference::Tag(date.tag.clone()),
                 }
             }
-            Kind::Get(image) => Job::Fetch {
-                reply: reply(task),
-                place: self.places[self.images[image].source].place.clone(),
-                reference: self.images[image].get_reference(),
-                expected: None,
-            },
+            Kind::Get(image) => {
+                let row = &self.images[image];
+                let place = self.places[row.source].place.clone();
+                let reference = row.get_reference();
+                match row.wanted.clone() {
+                    Some(wanted) => Job::Filter {
+                        reply: reply(task),
+                        place,
+                        reference,
+                        wanted,
+                    },
+                    None => Job::Fetch {
+                        reply: reply(task),
+                        place,
+                        reference,
+                        expected: None,
+                    },
+                }
+            }
             Kind::Root(image, target) => self.start_root(image, target, reply(task))?,
             Kind::Child(at) => {
                 let place = self.places[at.place].place.clone();
@@ -280,6 +293,10 @@ impl<'a> Graph<'a> {
             (Kind::Get(image), Done::Manifest(manifest)) => {
                 self.finish(task);
                 self.got(image, manifest);
+            }
+            (Kind::Get(image), Done::Filtered(filtered)) => {
+                self.finish(task);
+                self.got_filtered(image, filtered);
             }
             (Kind::Root(image, target), Done::Put) => {
                 self.finish(task);

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use super::dates::Dated;
+use super::filter::Left;
 use super::places::HostId;
 use super::task::TaskId;
-use crate::oci::{Descriptor, Manifest, Reference, Repository, Tag};
+use crate::oci::{Descriptor, Manifest, PlatformFilter, Reference, Repository, Tag};
 use crate::records::Record;
 use crate::store::{Class, Found, Hint, Place, Presence, StoreError};
 
@@ -36,6 +37,13 @@ pub(super) enum Job {
         place: Place,
         reference: Reference,
         expected: Option<Descriptor>,
+    },
+    /// Read a manifest, and what tells which of its platforms are wanted.
+    Filter {
+        reply: Reply,
+        place: Place,
+        reference: Reference,
+        wanted: Arc<PlatformFilter>,
     },
     /// Bring one blob to some targets, in one stream. `reply` tells how the source did.
     Copy {
@@ -74,6 +82,8 @@ pub(super) enum Done {
     Dated(Option<Dated>),
     /// The manifest.
     Manifest(Arc<Manifest>),
+    /// What is wanted of it.
+    Filtered(Left),
     /// The blob was there or was mounted.
     BlobFound(Found),
     /// The blob was sent.

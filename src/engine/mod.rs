@@ -8,6 +8,7 @@ mod blobs;
 mod children;
 mod coordinator;
 mod dates;
+mod filter;
 mod gauge;
 mod graph;
 mod image;
@@ -26,6 +27,7 @@ mod schedule;
 mod simulation;
 mod stream;
 mod task;
+mod wanted;
 mod worker;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -40,7 +42,7 @@ pub use marks::MarkAfter;
 pub use schedule::Policy;
 pub use stream::Patience;
 
-use crate::config::Rule;
+use crate::config::{Rule, Selection};
 use crate::records::{Hints, Journal};
 use crate::report::Report;
 use crate::store::Stores;
@@ -68,6 +70,8 @@ pub struct Options<'a> {
     pub now: SystemTime,
     /// Where the run tells how far it is.
     pub gauge: &'a Gauge,
+    /// Whether the report is to name all images.
+    pub names_images: bool,
     /// Closed when the run is to end early.
     pub cancel: Receiver<()>,
 }
@@ -129,7 +133,11 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
             // The workers stop when the queue is closed.
             drop(job_sender);
             let fatal = run.fatal();
-            report(run.graph, &run.plan, fatal)
+            let mut report = report(&mut run.graph, &run.plan, fatal);
+            if options.names_images {
+                name_images(&mut report, &run.graph, &run.plan);
+            }
+            report
         });
         catch_unwind(run).unwrap_or_else(|_| Report {
             fatal: Some("the coordinator panicked: this is a bug, please report it".to_owned()),
@@ -138,7 +146,7 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
     })
 }
 
-fn report(mut graph: Graph<'_>, plan: &Plan, fatal: Option<String>) -> Report {
+fn report(graph: &mut Graph<'_>, plan: &Plan, fatal: Option<String>) -> Report {
     let mut previews = std::mem::take(&mut graph.previews);
     let mut report = Report {
         totals: graph.totals.clone(),
@@ -177,6 +185,7 @@ fn report(mut graph: Graph<'_>, plan: &Plan, fatal: Option<String>) -> Report {
             match &target.state {
                 TargetState::Done(Outcome::Copied) => report.copied += 1,
                 TargetState::Done(Outcome::Unchanged) => report.unchanged += 1,
+                TargetState::Done(Outcome::Skipped) => report.skipped += 1,
                 TargetState::Failed {
                     failure,
                     at_source: true,
@@ -206,4 +215,36 @@ fn report(mut graph: Graph<'_>, plan: &Plan, fatal: Option<String>) -> Report {
     let told = told.filter(|(preview, rule)| rule.levels.is_none() || preview.failure.is_some());
     report.previews = told.map(|(preview, _)| preview).collect();
     report
+}
+
+/// Names what is in sync, and what a second run may bring about: not what rules ask for that contradict each other.
+fn name_images(report: &mut Report, graph: &Graph<'_>, plan: &Plan) {
+    for (_, rule, _) in plan.failures() {
+        for target in &rule.targets {
+            let target = target.to_string();
+            report.failed.add(&rule.text, &rule.members(false), &target);
+        }
+    }
+    for image in graph.images.ids() {
+        let row = &graph.images[image];
+        for (index, target) in row.targets.iter().enumerate() {
+            let name = graph.image_target(image, index);
+            match &target.state {
+                TargetState::Done(Outcome::Skipped) => {}
+                TargetState::Done(Outcome::Copied | Outcome::Unchanged) => {
+                    report.succeeded.add(&graph.image_source(image), "", &name);
+                }
+                _ => {
+                    if let Some(rule) = plan.rule_of(image, target) {
+                        // The only image of a layout has no name there.
+                        let source = match rule.selection {
+                            Selection::Sole => rule.source.to_string(),
+                            _ => graph.image_source(image),
+                        };
+                        report.failed.add(&source, &rule.members(true), &name);
+                    }
+                }
+            }
+        }
+    }
 }

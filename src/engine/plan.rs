@@ -14,7 +14,7 @@ use super::namespaces::Namespace;
 use super::places::{HostId, PlaceId, Tags};
 use super::task::Failure;
 use crate::config::{Rule, Selection};
-use crate::oci::{Reference, Tag};
+use crate::oci::{PlatformFilter, Reference, Tag};
 use crate::report::Preview;
 use crate::store::Stores;
 
@@ -60,11 +60,14 @@ pub(super) enum Waiter {
     Namespace(usize),
 }
 
+/// A reference, and which of its platforms are wanted.
+type Version = (Reference, Option<Arc<PlatformFilter>>);
+
 /// The rules of one source repository: its tags, manifests and blobs are read once for all of them.
 struct Group {
     source: PlaceId,
     rules: Vec<usize>,
-    images: HashMap<Reference, ImageId>,
+    images: HashMap<Version, ImageId>,
     listing: Listing,
     /// Dates of its tags that are asked for.
     open_dates: usize,
@@ -516,6 +519,8 @@ impl Plan {
             for (nth, reference) in references.iter().enumerate() {
                 let name = target.names.get(nth).unwrap_or(reference);
                 let list = match &rule.selection {
+                    // Its targets are not asked for tags.
+                    _ if rule.force => List::Spared,
                     Selection::Listed(_) if unrecorded > 1 => List::First,
                     Selection::Listed(_)
                         if references.len() > 1 && name.tag().is_some_and(is_new) =>
@@ -524,7 +529,7 @@ impl Plan {
                     }
                     _ => List::IfLacking,
                 };
-                let image = self.image(group, source, reference, graph);
+                let image = self.image(group, source, reference, rule.platforms.as_ref(), graph);
                 let index = graph.images[image].targets.len();
                 let mut state = TargetState::Waiting;
                 let mine = Claim {
@@ -568,6 +573,8 @@ impl Plan {
                     list,
                     rule: number,
                     is_lacking: false,
+                    is_forced: rule.force,
+                    is_there: false,
                     state,
                 });
             }
@@ -579,22 +586,19 @@ impl Plan {
         group: usize,
         source: PlaceId,
         reference: &Reference,
+        wanted: Option<&Arc<PlatformFilter>>,
         graph: &mut Graph<'_>,
     ) -> ImageId {
-        let known = self
-            .groups
-            .get(group)
-            .and_then(|group| group.images.get(reference).copied());
-        known.unwrap_or_else(|| {
-            let digest = reference.tag().and_then(|tag| graph.dated(source, tag));
-            let digest = digest.map(|dated| dated.digest.clone());
-            let image = Image::new(source, reference.clone(), digest);
-            let image = graph.images.push(image);
-            if let Some(group) = self.groups.get_mut(group) {
-                group.images.insert(reference.clone(), image);
-            }
-            image
-        })
+        let digest = reference.tag().and_then(|tag| graph.dated(source, tag));
+        let digest = digest.map(|dated| dated.digest.clone());
+        let new = || Image::new(source, reference.clone(), wanted.cloned(), digest);
+        match self.groups.get_mut(group) {
+            Some(group) => *group
+                .images
+                .entry((reference.clone(), wanted.cloned()))
+                .or_insert_with(|| graph.images.push(new())),
+            None => graph.images.push(new()),
+        }
     }
 
     /// Two rules write one tag from different sources: the later in the file fails, and is told where both stand (D2).
@@ -810,6 +814,16 @@ impl Plan {
             self.offer(image, graph);
         }
         any
+    }
+
+    /// The rule that a target of an image is by; `None` where another rule has the better right to the same tag, or the
+    /// image is its own target.
+    pub(super) fn rule_of(&self, image: ImageId, target: &Target) -> Option<&Rule> {
+        let claim = self.claims.get(&(target.place, target.name.clone()));
+        let is_right =
+            claim.is_some_and(|claim| claim.image == image || target.name.tag().is_none());
+        let rule = self.rules.get(target.rule).filter(|_| is_right);
+        rule.map(|rule| &**rule)
     }
 
     /// The rules that yielded no images, with their numbers and the reason; none where the run ended before they were

@@ -18,7 +18,7 @@ use super::places::HostId;
 use super::plan::Plan;
 use super::schedule::{Fired, Next, Policy, Ration, Schedule, TakesSlot, Time, Verdict};
 use super::task::{Kind, State, TaskId};
-use crate::records::{Journal, Record};
+use crate::records::{Journal, MadeOf, Record};
 use crate::store::{Class, StoreError, Stores};
 
 pub(super) struct Run<'a> {
@@ -388,12 +388,14 @@ impl<'a> Run<'a> {
         let target = self.graph.image_target(image, index);
         let row = &self.graph.images[image];
         match &row.target(index).state {
+            // Said once for the image.
+            TargetState::Done(Outcome::Skipped) => {}
             TargetState::Done(outcome) => {
                 let digest = row.digest().map(ToString::to_string).unwrap_or_default();
                 let word = match outcome {
                     Outcome::Copied if self.graph.is_dry => "would copy",
                     Outcome::Copied => "copied",
-                    Outcome::Unchanged => "unchanged",
+                    Outcome::Unchanged | Outcome::Skipped => "unchanged",
                 };
                 log::info!("{word} {source} -> {target} {digest}");
                 if *outcome == Outcome::Unchanged {
@@ -411,15 +413,16 @@ impl<'a> Run<'a> {
         let row = &self.graph.images[image];
         let target = row.target(index);
         let place = &self.graph.places[target.place].place;
-        if let (Some(digest), Some(tag)) = (row.digest(), target.name.tag())
-            && !self.graph.hints.is_recorded(place, tag, digest)
-        {
-            self.journal.append(&Record::image(
-                place,
-                tag,
-                digest,
-                &self.graph.places[row.source].place,
-            ));
+        if let (Some((digest, source)), Some(tag)) = (row.digests(), target.name.tag()) {
+            let origin = MadeOf {
+                place: &self.graph.places[row.source].place,
+                digest: source,
+                wanted: row.wanted.as_deref(),
+            };
+            if !self.graph.hints.is_recorded(place, tag, digest, &origin) {
+                self.journal
+                    .append(&Record::image(place, tag, digest, &origin));
+            }
         }
     }
 

@@ -62,7 +62,9 @@ impl Endless {
                 let manifest = image(&BTreeSet::from([own, number % SHARED]));
                 reply.send(self.meet().map(|()| Done::Manifest(manifest)));
             }
-            Job::Date { .. } | Job::Catalog { .. } => panic!("no rule asks for these here"),
+            Job::Date { .. } | Job::Catalog { .. } | Job::Filter { .. } => {
+                panic!("no rule asks for these here")
+            }
             Job::Fetch { .. } => panic!("no image has children here"),
             Job::Copy {
                 reply,

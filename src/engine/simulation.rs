@@ -197,6 +197,7 @@ impl Registries {
                 }
                 reply.send(result.map(Done::Manifest));
             }
+            Job::Filter { .. } => panic!("nothing is filtered in a simulation"),
             Job::Copy {
                 reply,
                 source,
@@ -379,6 +380,7 @@ fn footprint(job: &Job) -> (Vec<String>, Vec<(Place, Digest)>) {
         | Job::Date { place, .. }
         | Job::Catalog { place, .. }
         | Job::Fetch { place, .. }
+        | Job::Filter { place, .. }
         | Job::Put { place, .. } => (vec![host(place)], Vec::new()),
         Job::Copy {
             source,
@@ -531,6 +533,7 @@ pub(super) fn drive(
         hints: &hints,
         journal: &journal,
         gauge: &gauge,
+        names_images: false,
         now: std::time::UNIX_EPOCH,
         cancel: crossbeam_channel::never(),
     };
@@ -589,7 +592,7 @@ pub(super) fn drive(
     let fatal = run.fatal();
     assert_eq!(fatal, None, "seed {seed}");
     let held_bytes = run.graph.held_bytes;
-    let report = report(run.graph, &run.plan, fatal);
+    let report = report(&mut run.graph, &run.plan, fatal);
     check_counts(&gauge, &report, seed);
     if report.failed_tasks + report.failed_generations == 0 {
         assert_eq!(
@@ -675,6 +678,10 @@ pub(super) fn rule(
         source,
         selection,
         targets,
+        platforms: None,
+        force: false,
+        text: String::new(),
+        fields: Vec::new(),
     }
 }
 

@@ -1,7 +1,6 @@
 //! The workers: each takes a job, does it with blocking calls, answers, and takes the next. Not here: state between
 //! jobs, waiting for other workers' jobs, and trying again.
 
-use std::io::Read as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -10,13 +9,15 @@ use std::time::SystemTime;
 use crossbeam_channel::Receiver;
 
 use super::dates::Dated;
+use super::filter::{MAX_CONFIG, filter, read_config};
 use super::gauge::Gauge;
 use super::job::{Done, Job, Reply, Want};
 use super::marks::{MarkAfter, Marks};
 use super::origin::Snapshots;
+use super::parts::MAX_DEPTH;
 use super::stream::{Patience, Reader, Stream};
 use crate::oci::created::{self, Clue};
-use crate::oci::{Descriptor, Digest, Manifest, Reference};
+use crate::oci::{Descriptor, Manifest, Reference};
 use crate::records::{Hints, Journal, Record};
 use crate::store::{
     Begin, Class, Found, Place, Presence, SendError, Session, Source, StoreError, Stores, Target,
@@ -81,6 +82,17 @@ impl Worker<'_> {
                 expected,
             } => {
                 reply.send(self.fetch(&place, &reference, expected.as_ref()));
+            }
+            Job::Filter {
+                reply,
+                place,
+                reference,
+                wanted,
+            } => {
+                let source = self.stores.open(&place);
+                let root = source.manifest(&reference);
+                let left = root.and_then(|root| filter(&*source as &dyn Source, root, &wanted));
+                reply.send(left.map(Done::Filtered));
             }
             Job::Copy {
                 reply,
@@ -344,15 +356,8 @@ fn read_created(
             Clue::Time(time) => return Ok(Some(time)),
             Clue::Child(child) => manifest = store.manifest(&Reference::Digest(child.digest))?,
             Clue::Config(config) if config.size <= MAX_CONFIG => {
-                let mut bytes = Vec::new();
-                let mut body = store.blob(&config, 0)?;
-                body.read_to_end(&mut bytes)
-                    .map_err(|error| StoreError::new(Class::Transient, error))?;
-                if Digest::of(config.digest.algorithm(), &bytes) != config.digest {
-                    let text = format!("the config {} has other bytes", config.digest);
-                    return Err(StoreError::new(Class::Corrupt, text));
-                }
-                return Ok(created::of_config(&bytes));
+                let config = read_config(store as &dyn Source, &config)?;
+                return Ok(created::of_config(&config));
             }
             Clue::Config(_) | Clue::Nothing => return Ok(None),
         }
@@ -361,7 +366,7 @@ fn read_created(
 }
 
 /// A child must have the size and, where both say what they are, the type that its index gives (protocol.md M11).
-fn check_child(manifest: &Manifest, expected: &Descriptor) -> Result<(), StoreError> {
+pub(super) fn check_child(manifest: &Manifest, expected: &Descriptor) -> Result<(), StoreError> {
     if manifest.bytes().len() as u64 != expected.size {
         let text = format!(
             "has {} bytes, its index says {}",
@@ -381,9 +386,5 @@ fn check_child(manifest: &Manifest, expected: &Descriptor) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Indexes in indexes that are looked into for a date.
-const MAX_DEPTH: u8 = 16;
-/// Bytes of a config that is read for its date: as many as a manifest may have (decisions D8).
-const MAX_CONFIG: u64 = 8 << 20;
 /// Bytes of progress between two times that a broken upload is gone on with.
 const RESUME_AFTER: u64 = 1024 * 1024;

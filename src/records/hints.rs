@@ -5,8 +5,8 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::record::{Head, Line};
-use crate::oci::{Digest, Host, Repository, Tag};
+use super::record::{Head, Line, MadeOf};
+use crate::oci::{Digest, Host, PlatformFilter, Repository, Tag};
 use crate::store::{Place, Session};
 
 /// What the file said when the run began. The tables are sorted, and of lines that say the same the last counts.
@@ -53,6 +53,16 @@ struct Tagged {
     digest: Digest,
     /// In seconds since 1970.
     time: u64,
+    filtered: Option<Box<Filtered>>,
+}
+
+/// What a platform filter made a tag of.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Filtered {
+    /// The filter's text.
+    pub platforms: Box<str>,
+    /// The digest at the source.
+    pub source: Digest,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +102,12 @@ impl Hints {
         self.tagged(place, tag).map(|row| &row.digest)
     }
 
+    /// What a tag was made of, where a filter was at it; with the digest that was made.
+    pub fn filtered(&self, place: &Place, tag: &Tag) -> Option<(&Filtered, &Digest)> {
+        let row = self.tagged(place, tag)?;
+        Some((row.filtered.as_deref()?, &row.digest))
+    }
+
     /// From now on the newest line of a registry's tag vouches for it where it was written within `time` before `now`.
     pub fn trust(&mut self, time: Duration, now: SystemTime) {
         let now = seconds(now);
@@ -106,13 +122,28 @@ impl Hints {
         vouches.then_some(&row.digest)
     }
 
-    /// Whether a line that says that a tag is `digest` now would tell nothing new.
-    pub fn is_recorded(&self, place: &Place, tag: &Tag, digest: &Digest) -> bool {
+    /// Whether a line that says that a tag is `digest` now, made of `made_of`, would tell nothing new.
+    pub fn is_recorded(
+        &self,
+        place: &Place,
+        tag: &Tag,
+        digest: &Digest,
+        made_of: &MadeOf<'_>,
+    ) -> bool {
         let recorded = match self.trusted {
             Some(_) => self.vouched(place, tag),
             None => self.tag(place, tag),
         };
-        recorded == Some(digest)
+        let filtered = self.filtered(place, tag).map(|(filtered, _)| filtered);
+        let is_same = match (made_of.wanted, filtered) {
+            (Some(wanted), Some(filtered)) => {
+                *filtered.platforms == *wanted.to_string() && filtered.source == *made_of.digest
+            }
+            (Some(_), None) => false,
+            // Where nothing was left out, it does not matter that somebody might have.
+            (None, filtered) => !filtered.is_some_and(Filtered::is_sparse),
+        };
+        is_same && recorded == Some(digest)
     }
 
     /// When the image of this digest was made; the inner `None` where it is known not to say.
@@ -192,6 +223,13 @@ impl Hints {
                 start,
                 digest,
                 time: humantime::parse_rfc3339(&line.time).map_or(NEVER, seconds),
+                filtered: line.platforms.as_deref().and_then(|platforms| {
+                    let (_, source) = line.from.rsplit_once('@')?;
+                    Some(Box::new(Filtered {
+                        platforms: platforms.into(),
+                        source: Digest::parse(source).ok()?,
+                    }))
+                }),
             }),
             _ => {
                 let is_whole = !line.location.is_empty() && !line.hash.is_empty();
@@ -252,6 +290,13 @@ impl Hints {
         let at = self.number(place)?;
         let find = |row: &Tagged| (row.at, &row.tag).cmp(&(at, tag));
         self.tags.get(self.tags.binary_search_by(find).ok()?)
+    }
+}
+
+impl Filtered {
+    /// Whether children of the index were left out.
+    pub fn is_sparse(&self) -> bool {
+        PlatformFilter::is_sparse_text(&self.platforms)
     }
 }
 

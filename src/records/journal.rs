@@ -333,6 +333,7 @@ mod tests {
     use super::super::tests::{Folder, descriptor, place};
     use super::*;
     use crate::oci::Tag;
+    use crate::records::MadeOf;
 
     #[test]
     fn runs_share_the_lock_and_nobody_else_has_it_meanwhile() {
@@ -393,9 +394,14 @@ mod tests {
     /// Lines about tags of their own, and so many repetitions of the first.
     fn content(tags: usize, repeated: usize) -> String {
         let at = place("a.b/c");
+        let origin = MadeOf {
+            place: &at,
+            digest: &descriptor().digest,
+            wanted: None,
+        };
         let line = |number: usize| {
             let tag = Tag::parse(&format!("v{number}")).unwrap();
-            Record::image(&at, &tag, &descriptor().digest, &at).line()
+            Record::image(&at, &tag, &descriptor().digest, &origin).line()
         };
         (0..tags).map(line).collect::<String>() + &line(0).repeat(repeated)
     }

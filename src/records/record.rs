@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::oci::{Descriptor, Digest, Hasher, Tag};
+use crate::oci::{Descriptor, Digest, Hasher, PlatformFilter, Tag};
 use crate::store::Place;
 
 /// One line of the file.
@@ -31,6 +31,9 @@ enum Entry {
         tag: String,
         digest: String,
         from: String,
+        /// Which platforms of it were wanted.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        platforms: Option<String>,
         time: String,
     },
     /// When an image was made; empty where it does not say.
@@ -104,17 +107,29 @@ impl Record {
         line
     }
 
-    /// A tag of `place` that is `digest` now, as the source is.
-    pub fn image(place: &Place, tag: &Tag, digest: &Digest, source: &Place) -> Self {
+    /// A tag of `place` that is `digest` now, which was made of `made_of`.
+    pub fn image(place: &Place, tag: &Tag, digest: &Digest, made_of: &MadeOf<'_>) -> Self {
         let entry = Entry::Image {
             at: place.to_string(),
             tag: tag.to_string(),
             digest: digest.to_string(),
-            from: format!("{source}@{digest}"),
+            from: format!("{}@{}", made_of.place, made_of.digest),
+            platforms: made_of.wanted.map(ToString::to_string),
             time: String::new(),
         };
         Self { v: VERSION, entry }
     }
+}
+
+/// What the source of a tag is, and what of it is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct MadeOf<'a> {
+    /// The source's repository.
+    pub place: &'a Place,
+    /// The digest of its manifest.
+    pub digest: &'a Digest,
+    /// Which platforms; `None`: it was not filtered.
+    pub wanted: Option<&'a PlatformFilter>,
 }
 
 /// A line as read: fields of other kinds are ignored, and nothing is copied out of the line that has no escapes in it.
@@ -128,6 +143,10 @@ pub(super) struct Line<'a> {
     pub(super) at: Cow<'a, str>,
     #[serde(borrow, default)]
     pub(super) digest: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub(super) from: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) platforms: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     pub(super) tag: Cow<'a, str>,
     #[serde(borrow, default)]

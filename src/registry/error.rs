@@ -164,6 +164,8 @@ pub(super) enum Failure {
     Schema1Refused(String),
     /// The target does not take a manifest whose foreign layers were left out (M9); its words.
     ForeignWanted(String),
+    /// The target does not take an index some of whose children were left out (M15); its words.
+    ChildrenWanted(String),
     /// Content under another digest than its own.
     Digest {
         /// What was asked for or sent.
@@ -260,6 +262,11 @@ impl fmt::Display for Failure {
                 f,
                 "{message} (its foreign layers were left out: the target must allow them, distribution by \
                  `validation.manifests.urls.allow`)"
+            ),
+            Self::ChildrenWanted(message) => write!(
+                f,
+                "{message} (children that are not wanted were left out, and the target wants every child of an index; \
+                 leave out `sparse`, and the index is cut)"
             ),
             Self::Digest { expected, actual } => {
                 write!(f, "{expected} was asked for, the bytes are {actual}")

@@ -7,10 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each part of `src`, the modules of this crate that it names, and the crates. `lib` wires all of them.
-const PARTS: [(&str, &[&str], &[&str]); 16] = [
+const PARTS: [(&str, &[&str], &[&str]); 17] = [
     (
         "cli",
-        &["config", "nearest"],
+        &["config", "nearest", "oci", "output"],
         &["humantime", "lexopt", "log"],
     ),
     (
@@ -67,6 +67,7 @@ const PARTS: [(&str, &[&str], &[&str]); 16] = [
             "zeroize",
         ],
     ),
+    ("output", &["report"], &["serde_json"]),
     ("report", &[], &[]),
     ("secret", &[], &["serde", "zeroize"]),
     ("signal", &["pace"], &["signal_hook"]),
@@ -102,6 +103,7 @@ const WORDS: [(&str, &[&str]); 14] = [
             "config/",
             "layout/",
             "logging.rs",
+            "output.rs",
             "records/compact.rs",
             "records/journal.rs",
             "registry/credentials.rs",

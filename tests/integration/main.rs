@@ -28,6 +28,8 @@ mod invariants;
 mod large;
 mod layers;
 mod moving;
+mod outputs;
+mod platforms;
 mod progress;
 mod records;
 #[expect(
