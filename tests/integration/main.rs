@@ -6,16 +6,14 @@ mod auth;
 mod cli;
 mod content;
 mod documents;
+mod dry_run;
 mod economy;
 mod environment;
 mod failures;
 mod fanout;
+mod files;
 mod golden;
 mod habits;
-#[expect(
-    dead_code,
-    reason = "the tests that need the rest of it come with the program"
-)]
 mod harness;
 mod healing;
 mod hostile;
@@ -27,8 +25,12 @@ mod interrupt;
     reason = "the tests that need the rest of it come with the program"
 )]
 mod invariants;
+mod large;
 mod layers;
 mod moving;
+mod outputs;
+mod platforms;
+mod progress;
 mod records;
 #[expect(
     dead_code,
@@ -37,6 +39,7 @@ mod records;
 mod registry;
 mod resume;
 mod retries;
+mod rules;
 mod sweep;
 mod sync;
 mod traps;
