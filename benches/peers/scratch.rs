@@ -9,7 +9,7 @@ use crate::Outcome;
 /// A shell that starts its arguments, and ends them as soon as its standard input ends: when this process lets go of it,
 /// and also when this process is killed. The first argument is a folder, which is removed then.
 const KEEPER: &str = r#"
-    trap '' INT HUP
+    trap '' INT TERM HUP
     folder=$1; shift
     "$@" </dev/null &
     read -r _
