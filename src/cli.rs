@@ -29,6 +29,8 @@ pub enum Command {
 pub struct Options {
     /// The configuration file, if one is named.
     pub config: Option<PathBuf>,
+    /// Whether no logins but those of the configuration are used.
+    pub no_default_auth: bool,
     /// The file that takes the log instead of stderr.
     pub log: Option<PathBuf>,
     /// The least important messages to log, if given.
@@ -79,6 +81,10 @@ pub fn parse(
                 let value = parser.value().map_err(UsageError::Syntax)?;
                 given.insert(flag.long, utf8("argument", value)?);
             }
+            Kind::Switch => {
+                let value = parser.optional_value().unwrap_or_else(|| "true".into());
+                given.insert(flag.long, utf8("argument", value)?);
+            }
             Kind::NotYet => {
                 if !parser.value().map_err(UsageError::Syntax)?.is_empty() {
                     return Err(UsageError::NotYet(flag.long));
@@ -111,6 +117,8 @@ fn options(
     let mut take = |long| given.remove(long);
     Ok(Options {
         config,
+        no_default_auth: take("no-default-auth")
+            .map_or(Ok(false), |text| switch("no-default-auth", text))?,
         log: take("log").map(PathBuf::from),
         log_level: take("log-level").map(log_level).transpose()?,
         registry: take("registry"),
@@ -168,6 +176,10 @@ fn trust_records(text: String) -> Result<Duration, UsageError> {
     humantime::parse_duration(&text).map_err(|_| UsageError::TrustRecords(text))
 }
 
+fn switch(flag: &'static str, text: String) -> Result<bool, UsageError> {
+    text.parse().map_err(|_| UsageError::Switch { flag, text })
+}
+
 fn log_level(text: String) -> Result<LevelFilter, UsageError> {
     match text.parse() {
         Ok(level) if level != LevelFilter::Off => Ok(level),
@@ -187,7 +199,7 @@ fn help(env: &dyn Fn(&str) -> Option<OsString>) -> Result<String, UsageError> {
     for flag in &FLAGS {
         let (value, default) = match &flag.kind {
             Kind::NotYet | Kind::SwitchNotYet => continue,
-            Kind::Help | Kind::Version => (String::new(), String::new()),
+            Kind::Help | Kind::Version | Kind::Switch => (String::new(), String::new()),
             Kind::Value { name, default } => (format!(" {name}"), default.describe(env)?),
         };
         let short = match flag.short {
@@ -239,6 +251,13 @@ pub enum UsageError {
     Retries(String),
     /// `--trust-records` with something else than a time.
     TrustRecords(String),
+    /// A flag that is on or off, with something else.
+    Switch {
+        /// Its name.
+        flag: &'static str,
+        /// As written.
+        text: String,
+    },
     /// `--log-level` with something else than a level.
     LogLevel(String),
 }
@@ -275,6 +294,10 @@ impl fmt::Display for UsageError {
                 f,
                 "--trust-records {text:?} is no time; give one such as 12h or 30m"
             ),
+            Self::Switch { flag, text } => write!(
+                f,
+                "--{flag} {text:?} is neither true nor false; give --{flag} alone"
+            ),
             Self::LogLevel(text) => write!(
                 f,
                 "--log-level {text:?} is no level; give error, warn, info, debug or trace"
@@ -301,6 +324,8 @@ enum Kind {
         name: &'static str,
         default: DefaultValue,
     },
+    /// On if it is given, but for `--flag=false`.
+    Switch,
     /// Known to image-syncer 1.5 and not to this version: fine without a value, as its GitHub Action passes it.
     NotYet,
     /// The same for a flag that needs no value.
@@ -340,13 +365,19 @@ impl DefaultValue {
     }
 }
 
-const FLAGS: [Flag; 19] = [
+const FLAGS: [Flag; 20] = [
     value(
         "config",
         None,
         "FILE",
         DefaultValue::Text(DEFAULT_PATH),
         "the credentials and the rules",
+    ),
+    flag(
+        "no-default-auth",
+        None,
+        Kind::Switch,
+        "use no logins of docker and podman, only those of the configuration",
     ),
     value(
         "log",
@@ -481,6 +512,7 @@ mod tests {
     fn defaults() -> Options {
         Options {
             config: None,
+            no_default_auth: false,
             log: None,
             log_level: None,
             registry: Some("env.example".into()),
@@ -503,6 +535,7 @@ mod tests {
     fn every_flag_arrives_with_equals_sign_and_with_blank() {
         let expected = Options {
             config: Some("c.json".into()),
+            no_default_auth: true,
             log: Some("l".into()),
             log_level: Some(LevelFilter::Debug),
             registry: Some("r.example".into()),
@@ -516,6 +549,7 @@ mod tests {
         };
         let joined = [
             "--config=c.json",
+            "--no-default-auth",
             "--log=l",
             "a:1",
             "--log-level=debug",
@@ -550,6 +584,7 @@ mod tests {
     fn an_empty_value_is_no_value() {
         let args = [
             "--config=",
+            "--no-default-auth=",
             "--log=",
             "--log-level=",
             "--registry=",
@@ -577,6 +612,18 @@ mod tests {
         let options = options_of(&["-p", "3", "--proc=4", "--", "--help", "t"]);
         assert_eq!(options.workers, 4);
         assert_eq!(options.images, ["--help", "t"]);
+    }
+
+    #[test]
+    fn a_switch_is_on_where_it_is_given_and_not_false() {
+        for (args, on) in [
+            (["--no-default-auth"].as_slice(), true),
+            (&["--no-default-auth=true"], true),
+            (&["--no-default-auth=false"], false),
+            (&["--no-default-auth", "--no-default-auth=false"], false),
+        ] {
+            assert_eq!(options_of(args).no_default_auth, on, "{args:?}");
+        }
     }
 
     #[test]
@@ -635,6 +682,10 @@ mod tests {
             (
                 &["--trust-records=12"],
                 "--trust-records \"12\" is no time; give one such as 12h or 30m",
+            ),
+            (
+                &["--no-default-auth=on"],
+                "--no-default-auth \"on\" is neither true nor false; give --no-default-auth alone",
             ),
             (
                 &["--config"],

@@ -41,7 +41,8 @@ use logging::{Stream, print};
 use oci::{Digest, Host};
 use records::Journal;
 use registry::Registries;
-use registry::credentials::{Credentials, Entry, docker_config_path};
+use registry::auth_files;
+use registry::credentials::{Credentials, Entry, Proof};
 use report::{ExitStatus, Report};
 use store::{Limits, Place, Quota, StoreError, Stores, Target};
 
@@ -86,13 +87,17 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         failed_rules,
         mut warnings,
     } = config;
-    let docker = docker_config_path(std::env::var_os("DOCKER_CONFIG"), std::env::var_os("HOME"));
+    let places = if options.no_default_auth {
+        Vec::new()
+    } else {
+        auth_files::places(&|name| std::env::var_os(name))
+    };
     let limits: HashMap<Host, Limits> = auth
         .iter()
         .filter(|entry| entry.path.is_empty())
         .map(|entry| (entry.host.clone(), entry.limits))
         .collect();
-    let (credentials, more) = Credentials::load(entries(auth), docker.as_deref());
+    let (credentials, more) = Credentials::load(entries(auth), places);
     warnings.extend(more);
 
     let (running, cancel) = crossbeam_channel::bounded::<()>(0);
@@ -199,8 +204,7 @@ fn entries(auth: Vec<AuthEntry>) -> Vec<Entry> {
             key,
             host,
             path,
-            username,
-            password,
+            proof: Proof::password(username, password),
             insecure,
         }
     };

@@ -2,7 +2,7 @@
 //! passwords and tokens that meet it. Not here: parsing of challenges and tokens (`auth.rs`), what passwords there
 //! are (`credentials.rs`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -16,6 +16,7 @@ use super::exchange::{MAX_ERROR, Response};
 use super::hosts::lock;
 use super::request::{Method, Request};
 use super::url::{Purpose, Url, Verdict};
+use crate::oci::Host;
 use crate::secret::Secret;
 
 /// What is known of signing in at one host.
@@ -24,6 +25,22 @@ pub(super) struct SignIn {
     demand: Mutex<Option<Demand>>,
     tokens: TokenCache,
     trust: Mutex<HashMap<u64, Arc<Mutex<Trust>>>>,
+    /// Where the logins were from that the log has told of.
+    told: Mutex<HashSet<Option<String>>>,
+}
+
+impl SignIn {
+    /// Tells once where the login for a host is from.
+    fn tell(&self, host: &Host, credential: Option<&Credential>) {
+        let origin = credential.map(|credential| credential.origin.clone());
+        if !lock(&self.told).insert(origin.clone()) {
+            return;
+        }
+        match origin {
+            Some(origin) => log::info!("{host}: the login is that of {origin}"),
+            None => log::info!("{host}: there is no login, it is asked without one"),
+        }
+    }
 }
 
 /// What a host wants with a request.
@@ -44,10 +61,10 @@ enum Trust {
 /// What goes into the Authorization header.
 pub(super) struct Authorization {
     header: Secret,
-    /// The token, and whether it was got for this very request; a password otherwise.
+    /// The token, and whether it was got for this very request; otherwise it is the login itself.
     token: Option<(Secret, Freshness)>,
-    /// The password that it was made of.
-    password: Option<Secret>,
+    /// The login that it is, or that the token was got with; `None`: anybody may have that token.
+    credential: Option<Arc<Credential>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,25 +74,33 @@ enum Freshness {
 }
 
 impl Authorization {
-    fn basic(credential: &Credential) -> Result<Self, Failure> {
+    fn of(credential: &Arc<Credential>) -> Result<Self, Failure> {
         Ok(Self {
-            header: credential.basic().map_err(Failure::Credential)?,
+            header: credential.header().map_err(Failure::Credential)?,
             token: None,
-            password: Some(credential.password.clone()),
+            credential: Some(credential.clone()),
         })
     }
 
-    fn bearer(token: Secret, freshness: Freshness) -> Self {
+    fn token(token: Secret, freshness: Freshness, credential: Option<&Arc<Credential>>) -> Self {
         Self {
             header: Secret::new(format!("Bearer {}", token.expose())),
             token: Some((token, freshness)),
-            password: None,
+            credential: credential.cloned(),
         }
     }
 
     /// The header's value.
     pub(super) fn header(&self) -> &Secret {
         &self.header
+    }
+
+    /// Whose request it is, for messages.
+    pub(super) fn login(&self) -> Login {
+        match &self.credential {
+            Some(credential) => Login::Entry(credential.origin.clone()),
+            None => Login::Anonymous,
+        }
     }
 
     /// What may not be seen, should the answer repeat it.
@@ -86,7 +111,11 @@ impl Authorization {
             .split_once(' ')
             .map_or("", |(_, value)| value);
         let mut secrets = vec![Secret::new(value.to_owned())];
-        secrets.extend(self.password.clone());
+        secrets.extend(
+            self.credential
+                .iter()
+                .map(|known| known.proof.secret().clone()),
+        );
         secrets
     }
 }
@@ -213,13 +242,21 @@ impl Client {
         refused: Option<&Secret>,
         failed: &dyn Fn(Failure) -> RequestError,
     ) -> Result<Option<Authorization>, RequestError> {
-        match (demand, self.credential.as_deref()) {
+        let sign_in = &self.registry.sign_in;
+        sign_in.tell(&self.registry.host, self.credential.as_deref());
+        match (demand, &self.credential) {
             (Demand::Basic, None) => Ok(None),
             (Demand::Basic, Some(credential)) => {
-                Authorization::basic(credential).map(Some).map_err(failed)
+                Authorization::of(credential).map(Some).map_err(failed)
             }
-            (Demand::Bearer { realm, service }, _) => self
-                .token(realm, service.as_deref(), scope, refused)
+            (Demand::Bearer { realm, service }, credential) => self
+                .token(
+                    realm,
+                    service.as_deref(),
+                    scope,
+                    credential.as_ref(),
+                    refused,
+                )
                 .map(Some),
         }
     }
@@ -232,22 +269,24 @@ impl Client {
         url: &Url,
         authorization: Option<&Authorization>,
     ) -> Result<Response, RequestError> {
-        match (authorization, &self.credential) {
-            (Some(basic), Some(credential)) if basic.token.is_none() => {
-                self.with_password(credential, request, url, basic, |status| status == 401)
+        match authorization {
+            Some(login) if login.token.is_none() => {
+                self.with_login(request, url, login, |status| status == 401)
             }
             _ => self.exchange_twice(request, url, authorization),
         }
     }
 
-    fn with_password(
+    fn with_login(
         &self,
-        credential: &Credential,
         request: &mut Request<'_>,
         url: &Url,
-        basic: &Authorization,
+        authorization: &Authorization,
         is_refused: fn(u16) -> bool,
     ) -> Result<Response, RequestError> {
+        let Some(credential) = &authorization.credential else {
+            return self.exchange_twice(request, url, Some(authorization));
+        };
         let trust = lock(&self.registry.sign_in.trust)
             .entry(credential.id)
             .or_insert_with(|| Arc::new(Mutex::new(Trust::Untried(0))))
@@ -256,15 +295,14 @@ impl Client {
         let refusals = match *trust {
             Trust::Accepted => {
                 drop(trust);
-                return self.exchange_twice(request, url, Some(basic));
+                return self.exchange_twice(request, url, Some(authorization));
             }
             Trust::Refused => {
-                let login = Login::Entry(credential.origin.clone());
-                return Err(request.failed(url, Failure::LoginRefused(login)));
+                return Err(request.failed(url, Failure::LoginRefused(authorization.login())));
             }
             Trust::Untried(refusals) => refusals,
         };
-        let response = self.exchange_twice(request, url, Some(basic))?;
+        let response = self.exchange_twice(request, url, Some(authorization))?;
         if is_refused(response.status) {
             // One repository may be denied where the password is right, three in a row are a wrong password.
             *trust = if refusals + 1 < MAX_REFUSALS {
@@ -283,13 +321,14 @@ impl Client {
         realm: &Url,
         service: Option<&str>,
         scope: &Scope,
+        credential: Option<&Arc<Credential>>,
         refused: Option<&Secret>,
     ) -> Result<Authorization, RequestError> {
         let url = token_url(realm, service, scope);
         let key = TokenKey {
             realm: realm.clone(),
             service: service.map(str::to_owned),
-            credential: self.credential.as_ref().map(|credential| credential.id),
+            credential: credential.map(|credential| credential.id),
             scope: scope.clone(),
         };
         let mut freshness = Freshness::Kept;
@@ -299,26 +338,31 @@ impl Client {
             .tokens
             .get_or_fetch(key, refused, || {
                 freshness = Freshness::New;
-                self.fetch_token(&url, scope)
+                self.fetch_token(&url, scope, credential)
             })?;
-        Ok(Authorization::bearer(token, freshness))
+        Ok(Authorization::token(token, freshness, credential))
     }
 
     /// Asks the token service. Redirects are refused: the request carries the password (H06).
-    fn fetch_token(&self, url: &Url, scope: &Scope) -> Result<Token, RequestError> {
+    fn fetch_token(
+        &self,
+        url: &Url,
+        scope: &Scope,
+        credential: Option<&Arc<Credential>>,
+    ) -> Result<Token, RequestError> {
         let started = Instant::now();
         let verdict = Verdict {
             url: url.clone(),
             credentials: true,
         };
         let mut request = Request::to(Method::Get, verdict, scope.clone());
-        let mut response = match &self.credential {
+        let mut response = match credential {
             Some(credential) => {
-                let basic = Authorization::basic(credential)
+                let login = Authorization::of(credential)
                     .map_err(|failure| request.failed(url, failure))?;
                 // Token services say 403 to a wrong password as well as to a missing repository (A16).
                 let is_refused = |status| matches!(status, 401 | 403);
-                self.with_password(credential, &mut request, url, &basic, is_refused)?
+                self.with_login(&mut request, url, &login, is_refused)?
             }
             None => self.exchange_twice(&mut request, url, None)?,
         };

@@ -240,7 +240,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
 
-    use super::super::credentials::{Credentials, Entry};
+    use super::super::credentials::{Credentials, Entry, Proof};
     use super::super::hosts::Registries;
     use super::super::testing::{Reply, Seen, Server, descriptor};
     use super::*;
@@ -483,11 +483,10 @@ mod tests {
             key: host.to_string(),
             host: host.clone(),
             path: String::new(),
-            username: Some("u".into()),
-            password: Some(Secret::new("p".into())),
+            proof: Some(Proof::Password("u".into(), Secret::new("p".into()))),
             insecure: true,
         };
-        let registries = Registries::new(Credentials::new(vec![entry], None).0, 1);
+        let registries = Registries::new(Credentials::new(vec![entry], Vec::new()), 1);
         let store = registries.store(&host, &Repository::parse("a").unwrap());
         let error = store.head(&tag()).unwrap_err();
         assert_eq!(error.class, Class::Transient, "{error}");

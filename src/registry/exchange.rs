@@ -106,10 +106,7 @@ impl Client {
             reason: parts.status.canonical_reason().unwrap_or_default(),
             headers: parts.headers,
             body: body.into_reader(),
-            login: match (&self.credential, authorization) {
-                (Some(credential), Some(_)) => Login::Entry(credential.origin.clone()),
-                _ => Login::Anonymous,
-            },
+            login: authorization.map_or(Login::Anonymous, Authorization::login),
             secrets: authorization
                 .map(Authorization::secrets)
                 .unwrap_or_default(),

@@ -1,6 +1,7 @@
 //! Registries as places of images: the OCI distribution API over HTTP. Not here: rules, the order of work, attempts.
 
 pub(crate) mod auth;
+pub(crate) mod auth_files;
 mod authorise;
 mod blob;
 mod body;

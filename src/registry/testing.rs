@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use super::credentials::{Credentials, Entry};
+use super::credentials::{Credentials, Entry, Proof};
 use super::hosts::{Registries, lock};
 use crate::oci::{Algorithm, Descriptor, Digest, Host, Repository};
 use crate::secret::Secret;
@@ -74,11 +74,10 @@ impl Server {
             key: self.host.to_string(),
             host: self.host.clone(),
             path: String::new(),
-            username: Some("u".into()),
-            password: Some(Secret::new(password.into())),
+            proof: Some(Proof::Password("u".into(), Secret::new(password.into()))),
             insecure: true,
         });
-        let (credentials, _) = Credentials::new(entry.into_iter().collect(), None);
+        let credentials = Credentials::new(entry.into_iter().collect(), Vec::new());
         Registries::new(credentials, 2)
     }
 

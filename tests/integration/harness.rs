@@ -88,9 +88,12 @@ impl Run {
         self.config(config)
     }
 
-    /// Writes a file into the folder.
+    /// Writes a file into the folder, or below it.
     pub(crate) fn file(mut self, name: &str, bytes: impl AsRef<[u8]>) -> Self {
-        fs::write(self.path(name), bytes).expect("cannot write a file of the test");
+        let path = self.path(name);
+        let written = fs::create_dir_all(path.parent().expect("no folder"))
+            .and_then(|()| fs::write(path, bytes));
+        written.expect("cannot write a file of the test");
         self.given.insert(name.to_string());
         self
     }

@@ -5,6 +5,7 @@ mod abilities;
 mod auth;
 mod cli;
 mod content;
+mod credentials;
 mod documents;
 mod economy;
 mod environment;
