@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::url::Url;
+use super::url::{Url, encode};
 use crate::oci::Repository;
 use crate::secret::Secret;
 
@@ -165,6 +165,27 @@ pub(crate) fn token_url(realm: &Url, service: Option<&str>, scope: &Scope) -> Ur
         url = url.with_query_parameter("scope", &parameter);
     }
     url
+}
+
+/// The form that asks for a token by a refresh token (A6).
+pub(crate) fn refresh_form(token: &Secret, service: Option<&str>, scope: &Scope) -> Secret {
+    let scopes: Vec<String> = scope.parameters().collect();
+    form(&[
+        ("grant_type", "refresh_token"),
+        ("refresh_token", token.expose()),
+        ("service", service.unwrap_or_default()),
+        ("scope", &scopes.join(" ")),
+        ("client_id", "image-syncer"),
+    ])
+}
+
+/// A form without the fields that are empty.
+fn form(fields: &[(&str, &str)]) -> Secret {
+    let given = fields.iter().filter(|(_, value)| !value.is_empty());
+    let fields: Vec<String> = given
+        .map(|(name, value)| format!("{name}={}", encode(value)))
+        .collect();
+    Secret::new(fields.join("&"))
 }
 
 /// A token and how long it is worth sending. What is inside it is the registry's business (A8).
@@ -745,6 +766,25 @@ mod tests {
         ] {
             let url = token_url(&Url::parse(realm).unwrap(), service, &scope);
             assert_eq!(url.to_request_string(), expected);
+        }
+    }
+
+    #[test]
+    fn the_form_of_a_refresh_token() {
+        let scope = Scope::push_and_mount(&repository("t"), &repository("a"));
+        let token = Secret::new("a/b+c&d".into());
+        let begin = "grant_type=refresh_token&refresh_token=a%2Fb%2Bc%26d";
+        let end =
+            "scope=repository%3At%3Apull%2Cpush%20repository%3Aa%3Apull&client_id=image-syncer";
+        for (service, expected) in [
+            (
+                Some("a.io:5000"),
+                format!("{begin}&service=a.io%3A5000&{end}"),
+            ),
+            (Some(""), format!("{begin}&{end}")),
+            (None, format!("{begin}&{end}")),
+        ] {
+            assert_eq!(refresh_form(&token, service, &scope).expose(), expected);
         }
     }
 

@@ -7,15 +7,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::auth::{
-    Challenge, Scope, Token, TokenCache, TokenKey, choose, parse_challenges, parse_token, token_url,
+    Challenge, Scope, Token, TokenCache, TokenKey, choose, parse_challenges, parse_token,
+    refresh_form, token_url,
 };
 use super::client::Client;
-use super::credentials::Credential;
+use super::credentials::{Credential, Proof};
 use super::error::{Failure, Login, RequestError};
 use super::exchange::{MAX_ERROR, Response};
 use super::hosts::lock;
 use super::request::{Method, Request};
-use super::url::{Purpose, Url, Verdict};
+use super::url::{Purpose, Url, Verdict, encode};
 use crate::oci::Host;
 use crate::secret::Secret;
 
@@ -58,9 +59,10 @@ enum Trust {
     Refused,
 }
 
-/// What goes into the Authorization header.
+/// What a request shows of us.
 pub(super) struct Authorization {
-    header: Secret,
+    /// Nothing where the login is in the body.
+    header: Option<Secret>,
     /// The token, and whether it was got for this very request; otherwise it is the login itself.
     token: Option<(Secret, Freshness)>,
     /// The login that it is, or that the token was got with; `None`: anybody may have that token.
@@ -76,23 +78,30 @@ enum Freshness {
 impl Authorization {
     fn of(credential: &Arc<Credential>) -> Result<Self, Failure> {
         Ok(Self {
-            header: credential.header().map_err(Failure::Credential)?,
+            header: Some(credential.header().map_err(Failure::Credential)?),
+            ..Self::in_body(credential)
+        })
+    }
+
+    fn in_body(credential: &Arc<Credential>) -> Self {
+        Self {
+            header: None,
             token: None,
             credential: Some(credential.clone()),
-        })
+        }
     }
 
     fn token(token: Secret, freshness: Freshness, credential: Option<&Arc<Credential>>) -> Self {
         Self {
-            header: Secret::new(format!("Bearer {}", token.expose())),
+            header: Some(Secret::new(format!("Bearer {}", token.expose()))),
             token: Some((token, freshness)),
             credential: credential.cloned(),
         }
     }
 
-    /// The header's value.
-    pub(super) fn header(&self) -> &Secret {
-        &self.header
+    /// The value of the Authorization header, if there is to be one.
+    pub(super) fn header(&self) -> Option<&Secret> {
+        self.header.as_ref()
     }
 
     /// Whose request it is, for messages.
@@ -105,17 +114,15 @@ impl Authorization {
 
     /// What may not be seen, should the answer repeat it.
     pub(super) fn secrets(&self) -> Vec<Secret> {
-        let value = self
-            .header
-            .expose()
-            .split_once(' ')
-            .map_or("", |(_, value)| value);
-        let mut secrets = vec![Secret::new(value.to_owned())];
-        secrets.extend(
-            self.credential
-                .iter()
-                .map(|known| known.proof.secret().clone()),
-        );
+        let login = self.credential.iter().map(|known| known.proof.secret());
+        let mut secrets: Vec<Secret> = login
+            .flat_map(|secret| [secret.clone(), Secret::new(encode(secret.expose()))])
+            .collect();
+        let header = self.header.iter();
+        secrets.extend(header.filter_map(|header| {
+            let (_, value) = header.expose().split_once(' ')?;
+            Some(Secret::new(value.to_owned()))
+        }));
         secrets
     }
 }
@@ -245,18 +252,12 @@ impl Client {
         let sign_in = &self.registry.sign_in;
         sign_in.tell(&self.registry.host, self.credential.as_deref());
         match (demand, &self.credential) {
-            (Demand::Basic, None) => Ok(None),
-            (Demand::Basic, Some(credential)) => {
-                Authorization::of(credential).map(Some).map_err(failed)
+            (_, Some(known)) if known.is_token() || *demand == Demand::Basic => {
+                Authorization::of(known).map(Some).map_err(failed)
             }
-            (Demand::Bearer { realm, service }, credential) => self
-                .token(
-                    realm,
-                    service.as_deref(),
-                    scope,
-                    credential.as_ref(),
-                    refused,
-                )
+            (Demand::Basic, _) => Ok(None),
+            (Demand::Bearer { realm, service }, known) => self
+                .token(realm, service.as_deref(), scope, known.as_ref(), refused)
                 .map(Some),
         }
     }
@@ -324,7 +325,6 @@ impl Client {
         credential: Option<&Arc<Credential>>,
         refused: Option<&Secret>,
     ) -> Result<Authorization, RequestError> {
-        let url = token_url(realm, service, scope);
         let key = TokenKey {
             realm: realm.clone(),
             service: service.map(str::to_owned),
@@ -338,33 +338,48 @@ impl Client {
             .tokens
             .get_or_fetch(key, refused, || {
                 freshness = Freshness::New;
-                self.fetch_token(&url, scope, credential)
+                self.fetch_token(realm, service, scope, credential)
             })?;
         Ok(Authorization::token(token, freshness, credential))
     }
 
-    /// Asks the token service. Redirects are refused: the request carries the password (H06).
+    /// Asks the token service. Redirects are refused: the request carries the login (H06).
     fn fetch_token(
         &self,
-        url: &Url,
+        realm: &Url,
+        service: Option<&str>,
         scope: &Scope,
         credential: Option<&Arc<Credential>>,
     ) -> Result<Token, RequestError> {
         let started = Instant::now();
-        let verdict = Verdict {
-            url: url.clone(),
-            credentials: true,
+        let by_get = token_url(realm, service, scope);
+        let to = |method, url: &Url| {
+            let verdict = Verdict {
+                url: url.clone(),
+                credentials: true,
+            };
+            Request::to(method, verdict, scope.clone())
         };
-        let mut request = Request::to(Method::Get, verdict, scope.clone());
+        // Token services say 403 to a wrong password as well as to a missing repository (A16).
         let mut response = match credential {
-            Some(credential) => {
-                let login = Authorization::of(credential)
-                    .map_err(|failure| request.failed(url, failure))?;
-                // Token services say 403 to a wrong password as well as to a missing repository (A16).
-                let is_refused = |status| matches!(status, 401 | 403);
-                self.with_login(&mut request, url, &login, is_refused)?
+            Some(known) if let Proof::IdentityToken(token) = &known.proof => {
+                let form = refresh_form(token, service, scope);
+                let mut request = to(Method::Post, realm)
+                    .header("Content-Type", "application/x-www-form-urlencoded")
+                    .bytes(form.expose().as_bytes());
+                let login = Authorization::in_body(known);
+                // 400 is what OAuth2 has for a token that is not known (RFC 6749, 5.2).
+                let is_refused = |status| matches!(status, 400 | 401 | 403);
+                self.with_login(&mut request, realm, &login, is_refused)?
             }
-            None => self.exchange_twice(&mut request, url, None)?,
+            Some(known) => {
+                let mut request = to(Method::Get, &by_get);
+                let login =
+                    Authorization::of(known).map_err(|failure| request.failed(&by_get, failure))?;
+                let is_refused = |status| matches!(status, 401 | 403);
+                self.with_login(&mut request, &by_get, &login, is_refused)?
+            }
+            None => self.exchange_twice(&mut to(Method::Get, &by_get), &by_get, None)?,
         };
         if response.status != 200 {
             return Err(response.refuse());
@@ -579,6 +594,85 @@ mod tests {
                     .is_some_and(|value| value.starts_with("Basic"))
             });
             assert_eq!(sent.count(), 3);
+        }
+    }
+
+    #[test]
+    fn an_identity_token_is_for_the_token_service_alone() {
+        let identity = || Some(Proof::IdentityToken(Secret::new("i+d".into())));
+        let server = Server::start(|seen| {
+            let form = String::from_utf8_lossy(&seen.body).into_owned();
+            Some(
+                match (
+                    seen.target.starts_with("/token"),
+                    seen.header("authorization"),
+                ) {
+                    (true, None) if form.contains("refresh_token=i%2Bd&service=s&") => {
+                        Reply::new(200).body(r#"{"access_token":"t"}"#)
+                    }
+                    (true, _) => Reply::new(500),
+                    (false, Some("Bearer t")) => found(),
+                    _ => bearer(seen, ""),
+                },
+            )
+        });
+        let store = |server: &Server, name| {
+            let repository = Repository::parse(name).unwrap();
+            server
+                .registries_by(identity())
+                .store(&server.host, &repository)
+        };
+        assert!(ask(&*store(&server, "a/b")).unwrap());
+        let asked = "HEAD /v2/a/b/manifests/v1";
+        assert_eq!(server.requests(), [asked, "POST /token", asked]);
+
+        let basic =
+            Server::start(|_| Some(Reply::new(401).header("www-authenticate", "Basic realm=x")));
+        let error = ask(&*store(&basic, "a")).unwrap_err();
+        assert!(
+            error.to_string().contains("has an identity token"),
+            "{error}"
+        );
+
+        // What the service says of the token is not repeated.
+        let echo = Server::start(|seen| {
+            let is_token = seen.target.starts_with("/token");
+            Some(if is_token {
+                Reply::new(400).body(seen.body.clone())
+            } else {
+                bearer(seen, "")
+            })
+        });
+        let registries = echo.registries_by(identity());
+        let store = registries.store(&echo.host, &Repository::parse("a").unwrap());
+        for _ in 0..5 {
+            let error = ask(&*store).unwrap_err().to_string();
+            assert!(
+                !error.contains("i+d") && !error.contains("i%2Bd"),
+                "{error}"
+            );
+        }
+        let posts = echo.requests().into_iter();
+        assert_eq!(posts.filter(|line| line == "POST /token").count(), 3);
+    }
+
+    #[test]
+    fn a_token_of_the_user_goes_to_the_registry_whatever_it_demands() {
+        for challenge in ["Basic realm=x", "Bearer realm=\"/token\""] {
+            let server = Server::start(move |seen| {
+                Some(match seen.header("authorization") {
+                    Some("Bearer abc") => found(),
+                    _ => Reply::new(401).header("www-authenticate", challenge),
+                })
+            });
+            for (token, expected) in [("abc", Some(true)), ("wrong", Some(false)), ("a b", None)] {
+                let proof = Proof::Bearer(Secret::new(token.into()));
+                let registries = server.registries_by(Some(proof));
+                let store = registries.store(&server.host, &Repository::parse("a").unwrap());
+                assert_eq!(ask(&*store).ok(), expected, "{challenge} {token}");
+            }
+            let asked = server.seen();
+            assert!(asked.iter().all(|seen| seen.method == "HEAD"));
         }
     }
 

@@ -34,20 +34,29 @@ pub(crate) struct Entry {
 pub(crate) enum Proof {
     /// A user name and its password.
     Password(String, Secret),
+    /// A refresh token: the token service takes it in place of a password (A6).
+    IdentityToken(Secret),
+    /// A token that the registry itself takes.
+    Bearer(Secret),
 }
 
 impl Proof {
-    /// Both or nothing: half a login is none.
+    /// Both or nothing: half a login is none. The user `<token>` says that the other half is an identity token (A27).
     pub(crate) fn password(username: Option<String>, password: Option<Secret>) -> Option<Self> {
         let username = username.filter(|username| !username.is_empty())?;
         let password = password.filter(|password| !password.is_empty())?;
-        Some(Self::Password(username, password))
+        Some(match username.as_str() {
+            "<token>" => Self::IdentityToken(password),
+            _ => Self::Password(username, password),
+        })
     }
 
     /// What must not be shown.
     pub(crate) fn secret(&self) -> &Secret {
         match self {
-            Self::Password(_, secret) => secret,
+            Self::Password(_, secret) | Self::IdentityToken(secret) | Self::Bearer(secret) => {
+                secret
+            }
         }
     }
 }
@@ -67,24 +76,41 @@ pub(crate) struct Credential {
 impl Credential {
     fn new(proof: Proof, origin: String) -> Self {
         static KEYS: OnceLock<RandomState> = OnceLock::new();
-        let Proof::Password(name, secret) = &proof;
+        let (kind, name) = match &proof {
+            Proof::Password(name, _) => (0, name.as_str()),
+            Proof::IdentityToken(_) => (1, ""),
+            Proof::Bearer(_) => (2, ""),
+        };
         let id = KEYS
             .get_or_init(RandomState::new)
-            .hash_one((name, secret.expose()));
+            .hash_one((kind, name, proof.secret().expose()));
         Self { id, proof, origin }
+    }
+
+    /// Whether the registry takes it in place of the tokens that it demands.
+    pub(crate) fn is_token(&self) -> bool {
+        matches!(self.proof, Proof::Bearer(_))
     }
 
     /// The value of an `Authorization` header.
     pub(crate) fn header(&self) -> Result<Secret, CredentialError> {
-        let Proof::Password(username, password) = &self.proof;
+        let failed = |what| CredentialError {
+            origin: self.origin.clone(),
+            what,
+        };
+        let (username, password) = match &self.proof {
+            Proof::Password(username, password) => (username, password),
+            Proof::IdentityToken(_) => return Err(failed(Problem::WantsPassword)),
+            Proof::Bearer(token) if token.expose().bytes().all(|b| b.is_ascii_graphic()) => {
+                return Ok(Secret::new(format!("Bearer {}", token.expose())));
+            }
+            Proof::Bearer(_) => return Err(failed(Problem::Unsendable)),
+        };
         // A password may hold line breaks (Google's JSON keys do), they are encoded; a colon would end the name early
         // and the rest would be taken for the password (A28, RFC 7617).
         let refused = |c: &char| *c == ':' || c.is_control();
         if let Some(character) = username.chars().find(refused) {
-            return Err(CredentialError {
-                origin: self.origin.clone(),
-                character,
-            });
+            return Err(failed(Problem::UserName(character)));
         }
         let pair = Zeroizing::new(format!("{username}:{}", password.expose()));
         let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
@@ -92,22 +118,44 @@ impl Credential {
     }
 }
 
-/// A user name that cannot be sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A login that is of no use.
+#[derive(Debug)]
 pub(crate) struct CredentialError {
-    /// Where the credential was written.
+    /// Where it was written.
     pub(crate) origin: String,
-    /// What no user name may hold.
-    pub(crate) character: char,
+    /// What is wrong with it.
+    pub(crate) what: Problem,
+}
+
+/// What may be wrong with a login.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Problem {
+    /// A character that no user name may hold.
+    UserName(char),
+    /// An identity token for a registry without a token service.
+    WantsPassword,
+    /// A token with characters that no header may hold.
+    Unsendable,
 }
 
 impl fmt::Display for CredentialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { origin, character } = self;
-        write!(
-            f,
-            "the user name of {origin} holds {character:?}, which no user name may: is it \"user:password\" in one?"
-        )
+        let Self { origin, what } = self;
+        match what {
+            Problem::UserName(character) => write!(
+                f,
+                "the user name of {origin} holds {character:?}, which no user name may: is it \"user:password\" in one?"
+            ),
+            Problem::WantsPassword => write!(
+                f,
+                "{origin} has an identity token, and the registry has no token service that takes it: sign in with a \
+                 password"
+            ),
+            Problem::Unsendable => write!(
+                f,
+                "the token of {origin} holds blanks, control characters or letters beyond ASCII: was it copied whole?"
+            ),
+        }
     }
 }
 
@@ -248,8 +296,14 @@ mod tests {
         let (host, repository) = crate::oci::reference::split_name(name).unwrap();
         match credentials.lookup(&host, &repository) {
             Some(found) => {
-                let Proof::Password(username, password) = &found.proof;
-                format!("{} {username} {}", found.origin, password.expose())
+                let login = match &found.proof {
+                    Proof::Password(username, password) => {
+                        format!("{username} {}", password.expose())
+                    }
+                    Proof::IdentityToken(token) => format!("identity {}", token.expose()),
+                    Proof::Bearer(token) => format!("bearer {}", token.expose()),
+                };
+                format!("{} {login}", found.origin)
             }
             None => "none".into(),
         }
@@ -328,6 +382,9 @@ mod tests {
                 "pod.man": {"auth": "", "username": "v", "password": "p"},
                 "store.io": {},
                 "token.io": {"auth": "PHRva2VuPjo=", "identitytoken": "t"},
+                "acr.io": {"auth": "MDAwMDAwMDAtMDAwMC0wMDAwLTAwMDAtMDAwMDAwMDAwMDAwOg==", "identitytoken": "t"},
+                "brackets.io": {"username": "<token>", "password": "t"},
+                "bearer.io": {"auth": "dTpw", "identitytoken": "", "registrytoken": "r"},
                 "half.io": {"username": "u"},
                 "not a host": {"auth": "dTpw"},
                 "null.io": {"auth": null}
@@ -346,7 +403,10 @@ mod tests {
             ("pod.man/ns/repo", key("pod.man/ns/repo/", "u p")),
             ("pod.man/ns/other", key("pod.man", "v p")),
             ("store.io/x", "none".into()),
-            ("token.io/x", "none".into()),
+            ("token.io/x", key("token.io", "identity t")),
+            ("acr.io/x", key("acr.io", "identity t")),
+            ("brackets.io/x", key("brackets.io", "identity t")),
+            ("bearer.io/x", key("bearer.io", "bearer r")),
             ("half.io/x", "none".into()),
             ("null.io/x", "none".into()),
         ] {
@@ -382,8 +442,8 @@ mod tests {
         ] {
             let error = basic(username, "hunter2").unwrap_err();
             assert_eq!(
-                (error.origin.as_str(), error.character),
-                ("auth key \"a.io\"", character)
+                (error.origin.as_str(), error.what),
+                ("auth key \"a.io\"", Problem::UserName(character))
             );
         }
         assert!(

@@ -54,8 +54,8 @@ impl Client {
         for (name, value) in &request.headers {
             head = head.header(*name, value);
         }
-        if let Some(authorization) = authorization {
-            head = head.header(header::AUTHORIZATION, authorization.header().expose());
+        if let Some(value) = authorization.and_then(Authorization::header) {
+            head = head.header(header::AUTHORIZATION, value.expose());
         }
         let length = request.body.length();
         if let Some(length) = length {

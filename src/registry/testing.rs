@@ -70,11 +70,17 @@ impl Server {
 
     /// All stores here, signed in by a user `u` with this password, if any.
     pub(super) fn registries(&self, password: Option<&str>) -> Registries {
-        let entry = password.map(|password| Entry {
+        let proof = |text: &str| Proof::Password("u".into(), Secret::new(text.into()));
+        self.registries_by(password.map(proof))
+    }
+
+    /// All stores here, with this login, if any.
+    pub(super) fn registries_by(&self, proof: Option<Proof>) -> Registries {
+        let entry = proof.map(|proof| Entry {
             key: self.host.to_string(),
             host: self.host.clone(),
             path: String::new(),
-            proof: Some(Proof::Password("u".into(), Secret::new(password.into()))),
+            proof: Some(proof),
             insecure: true,
         });
         let credentials = Credentials::new(entry.into_iter().collect(), Vec::new());

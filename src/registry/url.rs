@@ -201,7 +201,7 @@ impl Url {
     #[must_use]
     pub(crate) fn with_query_parameter(&self, name: &str, value: &str) -> Self {
         let separator = if self.target.contains('?') { '&' } else { '?' };
-        let value = utf8_percent_encode(value, RESERVED);
+        let value = encode(value);
         Self {
             target: format!("{}{separator}{name}={value}", self.target),
             ..self.clone()
@@ -454,6 +454,11 @@ impl fmt::Display for UrlError {
 }
 
 impl std::error::Error for UrlError {}
+
+/// A text as the value of a query parameter, or of a form's field.
+pub(crate) fn encode(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
+}
 
 /// Only visible ASCII, without the few characters that programs disagree about or that ureq refuses.
 fn check_characters(text: &str) -> Result<(), UrlError> {
