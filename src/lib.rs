@@ -42,7 +42,7 @@ use oci::{Digest, Host};
 use records::Journal;
 use registry::Registries;
 use registry::auth_files;
-use registry::credentials::{Credentials, Entry, Proof};
+use registry::credentials::{Credentials, Entry, Given, Proof};
 use report::{ExitStatus, Report};
 use store::{Limits, Place, Quota, StoreError, Stores, Target};
 
@@ -197,14 +197,25 @@ fn entries(auth: Vec<AuthEntry>) -> Vec<Entry> {
             path,
             username,
             password,
+            password_file,
+            token,
+            token_file,
+            helper,
             insecure,
             limits: _,
         } = entry;
+        let of_user = username.clone().zip(password_file);
+        let login = Proof::password(username, password)
+            .or(token.map(Proof::Bearer))
+            .map(Given::Proof)
+            .or(of_user.map(|(username, path)| Given::File(Some(username), path)))
+            .or(token_file.map(|path| Given::File(None, path)))
+            .or(helper.map(Given::Helper));
         Entry {
             key,
             host,
             path,
-            proof: Proof::password(username, password),
+            login,
             insecure,
         }
     };

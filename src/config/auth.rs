@@ -2,6 +2,9 @@
 //! a registry. Not here: which entry serves a request (`registry/credentials.rs`).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::{Problem, ProblemKind};
@@ -27,6 +30,14 @@ pub struct AuthEntry {
     pub username: Option<String>,
     /// Never empty.
     pub password: Option<Secret>,
+    /// The file that holds the password.
+    pub password_file: Option<PathBuf>,
+    /// A token for the registry itself; never empty.
+    pub token: Option<Secret>,
+    /// The file that holds the token.
+    pub token_file: Option<PathBuf>,
+    /// The name of a credential helper, without `docker-credential-`.
+    pub helper: Option<String>,
     /// Whether certificates are not checked, and http is spoken where there is no https.
     pub insecure: bool,
     /// How much may be asked; nothing is bounded for a part of a registry.
@@ -92,6 +103,10 @@ pub(crate) fn read(
             path,
             username: fields.username.filter(|text| !text.is_empty()),
             password: fields.password.filter(|text| !text.is_empty()),
+            password_file: fields.password_file,
+            token: fields.token.filter(|text| !text.is_empty()),
+            token_file: fields.token_file,
+            helper: fields.helper,
             insecure: fields.insecure,
             limits: fields.limits,
         };
@@ -104,6 +119,10 @@ pub(crate) fn read(
         };
         let same = first.username == entry.username
             && first.password == entry.password
+            && first.password_file == entry.password_file
+            && first.token == entry.token
+            && first.token_file == entry.token_file
+            && first.helper == entry.helper
             && first.insecure == entry.insecure
             && first.limits == entry.limits;
         if same {
@@ -186,6 +205,10 @@ fn parse_key(key: &str) -> Result<(Host, String), NameError> {
 struct Fields {
     username: Option<String>,
     password: Option<Secret>,
+    password_file: Option<PathBuf>,
+    token: Option<Secret>,
+    token_file: Option<PathBuf>,
+    helper: Option<String>,
     insecure: bool,
     limits: Limits,
     /// The names that were there.
@@ -196,11 +219,39 @@ impl Fields {
     /// Whether credentials were begun but not given: a field without text, as a missing variable leaves it, or one
     /// field of two.
     fn left_empty(&self) -> bool {
-        let is_login = |name: &str| matches!(name, "username" | "password");
+        let is_login = |name: &str| name == "username" || LOGINS.contains(&name);
         let begun = self.seen.iter().any(|(name, _)| is_login(name));
-        let whole = self.username.as_ref().is_some_and(|text| !text.is_empty())
-            && self.password.as_ref().is_some_and(|text| !text.is_empty());
-        begun && !whole
+        let is_given = |text: &Option<Secret>| text.as_ref().is_some_and(|text| !text.is_empty());
+        let has_password = is_given(&self.password) || self.password_file.is_some();
+        let whole = has_password && self.username.as_ref().is_some_and(|text| !text.is_empty());
+        let others = is_given(&self.token) || self.token_file.is_some() || self.helper.is_some();
+        begun && !whole && !others
+    }
+
+    /// What is wrong with two fields that are two logins, or with a user name that nothing has a use for.
+    fn conflict(&self) -> Option<Problem> {
+        let is_given = |name: &str| match name {
+            "username" => self.username.is_some(),
+            "password" => self.password.is_some(),
+            "password_file" => self.password_file.is_some(),
+            "token" => self.token.is_some(),
+            "token_file" => self.token_file.is_some(),
+            "helper" => self.helper.is_some(),
+            _ => false,
+        };
+        let given = || self.seen.iter().filter(|(name, _)| is_given(name));
+        let (login, place) = given().find(|(name, _)| LOGINS.contains(name))?;
+        let has_user = login.starts_with("password");
+        let mut others = given().filter(|(name, _)| name != login);
+        let (field, position) = others.find(|(name, _)| !(has_user && *name == "username"))?;
+        Some(Problem {
+            position: position.clone(),
+            what: ProblemKind::TwoLogins {
+                field,
+                login,
+                place: place.clone(),
+            },
+        })
     }
 
     /// The first field that bounds what may be asked, and where it stands.
@@ -279,11 +330,28 @@ fn read_fields(entry: &Node, problems: &mut Vec<Problem>) -> Option<Fields> {
             ("password", Value::String(text) | Value::Number(text)) => {
                 fields.password = Some(Secret::new(text.clone()));
             }
+            ("token", Value::String(text)) => fields.token = Some(Secret::new(text.clone())),
+            ("password_file" | "token_file", Value::String(text)) => {
+                // As the file says it, from where the file is.
+                let folder = Path::new(&*position.file).parent();
+                let path = folder.unwrap_or(Path::new("")).join(text);
+                match check_file(&path) {
+                    Err(error) => report(ProblemKind::LoginFile { field, path, error }),
+                    Ok(()) if field == "token_file" => fields.token_file = Some(path),
+                    Ok(()) => fields.password_file = Some(path),
+                }
+            }
+            ("helper", Value::String(text)) if is_helper(text) => {
+                fields.helper = Some(text.clone());
+            }
             (field, Value::Number(text)) if fields.read_limit(field, text) => {}
             ("bandwidth", Value::String(text)) if fields.read_limit(field, text) => {}
             (field, value) => {
                 let expected = match field {
                     "insecure" => "true or false without quotes",
+                    "helper" => {
+                        "what follows \"docker-credential-\" in the name of the program, such as \"ecr-login\""
+                    }
                     "concurrency" => "a whole number of requests at once, such as 4",
                     "requests_per_second" => "a number from 0.001 up, such as 10 or 0.5",
                     "bandwidth" => {
@@ -292,7 +360,9 @@ fn read_fields(entry: &Node, problems: &mut Vec<Problem>) -> Option<Fields> {
                     _ => "a text in quotes",
                 };
                 problems.push(match value {
-                    Value::Number(text) | Value::String(text) if LIMITS.contains(&field) => {
+                    Value::Number(text) | Value::String(text)
+                        if field == "helper" || LIMITS.contains(&field) =>
+                    {
                         Problem {
                             position: member.value.position.clone(),
                             what: ProblemKind::Range {
@@ -307,7 +377,24 @@ fn read_fields(entry: &Node, problems: &mut Vec<Problem>) -> Option<Fields> {
             }
         }
     }
+    problems.extend(fields.conflict());
     Some(fields)
+}
+
+/// Whether a file can be read, not only once.
+fn check_file(path: &Path) -> io::Result<()> {
+    let file = File::open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(())
+    } else {
+        Err(io::Error::other("it is not a file"))
+    }
+}
+
+/// Whether a text can be part of a program's name, and is not the whole of it.
+fn is_helper(name: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    !name.is_empty() && name.bytes().all(fits) && !name.starts_with("docker-credential-")
 }
 
 /// A number of bytes with a unit of a thousand or of 1024, or without one.
@@ -330,13 +417,20 @@ fn parse_bytes(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-const FIELDS: [&str; 6] = [
+/// All fields of an entry.
+pub(super) const FIELDS: [&str; 10] = [
     "username",
     "password",
+    "password_file",
+    "token",
+    "token_file",
+    "helper",
     "insecure",
     "concurrency",
     "requests_per_second",
     "bandwidth",
 ];
+/// Those that are a login, or all of one but the user name: there can be one.
+const LOGINS: [&str; 5] = ["password", "password_file", "token", "token_file", "helper"];
 /// Those that bound what may be asked.
 const LIMITS: [&str; 3] = ["concurrency", "requests_per_second", "bandwidth"];

@@ -3,8 +3,10 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::auth::FIELDS;
 use super::syntax::{GITHUB_EXPRESSION, SyntaxError};
 use super::tree::{Node, Position};
 use crate::oci::Host;
@@ -118,6 +120,24 @@ pub enum ProblemKind {
         /// Where the first one is.
         first: Position,
     },
+    /// A field of an entry of `auth` beside a login that it does not go with.
+    TwoLogins {
+        /// Its name.
+        field: &'static str,
+        /// The field of the login.
+        login: &'static str,
+        /// Where that is.
+        place: Position,
+    },
+    /// A file that should hold a login.
+    LoginFile {
+        /// The field that names it.
+        field: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// Why it cannot be read.
+        error: io::Error,
+    },
     /// A registry, or part of one, with two different entries.
     AuthTwice {
         /// The key as written.
@@ -162,14 +182,32 @@ impl fmt::Display for ProblemKind {
                 write!(f, "an auth entry has no field {field:?}; ")?;
                 match nearest {
                     Some(nearest) => write!(f, "write \"{nearest}\""),
-                    None => f.write_str(
-                        "it has \"username\", \"password\", \"insecure\", \"concurrency\", \"requests_per_second\" and \"bandwidth\"",
-                    ),
+                    None => write!(f, "it has {}", FIELDS.join(", ")),
                 }
             }
             Self::FieldTwice { field, first } => {
                 write!(f, "\"{field}\" is there already at {first}; delete one")
             }
+            Self::TwoLogins {
+                field: "username",
+                login,
+                place,
+            } => write!(
+                f,
+                "\"username\" does not go with \"{login}\" at {place}; delete it, or write \"password\" in place of \"{login}\""
+            ),
+            Self::TwoLogins {
+                field,
+                login,
+                place,
+            } => write!(f, "\"{field}\" is a second login beside \"{login}\" at {place}; delete one"),
+            Self::LoginFile { field, path, error } => write!(
+                f,
+                "\"{field}\" names {}, which cannot be read: {error}; name a file that holds nothing but the {} (a \
+                 relative path begins at the folder of this file)",
+                path.display(),
+                field.trim_end_matches("_file"),
+            ),
             Self::AuthTwice {
                 key,
                 first_key,

@@ -83,7 +83,10 @@ pub fn load(options: &LoadOptions<'_>) -> Result<Config, ConfigError> {
         Err(error) => return Err(ConfigError::whole(&file, ProblemKind::Unreadable(error))),
     };
     let mut config = parse(&file, &content.bytes, options)?;
-    let holds_password = config.auth.iter().any(|entry| entry.password.is_some());
+    let holds_password = config
+        .auth
+        .iter()
+        .any(|entry| entry.password.is_some() || entry.token.is_some());
     if content.readable_by_others && holds_password {
         config.warnings.push(format!(
             "{file}: the file holds a password and other users can read it; `chmod 600` keeps them out"
@@ -561,8 +564,8 @@ mod tests {
             &[
                 "f:1:19: an auth entry is a text; write an object such as {\"username\": \"NAME\", \"password\": \
                  \"WORD\"}",
-                "f:1:35: an auth entry has no field \"user\"; it has \"username\", \"password\", \"insecure\", \
-                 \"concurrency\", \"requests_per_second\" and \"bandwidth\"",
+                "f:1:35: an auth entry has no field \"user\"; it has username, password, password_file, token, token_file, \
+                 helper, insecure, concurrency, requests_per_second, bandwidth",
                 "f:1:48: an auth entry has no field \"username\\\"\"; write \"username\"",
                 "f:1:67: an auth entry has no field \"pasword\"; write \"password\"",
                 "f:2:22: insecure is a text; write true or false without quotes",
@@ -628,8 +631,34 @@ mod tests {
 
     const AT_ONCE: &str = "write a whole number of requests at once, such as 4";
     const A_SECOND: &str = "write a number from 0.001 up, such as 10 or 0.5";
+    const HELPER: &str = "write what follows \"docker-credential-\" in the name of the program, such as \"ecr-login\"";
     const BYTES: &str =
         "write bytes a second: a whole number or a text such as \"10MB\" or \"10MiB\"";
+
+    #[test]
+    fn an_entry_has_one_login_that_can_be_had() {
+        refuse(
+            "{\"auth\": {\"a.io\": {\"username\": \"u\", \"password\": \"p\", \"token\": \"t\"},\n\
+             \"b.io\": {\"Token\": \"t\", \"helper\": \"h\", \"password\": null},\n\
+             \"c.io\": {\"username\": \"u\", \"helper\": \"h\"},\n\
+             \"d.io\": {\"password_file\": \"no/such\", \"token\": 7},\n\
+             \"e.io\": {\"token_file\": \"/\"},\n\
+             \"f.io\": {\"helper\": \"../x\"}, \"g.io\": {\"helper\": \"docker-credential-x\"}}}",
+            &[
+                "f:1:54: \"token\" is a second login beside \"password\" at f:1:37; delete one",
+                "f:2:24: \"helper\" is a second login beside \"token\" at f:2:10; delete one",
+                "f:3:10: \"username\" does not go with \"helper\" at f:3:27; delete it, or write \"password\" in place of \
+                 \"helper\"",
+                "f:4:10: \"password_file\" names no/such, which cannot be read: No such file or directory (os error 2); \
+                 name a file that holds nothing but the password (a relative path begins at the folder of this file)",
+                "f:4:47: token is a number; write a text in quotes",
+                "f:5:10: \"token_file\" names /, which cannot be read: it is not a file; name a file that holds nothing \
+                 but the token (a relative path begins at the folder of this file)",
+                &format!("f:6:20: helper is \"../x\"; {HELPER}"),
+                &format!("f:6:48: helper is \"docker-credential-x\"; {HELPER}"),
+            ],
+        );
+    }
 
     #[test]
     fn limits_of_a_registry() {
@@ -771,6 +800,8 @@ mod tests {
             "\"username\": \"u\", \"password\": \"q\"",
             "\"username\": \"v\", \"password\": \"p\"",
             "\"username\": \"u\", \"password\": \"p\", \"insecure\": true",
+            "\"token\": \"p\"",
+            "\"helper\": \"h\"",
             "\"username\": \"u\", \"password\": \"p\", \"concurrency\": 4",
             "",
         ] {
@@ -943,9 +974,10 @@ mod tests {
             warned(secret, 0o640),
             warned(secret, 0o604),
             warned(secret, 0o600),
-            warned("{\"auth\": {\"a.io\": {\"insecure\": true}}}", 0o644),
+            warned("{\"auth\": {\"a.io\": {\"token\": \"t\"}}}", 0o644),
+            warned("{\"auth\": {\"a.io\": {\"helper\": \"h\"}}}", 0o644),
         ];
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(seen, [true, true, true, false, false]);
+        assert_eq!(seen, [true, true, true, false, true, false]);
     }
 }

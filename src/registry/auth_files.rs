@@ -1,6 +1,7 @@
 //! The logins that docker and podman keep: `config.json` and `auth.json`, which have one form (protocol.md 3.4). Not
 //! here: which of them is used for what (`credentials.rs`).
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
@@ -15,6 +16,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::credentials::Proof;
+use super::helper::HUB_KEY;
 use crate::oci::Host;
 use crate::secret::Secret;
 
@@ -51,6 +53,10 @@ pub(crate) fn places(env: &dyn Fn(&str) -> Option<OsString>) -> Vec<Place> {
 pub(crate) struct AuthFile {
     /// Its path, or the name of the variable.
     pub(crate) name: String,
+    /// The helpers that know the logins of some registries.
+    pub(crate) helpers: HashMap<Host, String>,
+    /// The helper that knows those of all others.
+    pub(crate) store: Option<String>,
     /// In the order in which they are to count, the last one most.
     pub(crate) logins: Vec<FileLogin>,
 }
@@ -117,11 +123,26 @@ fn parse(name: &str, content: &[u8], warnings: &mut Vec<String>) -> Result<AuthF
             }
         }
     }
+    let helpers = object(file.remove("credHelpers"), "`credHelpers`")?;
+    let helpers = helpers.into_iter().filter_map(|(key, name)| {
+        let (host, _) = split_key(&key)?;
+        Some((host, helper(name)?))
+    });
     logins.sort_by_key(|login| (login.key == HUB_KEY, !login.key.contains("://")));
     Ok(AuthFile {
         name: name.to_owned(),
+        helpers: helpers.collect(),
+        store: file.remove("credsStore").and_then(helper),
         logins,
     })
+}
+
+/// The name of a helper; docker takes an empty one for none.
+fn helper(name: Value) -> Option<String> {
+    match name {
+        Value::String(name) if !name.is_empty() => Some(name),
+        _ => None,
+    }
 }
 
 /// The members of a part, none if it is not there.
@@ -181,7 +202,8 @@ fn read_entry(entry: Value) -> Result<Option<Proof>, FileError> {
     Ok(Proof::password(Some(username.to_owned()), Some(password)))
 }
 
-fn read_bounded(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+/// A regular file, or one like it that is not endless.
+pub(super) fn read_bounded(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut content = Zeroizing::new(Vec::new());
     File::open(path)?
         .take(MAX_FILE + 1)
@@ -213,8 +235,6 @@ impl fmt::Display for FileError {
     }
 }
 
-/// What docker calls its Hub.
-const HUB_KEY: &str = "https://index.docker.io/v1/";
 const MAX_FILE: u64 = 1024 * 1024;
 /// Some programs leave the padding out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(

@@ -11,10 +11,10 @@ use super::auth::{
     refresh_form, token_url,
 };
 use super::client::Client;
-use super::credentials::{Credential, Proof};
+use super::credentials::{Credential, CredentialError, Proof};
 use super::error::{Failure, Login, RequestError};
 use super::exchange::{MAX_ERROR, Response};
-use super::hosts::lock;
+use super::hosts::{Registry, lock};
 use super::request::{Method, Request};
 use super::url::{Purpose, Url, Verdict, encode};
 use crate::oci::Host;
@@ -208,8 +208,14 @@ impl Client {
             mut is_renewed,
         } = last;
         let sent = authorization.filter(|_| demanded.as_ref() == Some(&demand));
-        let refused = match sent.map(|sent| sent.token) {
-            // The password is refused.
+        let (sent_by, token) = sent.map(|sent| (sent.credential, sent.token)).unzip();
+        let sent_by = sent_by.flatten().map(|credential| credential.id);
+        let refused = match token {
+            // The login itself is refused, unless there is another one by now: its file may have been written anew.
+            Some(None) if !is_renewed && self.has_changed(sent_by) => {
+                is_renewed = true;
+                None
+            }
             Some(None) => return Ok(None),
             // So is a token got for this very request: nothing but a wider scope can help, and that once (A10), or
             // another token where this one died before it was used (H02).
@@ -242,6 +248,12 @@ impl Client {
         }))
     }
 
+    /// Whether there is another login than this one by now.
+    fn has_changed(&self, id: Option<u64>) -> bool {
+        let now = self.credential().ok().flatten();
+        now.is_some_and(|credential| Some(credential.id) != id)
+    }
+
     fn meet(
         &self,
         demand: &Demand,
@@ -249,9 +261,10 @@ impl Client {
         refused: Option<&Secret>,
         failed: &dyn Fn(Failure) -> RequestError,
     ) -> Result<Option<Authorization>, RequestError> {
-        let sign_in = &self.registry.sign_in;
-        sign_in.tell(&self.registry.host, self.credential.as_deref());
-        match (demand, &self.credential) {
+        let credential = self
+            .credential()
+            .map_err(|error| failed(Failure::Credential(error)))?;
+        match (demand, &credential) {
             (_, Some(known)) if known.is_token() || *demand == Demand::Basic => {
                 Authorization::of(known).map(Some).map_err(failed)
             }
@@ -260,6 +273,15 @@ impl Client {
                 .token(realm, service.as_deref(), scope, known.as_ref(), refused)
                 .map(Some),
         }
+    }
+
+    /// The login for the repository, if there is one: the first time that it is needed, it is looked for.
+    fn credential(&self) -> Result<Option<Arc<Credential>>, CredentialError> {
+        let logins = self.sources.iter().map(|source| source.login().transpose());
+        let credential = logins.flatten().next().transpose()?;
+        let Registry { host, sign_in, .. } = &*self.registry;
+        sign_in.tell(host, credential.as_deref());
+        Ok(credential)
     }
 
     /// Sends a request in a round. One with a password that the host has not accepted yet goes alone, so that a wrong
@@ -409,6 +431,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
 
+    use super::super::credentials::Given;
     use super::super::testing::{Reply, Seen, Server};
     use super::*;
     use crate::oci::{Digest, Reference, Repository, Tag};
@@ -599,7 +622,8 @@ mod tests {
 
     #[test]
     fn an_identity_token_is_for_the_token_service_alone() {
-        let identity = || Some(Proof::IdentityToken(Secret::new("i+d".into())));
+        let token = || Proof::IdentityToken(Secret::new("i+d".into()));
+        let identity = || Some(Given::Proof(token()));
         let server = Server::start(|seen| {
             let form = String::from_utf8_lossy(&seen.body).into_owned();
             Some(
@@ -667,13 +691,53 @@ mod tests {
             });
             for (token, expected) in [("abc", Some(true)), ("wrong", Some(false)), ("a b", None)] {
                 let proof = Proof::Bearer(Secret::new(token.into()));
-                let registries = server.registries_by(Some(proof));
+                let registries = server.registries_by(Some(Given::Proof(proof)));
                 let store = registries.store(&server.host, &Repository::parse("a").unwrap());
                 assert_eq!(ask(&*store).ok(), expected, "{challenge} {token}");
             }
             let asked = server.seen();
             assert!(asked.iter().all(|seen| seen.method == "HEAD"));
         }
+    }
+
+    #[test]
+    fn a_file_that_is_written_anew_is_read_again() {
+        let name = format!("image-syncer-token-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, "one\n").unwrap();
+        let (file, accepted) = (path.clone(), Arc::new(Mutex::new("Bearer one")));
+        let good = accepted.clone();
+        let server = Server::start(move |seen| {
+            let sent = seen.header("authorization");
+            let is_good = sent == Some(*lock(&good));
+            if sent.is_some() && !is_good {
+                // Whoever let the old one die has a new one.
+                std::fs::write(&file, "two\n").unwrap();
+            }
+            Some(if is_good {
+                found()
+            } else {
+                Reply::new(401).header("www-authenticate", "Basic realm=x")
+            })
+        });
+        let registries = server.registries_by(Some(Given::File(None, path.clone())));
+        let store = registries.store(&server.host, &Repository::parse("a").unwrap());
+        assert!(ask(&*store).unwrap());
+        *lock(&accepted) = "Bearer two";
+        assert!(ask(&*store).unwrap());
+        // None will do any more, and none comes: that is the answer.
+        *lock(&accepted) = "Bearer three";
+        assert!(!ask(&*store).unwrap());
+        assert_eq!(server.requests().len(), 5);
+        // A file that is about to be written is no reason to give up.
+        for content in ["", "\n", "a b"] {
+            std::fs::write(&path, content).unwrap();
+            let error = ask(&*store).unwrap_err();
+            let is_passing = content != "a b";
+            assert_eq!(error.class == Class::Transient, is_passing, "{error}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(ask(&*store).unwrap_err().class, Class::Transient);
     }
 
     #[test]

@@ -4,13 +4,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, OnceLock};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::auth_files::{self, AuthFile, Place};
+use super::auth_files::{self, AuthFile, Place, read_bounded};
+use super::helper::{Helper, HelperError};
+use super::hosts::lock;
 use crate::oci::{Host, Repository};
 use crate::secret::Secret;
 
@@ -24,9 +27,20 @@ pub(crate) struct Entry {
     /// The first components of the repositories that the entry is for; empty for the whole registry.
     pub(crate) path: String,
     /// The login; `None`: it is looked for elsewhere.
-    pub(crate) proof: Option<Proof>,
+    pub(crate) login: Option<Given>,
     /// The registry may be spoken to without TLS, or with a certificate that nobody vouches for.
     pub(crate) insecure: bool,
+}
+
+/// How an entry of `auth` gives a login.
+#[derive(Clone, Debug)]
+pub(crate) enum Given {
+    /// In so many words.
+    Proof(Proof),
+    /// In a file, which may change: the password of this user, or a token.
+    File(Option<String>, PathBuf),
+    /// By a helper of this name.
+    Helper(String),
 }
 
 /// How we prove who we are.
@@ -49,6 +63,11 @@ impl Proof {
             "<token>" => Self::IdentityToken(password),
             _ => Self::Password(username, password),
         })
+    }
+
+    /// A token for the registry itself.
+    pub(crate) fn bearer(token: &str) -> Option<Self> {
+        (!token.is_empty()).then(|| Self::Bearer(Secret::new(token.to_owned())))
     }
 
     /// What must not be shown.
@@ -74,7 +93,7 @@ pub(crate) struct Credential {
 }
 
 impl Credential {
-    fn new(proof: Proof, origin: String) -> Self {
+    pub(super) fn new(proof: Proof, origin: String) -> Self {
         static KEYS: OnceLock<RandomState> = OnceLock::new();
         let (kind, name) = match &proof {
             Proof::Password(name, _) => (0, name.as_str()),
@@ -130,6 +149,10 @@ pub(crate) struct CredentialError {
 /// What may be wrong with a login.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Problem {
+    /// A file without it.
+    File(PathBuf, String),
+    /// A helper that gave none.
+    Helper(HelperError),
     /// A character that no user name may hold.
     UserName(char),
     /// An identity token for a registry without a token service.
@@ -138,10 +161,23 @@ pub(crate) enum Problem {
     Unsendable,
 }
 
+impl CredentialError {
+    /// Whether it may be better later: a file may be about to be written.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self.what, Problem::File(..))
+    }
+}
+
 impl fmt::Display for CredentialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { origin, what } = self;
         match what {
+            Problem::File(path, error) => write!(
+                f,
+                "{} of {origin} cannot be read: {error}; write the login into it again",
+                path.display()
+            ),
+            Problem::Helper(error) => write!(f, "{origin}, gave no login: {error}"),
             Problem::UserName(character) => write!(
                 f,
                 "the user name of {origin} holds {character:?}, which no user name may: is it \"user:password\" in one?"
@@ -165,14 +201,75 @@ impl std::error::Error for CredentialError {}
 #[derive(Debug, Default)]
 pub(crate) struct Credentials {
     entries: Table<Chosen>,
-    files: Vec<Table<Arc<Credential>>>,
+    files: Vec<Kept>,
+    /// One for each program and registry, however many name it.
+    helpers: Mutex<HashMap<(String, Host), Arc<Helper>>>,
+}
+
+/// What another program keeps in one place.
+#[derive(Debug)]
+struct Kept {
+    name: String,
+    helpers: HashMap<Host, String>,
+    store: Option<String>,
+    logins: Table<Arc<Credential>>,
+}
+
+/// What may know the login for a repository.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    /// It is known.
+    Known(Arc<Credential>),
+    /// It is in a file.
+    File(Arc<LoginFile>),
+    /// A program may know it.
+    Helper(Arc<Helper>),
+}
+
+impl Source {
+    /// The login, if there is one here.
+    pub(super) fn login(&self) -> Result<Option<Arc<Credential>>, CredentialError> {
+        match self {
+            Self::Known(credential) => Ok(Some(credential.clone())),
+            Self::File(file) => file.read().map(Some),
+            Self::Helper(helper) => helper.ask(),
+        }
+    }
+}
+
+/// A file that holds a password or a token. It is read whenever a login is needed: others write it anew.
+#[derive(Debug)]
+pub(super) struct LoginFile {
+    path: PathBuf,
+    username: Option<String>,
+    origin: String,
+}
+
+impl LoginFile {
+    fn read(&self) -> Result<Arc<Credential>, CredentialError> {
+        let failed = |error: String| CredentialError {
+            origin: self.origin.clone(),
+            what: Problem::File(self.path.clone(), error),
+        };
+        let bytes = read_bounded(&self.path).map_err(|error| failed(error.to_string()))?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| failed("it is not UTF-8".into()))?;
+        let proof = match &self.username {
+            Some(username) => {
+                let password = Secret::new(text.trim_end_matches(['\r', '\n']).into());
+                Proof::password(Some(username.clone()), Some(password))
+            }
+            None => Proof::bearer(text.trim()),
+        };
+        let proof = proof.ok_or_else(|| failed("it is empty".into()))?;
+        Ok(Arc::new(Credential::new(proof, self.origin.clone())))
+    }
 }
 
 /// What an entry of `auth` decides.
 #[derive(Debug)]
 struct Chosen {
     insecure: bool,
-    credential: Option<Arc<Credential>>,
+    source: Option<Source>,
 }
 
 impl Credentials {
@@ -192,10 +289,20 @@ impl Credentials {
         let mut credentials = Self::default();
         for entry in entries {
             let origin = format!("auth key {:?}", entry.key);
-            let credential = |proof| Arc::new(Credential::new(proof, origin));
+            let source = entry.login.map(|login| match login {
+                Given::Proof(proof) => Source::Known(Arc::new(Credential::new(proof, origin))),
+                Given::File(username, path) => Source::File(Arc::new(LoginFile {
+                    path,
+                    username,
+                    origin,
+                })),
+                Given::Helper(name) => {
+                    Source::Helper(credentials.helper(&name, &entry.host, &origin))
+                }
+            });
             let chosen = Chosen {
-                credential: entry.proof.map(credential),
                 insecure: entry.insecure,
+                source,
             };
             credentials.entries.insert(entry.host, entry.path, chosen);
         }
@@ -206,24 +313,45 @@ impl Credentials {
                 let credential = Credential::new(login.proof, origin);
                 logins.insert(login.host, login.path, Arc::new(credential));
             }
-            credentials.files.push(logins);
+            credentials.files.push(Kept {
+                name: file.name,
+                helpers: file.helpers,
+                store: file.store,
+                logins,
+            });
         }
         credentials
     }
 
-    /// The login for a repository; `None`: it is asked anonymously.
+    /// What may know the login for a repository: the first that has one counts. If none has, it is asked anonymously.
     ///
-    /// The entry of `auth` with the longest path decides. If it has no login, or if there is no such entry, the first
-    /// other place does that has one, as the original program has it (original.md 1.1).
-    pub(crate) fn lookup(&self, host: &Host, repository: &Repository) -> Option<Arc<Credential>> {
-        self.entries
-            .longest(host, repository)
-            .and_then(|chosen| chosen.credential.as_ref())
-            .or_else(|| {
-                let mut files = self.files.iter();
-                files.find_map(|file| file.longest(host, repository))
-            })
-            .cloned()
+    /// The entry of `auth` with the longest path comes first. If it has no login, or if there is no such entry, the
+    /// other places follow, as the original program has it (original.md 1.1). In each of them a helper comes before
+    /// what is written there: what docker left in a file that has a helper by now is old (A26).
+    pub(super) fn lookup(&self, host: &Host, repository: &Repository) -> Vec<Source> {
+        let entry = self.entries.longest(host, repository);
+        let mut sources: Vec<Source> = entry
+            .and_then(|chosen| chosen.source.clone())
+            .into_iter()
+            .collect();
+        for file in &self.files {
+            let own = file.helpers.get(host).map(|name| (name, "credHelpers"));
+            let store = file.store.as_ref().map(|name| (name, "credsStore"));
+            if let Some((name, part)) = own.or(store) {
+                let origin = format!("{part} of {}", file.name);
+                sources.push(Source::Helper(self.helper(name, host, &origin)));
+            }
+            let login = file.logins.longest(host, repository);
+            sources.extend(login.cloned().map(Source::Known));
+        }
+        sources
+    }
+
+    fn helper(&self, name: &str, host: &Host, origin: &str) -> Arc<Helper> {
+        lock(&self.helpers)
+            .entry((name.to_owned(), host.clone()))
+            .or_insert_with(|| Arc::new(Helper::new(name, host, origin)))
+            .clone()
     }
 
     /// Whether the entry that decides for a repository says `insecure`.
@@ -280,7 +408,8 @@ mod tests {
             key: key.into(),
             host: Host::parse(host).unwrap(),
             path: path.into(),
-            proof: Proof::password(given(username), given(password).map(Secret::new)),
+            login: Proof::password(given(username), given(password).map(Secret::new))
+                .map(Given::Proof),
             insecure,
         }
     }
@@ -291,10 +420,19 @@ mod tests {
         Credentials::load(entries, vec![place])
     }
 
+    fn login(
+        credentials: &Credentials,
+        host: &Host,
+        repository: &Repository,
+    ) -> Option<Arc<Credential>> {
+        let sources = credentials.lookup(host, repository);
+        sources.iter().find_map(|source| source.login().unwrap())
+    }
+
     /// Where the credential for an image comes from, and its parts: `origin user password`.
     fn found(credentials: &Credentials, name: &str) -> String {
         let (host, repository) = crate::oci::reference::split_name(name).unwrap();
-        match credentials.lookup(&host, &repository) {
+        match login(credentials, &host, &repository) {
             Some(found) => {
                 let login = match &found.proof {
                     Proof::Password(username, password) => {
@@ -389,7 +527,6 @@ mod tests {
                 "not a host": {"auth": "dTpw"},
                 "null.io": {"auth": null}
             },
-            "credsStore": "desktop",
             "HttpHeaders": {"User-Agent": "x"}
         }"#;
         let (credentials, warnings) = load(Vec::new(), file);
@@ -420,9 +557,8 @@ mod tests {
             let entry = entry("a.io", username, password, false);
             let credentials = Credentials::new(vec![entry], Vec::new());
             let host = Host::parse("a.io").unwrap();
-            let credential = credentials
-                .lookup(&host, &Repository::parse("x").unwrap())
-                .unwrap();
+            let repository = Repository::parse("x").unwrap();
+            let credential = login(&credentials, &host, &repository).unwrap();
             assert!(!format!("{credential:?}").contains(password));
             credential.header().map(|secret| secret.expose().to_owned())
         };
@@ -551,7 +687,7 @@ mod tests {
             .into_iter()
             .map(|name| {
                 let (host, repository) = crate::oci::reference::split_name(name).unwrap();
-                credentials.lookup(&host, &repository).unwrap().id
+                login(&credentials, &host, &repository).unwrap().id
             })
             .collect();
         assert_eq!(ids[0], ids[3]);

@@ -38,6 +38,7 @@ impl RequestError {
             | Failure::LoginRenewed
             | Failure::TokensInvalid
             | Failure::OtherMethodNext { .. } => Class::Transient,
+            Failure::Credential(error) if error.is_passing() => Class::Transient,
             // Without a length the end of a connection looks like the end of a body (M3).
             Failure::Json(error) if error.is_eof() => Class::Transient,
             _ => Class::Permanent,

@@ -54,8 +54,8 @@ impl Registries {
             .entry((host.clone(), repository.clone()))
             .or_insert_with(|| {
                 let registry = self.registry(host, self.credentials.insecure(host, repository));
-                let credential = self.credentials.lookup(host, repository);
-                let client = Client::new(registry, repository.clone(), credential);
+                let sources = self.credentials.lookup(host, repository);
+                let client = Client::new(registry, repository.clone(), sources);
                 Arc::new(RegistryStore {
                     client: Arc::new(client),
                 })

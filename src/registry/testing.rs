@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use super::credentials::{Credentials, Entry, Proof};
+use super::credentials::{Credentials, Entry, Given, Proof};
 use super::hosts::{Registries, lock};
 use crate::oci::{Algorithm, Descriptor, Digest, Host, Repository};
 use crate::secret::Secret;
@@ -71,16 +71,16 @@ impl Server {
     /// All stores here, signed in by a user `u` with this password, if any.
     pub(super) fn registries(&self, password: Option<&str>) -> Registries {
         let proof = |text: &str| Proof::Password("u".into(), Secret::new(text.into()));
-        self.registries_by(password.map(proof))
+        self.registries_by(password.map(|text| Given::Proof(proof(text))))
     }
 
     /// All stores here, with this login, if any.
-    pub(super) fn registries_by(&self, proof: Option<Proof>) -> Registries {
-        let entry = proof.map(|proof| Entry {
+    pub(super) fn registries_by(&self, login: Option<Given>) -> Registries {
+        let entry = login.map(|login| Entry {
             key: self.host.to_string(),
             host: self.host.clone(),
             path: String::new(),
-            proof: Some(proof),
+            login: Some(login),
             insecure: true,
         });
         let credentials = Credentials::new(entry.into_iter().collect(), Vec::new());
