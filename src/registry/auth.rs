@@ -179,6 +179,14 @@ pub(crate) fn refresh_form(token: &Secret, service: Option<&str>, scope: &Scope)
     ])
 }
 
+/// The form that asks for an access token by an assertion (RFC 7523, 2.1).
+pub(crate) fn assertion_form(assertion: &Secret) -> Secret {
+    form(&[
+        ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
+        ("assertion", assertion.expose()),
+    ])
+}
+
 /// A form without the fields that are empty.
 fn form(fields: &[(&str, &str)]) -> Secret {
     let given = fields.iter().filter(|(_, value)| !value.is_empty());
@@ -277,8 +285,8 @@ pub(crate) struct TokenKey {
     pub(crate) service: Option<String>,
     /// The id of the credential that it was got with; `None` for an anonymous one.
     pub(crate) credential: Option<u64>,
-    /// What it allows.
-    pub(crate) scope: Scope,
+    /// What it allows; `None`: all that its user may do.
+    pub(crate) scope: Option<Scope>,
 }
 
 /// The tokens of this run. They are in memory only.
@@ -843,7 +851,7 @@ mod tests {
             realm: Url::parse("https://a.io/token").unwrap(),
             service: None,
             credential,
-            scope: Scope::pull(&repository(path)),
+            scope: Some(Scope::pull(&repository(path))),
         }
     }
 

@@ -237,7 +237,7 @@ impl fmt::Display for FileError {
 
 const MAX_FILE: u64 = 1024 * 1024;
 /// Some programs leave the padding out.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
+pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );

@@ -4,19 +4,20 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::auth::{
-    Challenge, Scope, Token, TokenCache, TokenKey, choose, parse_challenges, parse_token,
-    refresh_form, token_url,
+    Challenge, Scope, Token, TokenCache, TokenKey, assertion_form, choose, parse_challenges,
+    parse_token, refresh_form, token_url,
 };
 use super::client::Client;
-use super::credentials::{Credential, CredentialError, Proof};
+use super::credentials::{Credential, CredentialError, Problem, Proof};
 use super::error::{Failure, Login, RequestError};
 use super::exchange::{MAX_ERROR, Response};
+use super::google::{KeyError, ServiceKey, TOKEN_USER};
 use super::hosts::{Registry, lock};
 use super::request::{Method, Request};
-use super::url::{Purpose, Url, Verdict, encode};
+use super::url::{Purpose, Url, Verdict, encode, judge};
 use crate::oci::Host;
 use crate::secret::Secret;
 
@@ -261,9 +262,15 @@ impl Client {
         refused: Option<&Secret>,
         failed: &dyn Fn(Failure) -> RequestError,
     ) -> Result<Option<Authorization>, RequestError> {
-        let credential = self
+        let known = self
             .credential()
             .map_err(|error| failed(Failure::Credential(error)))?;
+        let credential = match &known {
+            Some(account) if let Some(key) = account.proof.service_key() => {
+                Some(self.access_token(account, key, failed)?)
+            }
+            known => known.clone(),
+        };
         match (demand, &credential) {
             (_, Some(known)) if known.is_token() || *demand == Demand::Basic => {
                 Authorization::of(known).map(Some).map_err(failed)
@@ -282,6 +289,77 @@ impl Client {
         let Registry { host, sign_in, .. } = &*self.registry;
         sign_in.tell(host, credential.as_deref());
         Ok(credential)
+    }
+
+    /// The login that a service account has for now: a token that is got by its key, and renewed before its end.
+    fn access_token(
+        &self,
+        account: &Credential,
+        key: &Secret,
+        failed: &dyn Fn(Failure) -> RequestError,
+    ) -> Result<Arc<Credential>, RequestError> {
+        let login = |proof| {
+            Arc::new(Credential {
+                id: account.id,
+                proof,
+                origin: account.origin.clone(),
+            })
+        };
+        let wrong = |error| {
+            failed(Failure::Credential(CredentialError {
+                origin: account.origin.clone(),
+                what: Problem::Key(error),
+            }))
+        };
+        let key = ServiceKey::parse(key).map_err(wrong)?;
+        let own = self.registry.url("/");
+        let own = own.map_err(|error| failed(Failure::Url(error)))?;
+        // Who wrote the key need not be who uses it: what it names is judged as if the registry had named it.
+        let insecure = self.registry.may_be_plain();
+        let url = judge(&own, insecure, &own, &key.token_uri, Purpose::Realm)
+            .map_err(|error| wrong(KeyError::TokenUri(error)))?
+            .url;
+        let token_key = TokenKey {
+            realm: url.clone(),
+            service: None,
+            credential: Some(account.id),
+            scope: None,
+        };
+        let tokens = &self.registry.sign_in.tokens;
+        let token = tokens.get_or_fetch(token_key, None, || {
+            let started = Instant::now();
+            let assertion = key.assertion(SystemTime::now()).map_err(wrong)?;
+            let form = assertion_form(&assertion);
+            let login = login(Proof::Bearer(assertion));
+            self.post_form(&url, &form, &login)
+                .and_then(|response| read_token(response, started))
+        })?;
+        Ok(login(Proof::Password(TOKEN_USER.to_owned(), token)))
+    }
+
+    /// Sends a login to a token service in a form.
+    fn post_form(
+        &self,
+        url: &Url,
+        form: &Secret,
+        login: &Arc<Credential>,
+    ) -> Result<Response, RequestError> {
+        let mut request = self
+            .token_request(Method::Post, url)
+            .header("Content-Type", "application/x-www-form-urlencoded")
+            .bytes(form.expose().as_bytes());
+        let login = Authorization::in_body(login);
+        // 400 is what OAuth2 has for a token that is not known (RFC 6749, 5.2), 403 as below.
+        let is_refused = |status| matches!(status, 400 | 401 | 403);
+        self.with_login(&mut request, url, &login, is_refused)
+    }
+
+    fn token_request<'a>(&self, method: Method, url: &Url) -> Request<'a> {
+        let verdict = Verdict {
+            url: url.clone(),
+            credentials: true,
+        };
+        Request::to(method, verdict, self.scope())
     }
 
     /// Sends a request in a round. One with a password that the host has not accepted yet goes alone, so that a wrong
@@ -351,7 +429,7 @@ impl Client {
             realm: realm.clone(),
             service: service.map(str::to_owned),
             credential: credential.map(|credential| credential.id),
-            scope: scope.clone(),
+            scope: Some(scope.clone()),
         };
         let mut freshness = Freshness::Kept;
         let token = self
@@ -375,39 +453,21 @@ impl Client {
     ) -> Result<Token, RequestError> {
         let started = Instant::now();
         let by_get = token_url(realm, service, scope);
-        let to = |method, url: &Url| {
-            let verdict = Verdict {
-                url: url.clone(),
-                credentials: true,
-            };
-            Request::to(method, verdict, scope.clone())
-        };
-        // Token services say 403 to a wrong password as well as to a missing repository (A16).
-        let mut response = match credential {
+        let mut request = self.token_request(Method::Get, &by_get);
+        let response = match credential {
             Some(known) if let Proof::IdentityToken(token) = &known.proof => {
-                let form = refresh_form(token, service, scope);
-                let mut request = to(Method::Post, realm)
-                    .header("Content-Type", "application/x-www-form-urlencoded")
-                    .bytes(form.expose().as_bytes());
-                let login = Authorization::in_body(known);
-                // 400 is what OAuth2 has for a token that is not known (RFC 6749, 5.2).
-                let is_refused = |status| matches!(status, 400 | 401 | 403);
-                self.with_login(&mut request, realm, &login, is_refused)?
+                self.post_form(realm, &refresh_form(token, service, scope), known)?
             }
             Some(known) => {
-                let mut request = to(Method::Get, &by_get);
                 let login =
                     Authorization::of(known).map_err(|failure| request.failed(&by_get, failure))?;
+                // Token services say 403 to a wrong password as well as to a missing repository (A16).
                 let is_refused = |status| matches!(status, 401 | 403);
                 self.with_login(&mut request, &by_get, &login, is_refused)?
             }
-            None => self.exchange_twice(&mut to(Method::Get, &by_get), &by_get, None)?,
+            None => self.exchange_twice(&mut request, &by_get, None)?,
         };
-        if response.status != 200 {
-            return Err(response.refuse());
-        }
-        let body = response.bytes(MAX_ERROR)?;
-        parse_token(&body, started).map_err(|error| response.failed(Failure::Token(error)))
+        read_token(response, started)
     }
 
     fn ping(&self) -> Option<Challenge> {
@@ -417,6 +477,14 @@ impl Client {
         response.discard();
         challenge_of(&response)
     }
+}
+
+fn read_token(mut response: Response, started: Instant) -> Result<Token, RequestError> {
+    if response.status != 200 {
+        return Err(response.refuse());
+    }
+    let body = response.bytes(MAX_ERROR)?;
+    parse_token(&body, started).map_err(|error| response.failed(Failure::Token(error)))
 }
 
 fn challenge_of(response: &Response) -> Option<Challenge> {
@@ -430,6 +498,8 @@ mod tests {
     use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
+
+    use serde_json::json;
 
     use super::super::credentials::Given;
     use super::super::testing::{Reply, Seen, Server};
@@ -738,6 +808,54 @@ mod tests {
         }
         std::fs::remove_file(&path).unwrap();
         assert_eq!(ask(&*store).unwrap_err().class, Class::Transient);
+    }
+
+    #[test]
+    fn a_service_account_signs_in_by_one_access_token_for_all() {
+        let pem = include_str!("../../fixtures/service-account.pem");
+        let server = Server::start(|seen| {
+            let form = String::from_utf8_lossy(&seen.body).into_owned();
+            let grant =
+                "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=ey";
+            Some(match seen.header("authorization") {
+                None if seen.target == "/google" && form.starts_with(grant) => {
+                    Reply::new(200).body(r#"{"access_token":"t","expires_in":3599}"#)
+                }
+                // oauth2accesstoken:t
+                Some("Basic b2F1dGgyYWNjZXNzdG9rZW46dA==") => found(),
+                _ => Reply::new(401).header("www-authenticate", "Basic realm=x"),
+            })
+        });
+        let ask_by = |token_uri: &str, names: &[&str]| {
+            let key = json!({"client_email": "e", "private_key": pem, "token_uri": token_uri});
+            let login = Proof::Password("_oauth2_".into(), Secret::new(key.to_string()));
+            let registries = server.registries_by(Some(Given::Proof(login)));
+            let ask = |name: &&str| {
+                let repository = Repository::parse(name).unwrap();
+                ask(&*registries.store(&server.host, &repository))
+            };
+            names.iter().map(ask).collect::<Vec<_>>()
+        };
+        let own = format!("http://{}/google", server.host);
+        for found in ask_by(&own, &["a", "b"]) {
+            assert!(found.unwrap());
+        }
+        let [one, two] = ["a", "b"].map(|name| format!("HEAD /v2/{name}/manifests/v1"));
+        assert_eq!(server.requests(), [&one, "POST /google", &one, &two]);
+        for (uri, why) in [
+            ("http://127.0.0.2/google", "over plain http"),
+            ("file:///etc/passwd", "neither http nor https"),
+            ("https://u:p@a.example/", "user name or password"),
+        ] {
+            let [Err(error)] = &ask_by(uri, &["a"])[..] else {
+                panic!("{uri} was asked");
+            };
+            let error = error.to_string();
+            assert!(
+                error.contains("token_uri") && error.contains(why),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use super::auth_files::{self, AuthFile, Place, read_bounded};
+use super::google::{self, KeyError};
 use super::helper::{Helper, HelperError};
 use super::hosts::lock;
 use crate::oci::{Host, Repository};
@@ -68,6 +69,14 @@ impl Proof {
     /// A token for the registry itself.
     pub(crate) fn bearer(token: &str) -> Option<Self> {
         (!token.is_empty()).then(|| Self::Bearer(Secret::new(token.to_owned())))
+    }
+
+    /// The key of a service account that signs in by access tokens.
+    pub(super) fn service_key(&self) -> Option<&Secret> {
+        match self {
+            Self::Password(username, key) if username == google::KEY_USER => Some(key),
+            _ => None,
+        }
     }
 
     /// What must not be shown.
@@ -131,6 +140,9 @@ impl Credential {
         if let Some(character) = username.chars().find(refused) {
             return Err(failed(Problem::UserName(character)));
         }
+        // Google takes this one's as JSON only.
+        let key = (username == google::JSON_USER).then(|| google::plain(password));
+        let password = key.flatten().unwrap_or_else(|| password.clone());
         let pair = Zeroizing::new(format!("{username}:{}", password.expose()));
         let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
         Ok(Secret::new(format!("Basic {}", *encoded)))
@@ -153,6 +165,8 @@ pub(crate) enum Problem {
     File(PathBuf, String),
     /// A helper that gave none.
     Helper(HelperError),
+    /// A service account's key that is none.
+    Key(KeyError),
     /// A character that no user name may hold.
     UserName(char),
     /// An identity token for a registry without a token service.
@@ -178,6 +192,9 @@ impl fmt::Display for CredentialError {
                 path.display()
             ),
             Problem::Helper(error) => write!(f, "{origin}, gave no login: {error}"),
+            Problem::Key(error) => {
+                write!(f, "the password of {origin} gives no access token: {error}")
+            }
             Problem::UserName(character) => write!(
                 f,
                 "the user name of {origin} holds {character:?}, which no user name may: is it \"user:password\" in one?"
@@ -569,6 +586,14 @@ mod tests {
         assert_eq!(
             basic("_json_key", "{\n}").unwrap(),
             "Basic X2pzb25fa2V5OnsKfQ=="
+        );
+        assert_eq!(
+            basic("_json_key", "ewp9").unwrap(),
+            "Basic X2pzb25fa2V5OnsKfQ=="
+        );
+        assert_eq!(
+            basic("_json_key_base64", "ewp9").unwrap(),
+            "Basic X2pzb25fa2V5X2Jhc2U2NDpld3A5"
         );
         for (username, character) in [
             ("a:b", ':'),

@@ -9,6 +9,7 @@ mod client;
 pub(crate) mod credentials;
 mod error;
 mod exchange;
+mod google;
 mod helper;
 mod hosts;
 mod manifest;

@@ -13,7 +13,7 @@ use crate::harness::{Output, Run, assert_in_sync};
 use crate::image::Maker;
 use crate::invariants::check_invariants;
 use crate::registry::raw::ask;
-use crate::registry::{Bearer, FakeRegistry, Kind, Options};
+use crate::registry::{Act, Bearer, FakeRegistry, Fault, Kind, Options};
 
 const PASSWORD: &str = "canary/of ada";
 const WRONG: &str = "canary-wrong";
@@ -334,5 +334,40 @@ fn a_token_is_sent_to_the_registry_as_it_is() {
         let run = copy(&source, &target).env("DOCKER_AUTH_CONFIG", auths(&source, entry));
         assert_copies(&run, &source, &target);
         assert_eq!(source.count(Kind::Token), token_requests);
+    }
+}
+
+#[test]
+fn a_service_account_copies_by_an_access_token() {
+    let access = "canary/access+token";
+    let pem = include_str!("../../fixtures/service-account.pem");
+    let google = FakeRegistry::new();
+    let answer = json!({"access_token": access, "expires_in": 3599});
+    let answer = Act::Status(200, Vec::new(), answer.to_string().into_bytes());
+    google.fault(Fault::on(Kind::Token, answer));
+    let token_uri = format!("http://{}/token", google.addr());
+    let key = json!({"client_email": "e", "private_key": pem, "token_uri": token_uri}).to_string();
+    let by_token = || Options::default().basic("oauth2accesstoken", access);
+    for (is_source, password) in [(true, key.clone()), (false, BASE64.encode(&key))] {
+        let (own, open) = (filled(by_token()), filled(Options::default()));
+        let (source, target) = if is_source {
+            (&own, &open)
+        } else {
+            (&open, &own)
+        };
+        google.forget();
+        let config = json!({
+            "auth": {own.addr(): {"username": "_oauth2_", "password": password}},
+            "images": {source.name("a:v1"): target.name("b"), source.name("a"): target.name("c")},
+        });
+        let run = copy(source, target)
+            .config(config)
+            .secret(pem.lines().nth(1).unwrap(), &[]);
+        let output = run.run().expect(0);
+        check_invariants(&[source, &google], &[target], &output);
+        assert_in_sync(source, "a", target, "b", &["v1"]);
+        // One, whatever is done with it.
+        let methods = google.history().into_iter().map(|entry| entry.method);
+        assert_eq!(methods.collect::<Vec<_>>(), ["POST"]);
     }
 }
