@@ -31,12 +31,12 @@ pub(crate) enum Place {
     Variable(Secret),
 }
 
-/// Where other programs keep logins, the most specific first (A23). `env` looks up a variable of the environment.
-pub(crate) fn places(env: &dyn Fn(&str) -> Option<OsString>) -> Vec<Place> {
-    let given = |name| env(name).filter(|value| !value.is_empty());
+/// Where other programs keep logins, the most specific first (A23). `variable` looks up one of the environment.
+pub(crate) fn places(variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<Place> {
+    let given = |name| variable(name).filter(|value| !value.is_empty());
     let below = |name, path| Some(Path::new(&given(name)?).join(path));
     let named = given("REGISTRY_AUTH_FILE").map(|path| Place::Named(path.into()));
-    let variable = given("DOCKER_AUTH_CONFIG")
+    let content = given("DOCKER_AUTH_CONFIG")
         .map(|text| Place::Variable(Secret::new(text.to_string_lossy().into_owned())));
     let usual = [
         below("XDG_RUNTIME_DIR", "containers/auth.json"),
@@ -45,7 +45,7 @@ pub(crate) fn places(env: &dyn Fn(&str) -> Option<OsString>) -> Vec<Place> {
         below("DOCKER_CONFIG", "config.json").or_else(|| below("HOME", ".docker/config.json")),
     ];
     let usual = usual.into_iter().flatten().map(Place::Usual);
-    named.into_iter().chain(variable).chain(usual).collect()
+    named.into_iter().chain(content).chain(usual).collect()
 }
 
 /// What one place holds.
