@@ -40,8 +40,8 @@ use layout::Layout;
 use logging::{Stream, print};
 use oci::{Digest, Host};
 use records::Journal;
-use registry::Registries;
 use registry::credentials::{Credentials, Entry, docker_config_path};
+use registry::{Reach, Registries};
 use report::{ExitStatus, Report};
 use store::{Limits, Place, Quota, StoreError, Stores, Target};
 
@@ -92,11 +92,12 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         .filter(|entry| entry.path.is_empty())
         .map(|entry| (entry.host.clone(), entry.limits))
         .collect();
+    let reach = Reach::new(&|name| std::env::var_os(name), Vec::new())?;
     let (credentials, more) = Credentials::load(entries(auth), docker.as_deref());
     warnings.extend(more);
 
     let (running, cancel) = crossbeam_channel::bounded::<()>(0);
-    let registries = Registries::new(credentials, options.workers).limited(&limits, &cancel);
+    let registries = Registries::new(credentials, options.workers, reach).limited(&limits, &cancel);
     let registries = Arc::new(registries);
     let broken_off = registries.clone();
     // Before any other thread is started.

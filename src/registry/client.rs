@@ -242,6 +242,7 @@ mod tests {
 
     use super::super::credentials::{Credentials, Entry};
     use super::super::hosts::Registries;
+    use super::super::network::Reach;
     use super::super::testing::{Reply, Seen, Server, descriptor};
     use super::*;
     use crate::oci::{Host, Reference, Tag};
@@ -370,7 +371,7 @@ mod tests {
             .local_addr()
             .unwrap();
         let host = Host::parse(&closed.to_string()).unwrap();
-        let error = Registries::new(Credentials::default(), 1)
+        let error = Registries::new(Credentials::default(), 1, Reach::default())
             .store(&host, &Repository::parse("a").unwrap())
             .head(&tag())
             .unwrap_err();
@@ -487,7 +488,8 @@ mod tests {
             password: Some(Secret::new("p".into())),
             insecure: true,
         };
-        let registries = Registries::new(Credentials::new(vec![entry], None).0, 1);
+        let registries =
+            Registries::new(Credentials::new(vec![entry], None).0, 1, Reach::default());
         let store = registries.store(&host, &Repository::parse("a").unwrap());
         let error = store.head(&tag()).unwrap_err();
         assert_eq!(error.class, Class::Transient, "{error}");

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::credentials::{Credentials, Entry};
 use super::hosts::{Registries, lock};
+use super::network::Reach;
 use crate::oci::{Algorithm, Descriptor, Digest, Host, Repository};
 use crate::secret::Secret;
 use crate::store::Target;
@@ -79,7 +80,7 @@ impl Server {
             insecure: true,
         });
         let (credentials, _) = Credentials::new(entry.into_iter().collect(), None);
-        Registries::new(credentials, 2)
+        Registries::new(credentials, 2, Reach::default())
     }
 
     /// The requests so far, as `METHOD target`, without the look whether TLS is spoken.
