@@ -43,7 +43,7 @@ use records::Journal;
 use registry::credentials::{Credentials, Entry, docker_config_path};
 use registry::{Reach, Registries};
 use report::{ExitStatus, Report};
-use store::{Limits, Place, Quota, StoreError, Stores, Target};
+use store::{Connection, Limits, Place, Quota, StoreError, Stores, Target};
 
 /// Runs the program with its command line, the program's name first, and gives its exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
@@ -92,7 +92,7 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         .filter(|entry| entry.path.is_empty())
         .map(|entry| (entry.host.clone(), entry.limits))
         .collect();
-    let reach = Reach::new(&|name| std::env::var_os(name), Vec::new())?;
+    let reach = Reach::new(&|name| std::env::var_os(name), connections(&auth))?;
     let (credentials, more) = Credentials::load(entries(auth), docker.as_deref());
     warnings.extend(more);
 
@@ -184,6 +184,17 @@ fn tell(report: &Report, options: &Options) {
     }
 }
 
+/// How registries are reached, each with the place of its entry.
+fn connections(auth: &[AuthEntry]) -> Vec<(String, Host, Connection)> {
+    let whole = auth.iter().filter(|entry| entry.path.is_empty());
+    whole
+        .map(|entry| {
+            let place = format!("{}: auth key {:?}", entry.position, entry.key);
+            (place, entry.host.clone(), entry.connection.clone())
+        })
+        .collect()
+}
+
 fn entries(auth: Vec<AuthEntry>) -> Vec<Entry> {
     let entry = |entry: AuthEntry| {
         let AuthEntry {
@@ -195,6 +206,7 @@ fn entries(auth: Vec<AuthEntry>) -> Vec<Entry> {
             password,
             insecure,
             limits: _,
+            connection: _,
         } = entry;
         Entry {
             key,
