@@ -137,6 +137,13 @@ impl Proxy {
             ProxyProtocol::Socks5 | ProxyProtocol::Socks5h => (ProxyProtocol::Socks5h, "socks5"),
             _ => return Err(bad()),
         };
+        // ureq would take a port that is none for the usual one, and nobody for a host.
+        let written = parsed
+            .uri()
+            .authority()
+            .map_or("", |authority| authority.as_str());
+        let (_, written) = written.rsplit_once('@').unwrap_or(("", written));
+        Url::new(Scheme::Http, written, "/").map_err(|_| bad())?;
         let (host, port) = (parsed.host(), parsed.port());
         let mut builder = ureq::Proxy::builder(protocol).host(host).port(port);
         if let Some(username) = parsed.username() {
@@ -404,6 +411,63 @@ mod tests {
     use ureq::unversioned::transport::time;
 
     use super::*;
+
+    #[test]
+    fn a_proxy_is_chosen_by_the_entry_and_then_by_the_environment() {
+        let environment = |name: &str| match name {
+            "HTTPS_PROXY" => Some("http://u:hunter2@outside:3128".into()),
+            "NO_PROXY" => Some("direct.example".into()),
+            _ => None,
+        };
+        let entry = |name: &str, proxy: &str| {
+            let connection = Connection {
+                proxy: Some(Secret::new(proxy.into())),
+                ..Connection::default()
+            };
+            (String::new(), Host::parse(name).unwrap(), connection)
+        };
+        let entries = [
+            entry("none.example", "NONE"),
+            entry("own.example", "socks5://own"),
+            entry("127.0.0.1:5000", "own:1080"),
+            entry("empty.example", ""),
+        ];
+        let network = Network::new(1, Reach::new(&environment, entries).unwrap());
+        let (outside, own) = (
+            Some("http://outside:3128 (HTTPS_PROXY)"),
+            Some("socks5://own:1080 (`proxy` of own.example)"),
+        );
+        let of_loopback = Some("http://own:1080 (`proxy` of 127.0.0.1:5000)");
+        for (registry, url, shown) in [
+            ("r.example", "https://r.example/", outside),
+            ("r.example", "https://storage.example/", outside),
+            ("r.example", "http://r.example/", None),
+            ("direct.example", "https://direct.example/", None),
+            ("direct.example", "https://storage.example/", outside),
+            ("127.0.0.1:6000", "https://127.0.0.1:6000/", None),
+            ("none.example", "https://storage.example/", None),
+            ("own.example", "http://own.example/", own),
+            ("own.example", "https://direct.example/", own),
+            ("127.0.0.1:5000", "http://127.0.0.1:5000/", of_loopback),
+            ("empty.example", "https://empty.example/", outside),
+        ] {
+            let route = network.route(&Host::parse(registry).unwrap(), false);
+            let proxy = route.proxy(&Url::parse(url).unwrap()).unwrap();
+            let found = proxy.map(ToString::to_string);
+            assert_eq!(found.as_deref(), shown, "{registry} {url}");
+        }
+        // What a proxy would look up cannot be checked, but what is written can (S04).
+        let route = network.route(&Host::parse("r.example").unwrap(), false);
+        for url in [
+            "https://169.254.169.254/",
+            "https://127.0.0.1:1/",
+            "https://10.0.0.1/",
+        ] {
+            let found = route.proxy(&Url::parse(url).unwrap());
+            let is_direct = found.as_ref().is_ok_and(Option::is_none);
+            assert!(found.is_err() || is_direct && url.contains("127."), "{url}");
+        }
+    }
 
     fn resolve(registry: &str, uri: &str) -> Result<Vec<SocketAddr>, ureq::Error> {
         let resolver = GuardedResolver {
