@@ -3,6 +3,7 @@
 
 mod abilities;
 mod auth;
+mod certificates;
 mod cli;
 mod content;
 mod documents;
@@ -29,6 +30,7 @@ mod interrupt;
 mod invariants;
 mod layers;
 mod moving;
+mod proxies;
 mod records;
 #[expect(
     dead_code,
