@@ -447,3 +447,76 @@ const UNVERIFIED_SCHEMES: [SignatureScheme; 3] = [
     SignatureScheme::ECDSA_NISTP521_SHA512,
     SignatureScheme::ED448,
 ];
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::*;
+
+    fn certificate() -> rcgen::CertifiedKey<rcgen::KeyPair> {
+        rcgen::generate_simple_self_signed(["r.example".to_owned()]).unwrap()
+    }
+
+    #[test]
+    fn the_built_in_authorities_are_for_where_there_is_nothing_else() {
+        let own = [certificate().cert.der().clone()];
+        let bare = Trust {
+            system: OnceLock::from(None),
+            ..Trust::default()
+        };
+        let mut roots = Roots::default();
+        roots.add(&[certificate().cert.der().clone()]);
+        let with_system = Trust {
+            system: OnceLock::from(Some(roots)),
+            ..Trust::default()
+        };
+        let count = |trust: &Trust, ca: &[_], built_in| trust.roots(ca, built_in).anchors.len();
+        let built_in = TLS_SERVER_ROOTS.len();
+        assert_eq!(count(&bare, &[], true), built_in);
+        assert_eq!(count(&bare, &own, true), built_in + 1);
+        assert_eq!(count(&bare, &own, false), 1);
+        assert_eq!(count(&with_system, &[], true), 1);
+        assert_eq!(count(&with_system, &own, true), 2);
+    }
+
+    #[test]
+    fn the_first_folder_of_certs_d_that_knows_a_host_counts() {
+        let place = format!("image-syncer-certs-d-{}", std::process::id());
+        let place = std::env::temp_dir().join(place);
+        let trust = Trust {
+            per_host: ["one", "two"].map(|name| place.join(name)).into(),
+            ..Trust::default()
+        };
+        let pem = || {
+            let der = STANDARD.encode(certificate().cert.der());
+            format!("-----BEGIN CERTIFICATE-----\n{der}\n-----END CERTIFICATE-----\n")
+        };
+        for (folder, count) in [
+            ("one/a.example", 1),
+            ("two/a.example", 2),
+            ("two/b.example:443", 2),
+            ("two/c.example:5000", 3),
+        ] {
+            let folder = place.join(folder);
+            fs::create_dir_all(&folder).unwrap();
+            for number in 0..count {
+                fs::write(folder.join(format!("{number}.crt")), pem()).unwrap();
+            }
+            fs::write(folder.join("note.txt"), pem()).unwrap();
+        }
+        for (host, count) in [
+            ("a.example", 1),
+            ("b.example", 2),
+            ("b.example:443", 2),
+            ("c.example:5000", 3),
+            ("c.example", 0),
+            ("d.example", 0),
+        ] {
+            let found = trust.certs_d(&Host::parse(host).unwrap());
+            assert_eq!(found.ca.len(), count, "{host}");
+        }
+        fs::remove_dir_all(&place).unwrap();
+    }
+}
