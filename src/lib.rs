@@ -40,11 +40,11 @@ use layout::Layout;
 use logging::{Stream, print};
 use oci::{Digest, Host};
 use records::Journal;
-use registry::Registries;
 use registry::auth_files;
 use registry::credentials::{Credentials, Entry, Given, Proof};
+use registry::{Reach, Registries};
 use report::{ExitStatus, Report};
-use store::{Limits, Place, Quota, StoreError, Stores, Target};
+use store::{Connection, Limits, Place, Quota, StoreError, Stores, Target};
 
 /// Runs the program with its command line, the program's name first, and gives its exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
@@ -97,11 +97,12 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         .filter(|entry| entry.path.is_empty())
         .map(|entry| (entry.host.clone(), entry.limits))
         .collect();
+    let reach = Reach::new(&|name| std::env::var_os(name), connections(&auth))?;
     let (credentials, more) = Credentials::load(entries(auth), places);
     warnings.extend(more);
 
     let (running, cancel) = crossbeam_channel::bounded::<()>(0);
-    let registries = Registries::new(credentials, options.workers).limited(&limits, &cancel);
+    let registries = Registries::new(credentials, options.workers, reach).limited(&limits, &cancel);
     let registries = Arc::new(registries);
     let broken_off = registries.clone();
     // Before any other thread is started.
@@ -188,6 +189,17 @@ fn tell(report: &Report, options: &Options) {
     }
 }
 
+/// How registries are reached, each with the place of its entry.
+fn connections(auth: &[AuthEntry]) -> Vec<(String, Host, Connection)> {
+    let whole = auth.iter().filter(|entry| entry.path.is_empty());
+    whole
+        .map(|entry| {
+            let place = format!("{}: auth key {:?}", entry.position, entry.key);
+            (place, entry.host.clone(), entry.connection.clone())
+        })
+        .collect()
+}
+
 fn entries(auth: Vec<AuthEntry>) -> Vec<Entry> {
     let entry = |entry: AuthEntry| {
         let AuthEntry {
@@ -203,6 +215,7 @@ fn entries(auth: Vec<AuthEntry>) -> Vec<Entry> {
             helper,
             insecure,
             limits: _,
+            connection: _,
         } = entry;
         let of_user = username.clone().zip(password_file);
         let login = Proof::password(username, password)

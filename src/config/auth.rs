@@ -13,7 +13,7 @@ use super::tree::{Member, Node, Position, Value};
 use crate::nearest::nearest;
 use crate::oci::{Host, NameError, Repository};
 use crate::secret::Secret;
-use crate::store::{Limits, Place};
+use crate::store::{Connection, Limits, Place};
 
 /// Credentials and their reach.
 #[derive(Clone, Debug)]
@@ -42,6 +42,8 @@ pub struct AuthEntry {
     pub insecure: bool,
     /// How much may be asked; nothing is bounded for a part of a registry.
     pub limits: Limits,
+    /// How it is reached; as usual for a part of a registry. Paths are as seen from the current folder.
+    pub connection: Connection,
 }
 
 /// Reads all entries. What stops the program goes to `problems`, what does not to `warnings`.
@@ -83,11 +85,11 @@ pub(crate) fn read(
             ));
         }
         if !path.is_empty()
-            && let Some((field, position)) = fields.first_limit()
+            && let Some((field, position)) = fields.first_of_whole()
         {
             problems.push(Problem {
                 position: position.clone(),
-                what: ProblemKind::LimitOfPart { field, host },
+                what: ProblemKind::FieldOfPart { field, host },
             });
             continue;
         }
@@ -109,6 +111,7 @@ pub(crate) fn read(
             helper: fields.helper,
             insecure: fields.insecure,
             limits: fields.limits,
+            connection: fields.connection,
         };
         let reach = (entry.host.clone(), entry.path.clone());
         let first = indexes.get(&reach).and_then(|index| entries.get(*index));
@@ -124,7 +127,8 @@ pub(crate) fn read(
             && first.token_file == entry.token_file
             && first.helper == entry.helper
             && first.insecure == entry.insecure
-            && first.limits == entry.limits;
+            && first.limits == entry.limits
+            && first.connection == entry.connection;
         if same {
             warn(format!(
                 "auth key {key:?} says the same again as {:?} at {}; delete one",
@@ -211,6 +215,7 @@ struct Fields {
     helper: Option<String>,
     insecure: bool,
     limits: Limits,
+    connection: Connection,
     /// The names that were there.
     seen: Vec<(&'static str, Position)>,
 }
@@ -254,10 +259,25 @@ impl Fields {
         })
     }
 
-    /// The first field that bounds what may be asked, and where it stands.
-    fn first_limit(&self) -> Option<(&'static str, &Position)> {
-        let limit = self.seen.iter().find(|(name, _)| LIMITS.contains(name));
-        limit.map(|(name, position)| (*name, position))
+    /// The first field that is one of whole registries, and where it stands.
+    fn first_of_whole(&self) -> Option<(&'static str, &Position)> {
+        let is_of_whole = |name: &str| LIMITS.contains(&name) || OF_CONNECTION.contains(&name);
+        let field = self.seen.iter().find(|(name, _)| is_of_whole(name));
+        field.map(|(name, position)| (*name, position))
+    }
+
+    /// Takes a text that says how the registry is reached. A relative path begins at the folder of the file that it
+    /// stands in.
+    fn read_connection(&mut self, field: &str, text: &str, file: &str) {
+        let folder = Path::new(file).parent().unwrap_or(Path::new(""));
+        let path = || Some(folder.join(text)).filter(|_| !text.is_empty());
+        let connection = &mut self.connection;
+        match field {
+            "ca" => connection.ca = path(),
+            "cert" => connection.cert = path(),
+            "key" => connection.key = path(),
+            _ => connection.proxy = Some(Secret::new(text.to_owned())),
+        }
     }
 
     /// Takes the text of a limit, if it is one.
@@ -323,6 +343,10 @@ fn read_fields(entry: &Node, problems: &mut Vec<Problem>) -> Option<Fields> {
         match (field, &member.value.value) {
             (_, Value::Null) => {}
             ("insecure", Value::Bool(insecure)) => fields.insecure = *insecure,
+            ("plain_http", Value::Bool(plain)) => fields.connection.plain_http = *plain,
+            ("ca" | "cert" | "key" | "proxy", Value::String(text)) => {
+                fields.read_connection(field, text, &position.file);
+            }
             // Some registries give their users numbers for names.
             ("username", Value::String(text) | Value::Number(text)) => {
                 fields.username = Some(text.clone());
@@ -348,7 +372,7 @@ fn read_fields(entry: &Node, problems: &mut Vec<Problem>) -> Option<Fields> {
             ("bandwidth", Value::String(text)) if fields.read_limit(field, text) => {}
             (field, value) => {
                 let expected = match field {
-                    "insecure" => "true or false without quotes",
+                    "insecure" | "plain_http" => "true or false without quotes",
                     "helper" => {
                         "what follows \"docker-credential-\" in the name of the program, such as \"ecr-login\""
                     }
@@ -418,7 +442,7 @@ fn parse_bytes(text: &str) -> Option<u64> {
 }
 
 /// All fields of an entry.
-pub(super) const FIELDS: [&str; 10] = [
+pub(super) const FIELDS: [&str; 15] = [
     "username",
     "password",
     "password_file",
@@ -426,11 +450,18 @@ pub(super) const FIELDS: [&str; 10] = [
     "token_file",
     "helper",
     "insecure",
+    "ca",
+    "cert",
+    "key",
+    "plain_http",
+    "proxy",
     "concurrency",
     "requests_per_second",
     "bandwidth",
 ];
 /// Those that are a login, or all of one but the user name: there can be one.
 const LOGINS: [&str; 5] = ["password", "password_file", "token", "token_file", "helper"];
+/// Those that say how a registry is reached.
+const OF_CONNECTION: [&str; 5] = ["ca", "cert", "key", "plain_http", "proxy"];
 /// Those that bound what may be asked.
 const LIMITS: [&str; 3] = ["concurrency", "requests_per_second", "bandwidth"];

@@ -92,8 +92,8 @@ pub enum ProblemKind {
         /// As written.
         found: String,
     },
-    /// A limit of a whole registry in the entry of a part of one.
-    LimitOfPart {
+    /// A field of whole registries in the entry of a part of one.
+    FieldOfPart {
         /// The field.
         field: &'static str,
         /// The registry.
@@ -171,19 +171,20 @@ impl fmt::Display for ProblemKind {
                 expected,
                 found,
             } => write!(f, "{name} is {found:?}; write {expected}"),
-            Self::LimitOfPart { field, host } => write!(
+            Self::FieldOfPart { field, host } => write!(
                 f,
-                "\"{field}\" bounds a whole registry; write it in the entry \"{host}\""
+                "\"{field}\" is for a whole registry; write it in the entry \"{host}\""
             ),
             Self::Misspelt { key, meant } => {
                 write!(f, "the key {key:?} looks like `{meant}`; write \"{meant}\"")
             }
             Self::UnknownField { field, nearest } => {
                 write!(f, "an auth entry has no field {field:?}; ")?;
-                match nearest {
-                    Some(nearest) => write!(f, "write \"{nearest}\""),
-                    None => write!(f, "it has {}", FIELDS.join(", ")),
+                if let Some(nearest) = nearest {
+                    return write!(f, "write \"{nearest}\"");
                 }
+                let (last, others) = FIELDS.split_last().unwrap_or((&"", &[]));
+                write!(f, "it has \"{}\" and \"{last}\"", others.join("\", \""))
             }
             Self::FieldTwice { field, first } => {
                 write!(f, "\"{field}\" is there already at {first}; delete one")

@@ -364,10 +364,12 @@ fn add_rule(
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
     use std::time::Duration;
 
     use super::*;
-    use crate::store::Limits;
+    use crate::secret::Secret;
+    use crate::store::{Connection, Limits};
 
     const DEFAULTS: LoadOptions<'_> = LoadOptions {
         config: None,
@@ -564,8 +566,9 @@ mod tests {
             &[
                 "f:1:19: an auth entry is a text; write an object such as {\"username\": \"NAME\", \"password\": \
                  \"WORD\"}",
-                "f:1:35: an auth entry has no field \"user\"; it has username, password, password_file, token, token_file, \
-                 helper, insecure, concurrency, requests_per_second, bandwidth",
+                "f:1:35: an auth entry has no field \"user\"; it has \"username\", \"password\", \"password_file\", \
+                 \"token\", \"token_file\", \"helper\", \"insecure\", \"ca\", \"cert\", \"key\", \"plain_http\", \"proxy\", \
+                 \"concurrency\", \"requests_per_second\" and \"bandwidth\"",
                 "f:1:48: an auth entry has no field \"username\\\"\"; write \"username\"",
                 "f:1:67: an auth entry has no field \"pasword\"; write \"password\"",
                 "f:2:22: insecure is a text; write true or false without quotes",
@@ -592,7 +595,7 @@ mod tests {
                 &format!("f:3:72: bandwidth is \"99999999999GB\"; {BYTES}"),
                 &format!("f:4:23: bandwidth is an array; {BYTES}"),
                 "f:4:28: an auth entry has no field \"bandwith\"; write \"bandwidth\"",
-                "f:5:30: \"bandwidth\" bounds a whole registry; write it in the entry \"e.io\"",
+                "f:5:30: \"bandwidth\" is for a whole registry; write it in the entry \"e.io\"",
             ],
         );
         refuse(
@@ -625,6 +628,48 @@ mod tests {
                  as envsubst, fill it in",
                 "f:2:8: a comma is missing; write `,` here",
                 "f:1:1: no end of what begins here; close it with `}`",
+            ],
+        );
+    }
+
+    #[test]
+    fn how_a_registry_is_reached() {
+        for (fields, ca, cert, key, plain_http, proxy) in [
+            ("", "", "", "", false, ""),
+            ("\"ca\": \"\", \"cert\": null", "", "", "", false, ""),
+            ("\"CA\": \"ca.pem\"", "/etc/sync/ca.pem", "", "", false, ""),
+            ("\"ca\": \"/srv/ca\"", "/srv/ca", "", "", false, ""),
+            (
+                "\"cert\": \"../c.pem\", \"key\": \"k\", \"plain_http\": true",
+                "",
+                "/etc/sync/../c.pem",
+                "/etc/sync/k",
+                true,
+                "",
+            ),
+            ("\"proxy\": \"http://p:1\"", "", "", "", false, "http://p:1"),
+        ] {
+            let text = format!("{{\"auth\": {{\"a.io\": {{{fields}}}}}}}");
+            let config = parse(&"/etc/sync/f.json".into(), text.as_bytes(), &DEFAULTS).unwrap();
+            let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+            let expected = Connection {
+                ca: path(ca),
+                cert: path(cert),
+                key: path(key),
+                plain_http,
+                proxy: (!proxy.is_empty()).then(|| Secret::new(proxy.into())),
+            };
+            assert_eq!(config.auth[0].connection, expected, "{fields}");
+        }
+        let fields = "\"ca\": 1, \"plain_http\": \"yes\"";
+        refuse(
+            &format!(
+                "{{\"auth\": {{\"a.io\": {{{fields}}}, \"b.io/c\": {{\"proxy\": \"none\"}}}}}}"
+            ),
+            &[
+                "f:1:26: ca is a number; write a text in quotes",
+                "f:1:43: plain_http is a text; write true or false without quotes",
+                "f:1:62: \"proxy\" is for a whole registry; write it in the entry \"b.io\"",
             ],
         );
     }

@@ -243,6 +243,7 @@ mod tests {
 
     use super::super::credentials::{Credentials, Entry, Given, Proof};
     use super::super::hosts::Registries;
+    use super::super::network::Reach;
     use super::super::testing::{Reply, Seen, Server, descriptor};
     use super::*;
     use crate::oci::{Host, Reference, Tag};
@@ -371,7 +372,7 @@ mod tests {
             .local_addr()
             .unwrap();
         let host = Host::parse(&closed.to_string()).unwrap();
-        let error = Registries::new(Credentials::default(), 1)
+        let error = Registries::new(Credentials::default(), 1, Reach::default())
             .store(&host, &Repository::parse("a").unwrap())
             .head(&tag())
             .unwrap_err();
@@ -490,7 +491,8 @@ mod tests {
             ))),
             insecure: true,
         };
-        let registries = Registries::new(Credentials::new(vec![entry], Vec::new()), 1);
+        let credentials = Credentials::new(vec![entry], Vec::new());
+        let registries = Registries::new(credentials, 1, Reach::default());
         let store = registries.store(&host, &Repository::parse("a").unwrap());
         let error = store.head(&tag()).unwrap_err();
         assert_eq!(error.class, Class::Transient, "{error}");

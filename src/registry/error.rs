@@ -327,7 +327,7 @@ impl Refusal {
         let text = String::from_utf8_lossy(body);
         let (code, message) = match serde_json::from_slice::<Value>(body) {
             Ok(value) => envelope(&value),
-            Err(_) if text.trim_start().starts_with('<') => (None, "(a web page)".into()),
+            Err(_) if text.trim_start().starts_with('<') => (None, page(&text)),
             Err(_) => (None, text.trim().to_owned()),
         };
         let clean = |text: String| {
@@ -423,6 +423,17 @@ pub(super) fn blot(mut text: String, secrets: &[&str]) -> String {
     text
 }
 
+/// What a page for people says in its title: nginx tells there that it wants a client certificate.
+fn page(text: &str) -> String {
+    let title = text
+        .split_once("<title>")
+        .and_then(|(_, rest)| rest.split_once("</title>"));
+    match title {
+        Some((title, _)) => format!("(a web page: {})", title.trim()),
+        None => "(a web page)".into(),
+    }
+}
+
 /// Code and message of an error in any of the shapes seen (protocol.md E69).
 fn envelope(value: &Value) -> (Option<String>, String) {
     let error = value
@@ -516,6 +527,11 @@ mod tests {
                 "who?",
             ),
             ("<html><h1>502</h1>", None, "(a web page)"),
+            (
+                "<html>\r\n<head><title>400 No required SSL certificate was sent</title></head>",
+                None,
+                "(a web page: 400 No required SSL certificate was sent)",
+            ),
             ("plain text\n", None, "plain text"),
             ("", None, ""),
             (

@@ -6,6 +6,7 @@ mod authorise;
 mod blob;
 mod body;
 mod client;
+mod connect;
 pub(crate) mod credentials;
 mod error;
 mod exchange;
@@ -14,12 +15,14 @@ mod helper;
 mod hosts;
 mod manifest;
 mod network;
+mod proxy;
 mod rate;
 mod request;
 mod tags;
 #[cfg(test)]
 mod testing;
 mod transport;
+mod trust;
 mod upload;
 pub(crate) mod url;
 
@@ -27,6 +30,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 pub(crate) use hosts::Registries;
+pub(crate) use network::Reach;
 
 use crate::oci::{Descriptor, Manifest, Reference, Tag};
 use crate::store::{Begin, Hint, Presence, Source, StoreError, Target};

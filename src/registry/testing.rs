@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::credentials::{Credentials, Entry, Given, Proof};
 use super::hosts::{Registries, lock};
+use super::network::Reach;
 use crate::oci::{Algorithm, Descriptor, Digest, Host, Repository};
 use crate::secret::Secret;
 use crate::store::Target;
@@ -84,7 +85,7 @@ impl Server {
             insecure: true,
         });
         let credentials = Credentials::new(entry.into_iter().collect(), Vec::new());
-        Registries::new(credentials, 2)
+        Registries::new(credentials, 2, Reach::default())
     }
 
     /// The requests so far, as `METHOD target`, without the look whether TLS is spoken.

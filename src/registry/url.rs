@@ -64,6 +64,16 @@ impl Origin {
         &self.host
     }
 
+    /// How it is spoken to.
+    pub(crate) fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// Written or not.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The address, where the host is written as one. It is all that can be checked behind a proxy.
     pub(crate) fn address(&self) -> Option<IpAddr> {
         let host = self.host.as_str();

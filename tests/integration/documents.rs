@@ -160,7 +160,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("logging", &[]),
     ("report", &[]),
     ("signal", &["pace"]),
-    ("store", &["oci"]),
+    ("store", &["oci", "secret"]),
     ("records", &["oci", "store"]),
     ("config", &["nearest", "oci", "secret", "store"]),
     ("cli", &["config", "nearest"]),

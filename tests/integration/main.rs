@@ -3,6 +3,7 @@
 
 mod abilities;
 mod auth;
+mod certificates;
 mod cli;
 mod content;
 mod credentials;
@@ -30,6 +31,7 @@ mod interrupt;
 mod invariants;
 mod layers;
 mod moving;
+mod proxies;
 mod records;
 #[expect(
     dead_code,
