@@ -3,7 +3,7 @@
 //! There is no promise of stability for this library: it is the program, cut so that its tests can reach it.
 //!
 //! ```text
-//! main -> lib -> cli, config, logging, signal
+//! main -> lib -> cli, config, logging, signal, progress
 //!          |---> engine -> store (ports) -> oci
 //!          |       +-----> config, records, report (values)
 //!          +--> registry, layout (implement store) -> store, oci, secret
@@ -18,7 +18,9 @@ mod layout;
 mod logging;
 mod nearest;
 pub mod oci;
+pub mod output;
 mod pace;
+mod progress;
 pub mod records;
 mod registry;
 pub mod report;
@@ -34,16 +36,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use cli::{Command, Options};
-use config::{AuthEntry, Config, LoadOptions};
-use engine::{MarkAfter, Patience, Policy};
+use config::{AuthEntry, Config, LoadOptions, RuleError};
+use engine::{Gauge, MarkAfter, Patience, Policy};
 use layout::Layout;
 use logging::{Stream, print};
 use oci::{Digest, Host};
+use progress::Progress;
 use records::Journal;
 use registry::auth_files;
 use registry::credentials::{Credentials, Entry, Given, Proof};
 use registry::{Reach, Registries};
-use report::{ExitStatus, Report};
+use report::{ExitStatus, Preview, Report};
 use store::{Connection, Limits, Place, Quota, StoreError, Stores, Target};
 
 /// Runs the program with its command line, the program's name first, and gives its exit status.
@@ -52,6 +55,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
     match cli::parse(arguments.into_iter().skip(1), &environment) {
         Ok(Command::Help(text) | Command::Version(text)) => {
             print(Stream::Stdout, &format!("{text}\n"));
+            ExitStatus::InSync
+        }
+        Ok(Command::Schema) => {
+            print(Stream::Stdout, config::SCHEMA);
             ExitStatus::InSync
         }
         Ok(Command::Sync(options)) => sync(&options).unwrap_or_else(|problem| {
@@ -67,17 +74,25 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
 
 /// One sync. An error is one of usage: nothing was touched.
 fn sync(options: &Options) -> Result<ExitStatus, String> {
+    let platforms = options.platforms.clone().map(Arc::new);
     let load = LoadOptions {
         config: options.config.as_deref(),
-        images: &options.images,
+        auth: options.auth.as_deref(),
+        images: options.images.as_deref(),
+        rule: &options.rule,
         registry: options.registry.as_deref(),
         namespace: options.namespace.as_deref(),
+        platforms: platforms.as_ref(),
+        force: options.force,
     };
-    let config = config::load(&load).map_err(|error| error.to_string())?;
+    let config =
+        config::load(&load, &|name| std::env::var_os(name)).map_err(|error| error.to_string())?;
+    check_outputs(options)?;
     let rust_log = std::env::var("RUST_LOG").ok();
     logging::init(
         options.log_level,
         rust_log.as_deref(),
+        options.quiet,
         options.log.as_deref(),
     )
     .map_err(|error| format!("cannot write the log: {error}; name another file with --log"))?;
@@ -109,7 +124,11 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     let interrupt = signal::watch(move || drop(running), move || broken_off.shutdown());
     let interrupt = interrupt.map_err(|error| format!("cannot handle signals: {error}"))?;
 
-    let (journal, mut hints, more) = Journal::open(&options.records);
+    let (journal, mut hints, more) = if options.dry_run {
+        Journal::read(&options.records)
+    } else {
+        Journal::open(&options.records)
+    };
     warnings.extend(more);
     for warning in &warnings {
         log::warn!("{warning}");
@@ -129,32 +148,29 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         max_per_host: options.max_per_host,
         layouts: Mutex::default(),
     };
-    let policy = Policy {
-        workers: options.workers,
-        time_scale: pace::scale(),
-        patience: Patience {
-            at_least: pace::scaled(Patience::default().at_least),
-            ..Patience::default()
-        },
-        mark_after: MarkAfter {
-            time: pace::scaled(MarkAfter::default().time),
-            ..MarkAfter::default()
-        },
-        seed: RandomState::new().hash_one(std::process::id()),
-    };
+    let gauge = Arc::new(Gauge::default());
+    // With a log file, nothing but the log says anything.
+    let progress = (!options.quiet && options.log.is_none()).then(|| {
+        let environment = |name: &str| std::env::var(name).ok();
+        Progress::start(gauge.clone(), cancel.clone(), &environment)
+    });
     let run = engine::Options {
-        policy,
+        policy: policy(options),
         retries: options.retries,
+        is_dry: options.dry_run,
         hints: &hints,
         journal: &journal,
+        gauge: &gauge,
+        names_images: options.output_success_images.is_some()
+            || options.output_failed_images.is_some(),
+        now: SystemTime::now(),
         cancel,
     };
     let mut report = engine::run(&rules, &places, &run);
-    report.failed_generations += failed_rules.len();
-    report
-        .failures
-        .splice(0..0, failed_rules.iter().map(ToString::to_string));
-    report.records_lost = !journal.is_working();
+    drop(progress);
+    add(&mut report, &failed_rules, options);
+    report.records_lost = !options.dry_run && !journal.is_working();
+    write_images(&mut report, options);
     tell(&report, options);
     // A signal that came when all was done changes nothing.
     let status = interrupt
@@ -165,18 +181,82 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     }))
 }
 
+/// What the engine may do, with the waits of tests.
+fn policy(options: &Options) -> Policy {
+    Policy {
+        workers: options.workers,
+        time_scale: pace::scale(),
+        patience: Patience {
+            at_least: pace::scaled(options.detach_after),
+            share: f64::from(options.detach_share) / 100.0,
+        },
+        mark_after: MarkAfter {
+            bytes: options.checkpoint_bytes,
+            time: pace::scaled(options.checkpoint_time),
+        },
+        seed: RandomState::new().hash_one(std::process::id()),
+    }
+}
+
+/// Has rules that are wrong counted and told with those that yielded no images.
+fn add(report: &mut Report, failed: &[RuleError], options: &Options) {
+    report.failed_generations += failed.len();
+    let failures = failed.iter().map(ToString::to_string);
+    report.failures.splice(0..0, failures);
+    if options.dry_run {
+        let previews = failed.iter().map(|error| Preview {
+            title: error.position.to_string(),
+            failure: Some(error.what.to_string()),
+            ..Preview::default()
+        });
+        report.previews.splice(0..0, previews);
+    }
+}
+
+/// Whether the files that are to name images could be written, before anything is touched.
+fn check_outputs(options: &Options) -> Result<(), String> {
+    for (flag, path) in [
+        ("--output-success-images", &options.output_success_images),
+        ("--output-failed-images", &options.output_failed_images),
+    ] {
+        if let Some(path) = path {
+            output::check(path).map_err(|error| {
+                let path = path.display();
+                format!("cannot write {path}: {error}; name another file with {flag}")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the files that name images. A run that was asked for one and cannot write it is not to look successful.
+fn write_images(report: &mut Report, options: &Options) {
+    for (path, images) in [
+        (&options.output_success_images, &report.succeeded),
+        (&options.output_failed_images, &report.failed),
+    ] {
+        if let Some(path) = path
+            && let Err(error) = output::write(path, images, options.output_images_format)
+        {
+            let reason = format!("cannot write {}: {error}", path.display());
+            log::error!("{reason}");
+            report.fatal.get_or_insert(reason);
+        }
+    }
+}
+
 /// The end of the run: failures last, then the summary, then the words that scripts search for.
 fn tell(report: &Report, options: &Options) {
     for failure in &report.failures {
         log::error!("failed: {failure}");
     }
     log::info!("{report}");
-    if options.log.is_some() {
-        for line in report.closing_lines().lines() {
+    for line in report.results().lines() {
+        if options.log.is_some() {
             log::info!(target: logging::RESULTS, "{line}");
+        } else {
+            print(Stream::Stdout, &format!("{}\n", logging::sanitise(line)));
         }
-    } else {
-        print(Stream::Stdout, &report.closing_lines());
     }
     if let Some(reason) = &report.fatal {
         print(

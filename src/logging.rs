@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use env_logger::{Builder, Target};
@@ -17,18 +18,25 @@ use log::LevelFilter;
 /// Starts the log: one line a record, in UTC, to the end of `file`, which is emptied first, or to standard error.
 ///
 /// `level` is what the command line says, `rust_log` what the environment says: a level, or `image_syncer=level`. The
-/// command line wins, and `info` is the default. Fails if the file cannot be opened, or if a log was started before.
+/// command line wins, and `info` is the default; `quiet` lets neither have more than warnings. Fails if the file cannot be opened, or if a log was started before.
 pub(crate) fn init(
     level: Option<LevelFilter>,
     rust_log: Option<&str>,
+    quiet: bool,
     file: Option<&Path>,
 ) -> io::Result<()> {
+    let most = if quiet {
+        LevelFilter::Warn
+    } else {
+        LevelFilter::Trace
+    };
     let level = level
         .or_else(|| rust_log.and_then(level_in))
-        .unwrap_or(LevelFilter::Info);
+        .unwrap_or(LevelFilter::Info)
+        .min(most);
     let target = match file {
         Some(path) => Target::Pipe(Box::new(File::create(path)?)),
-        None => Target::Stderr,
+        None => Target::Pipe(Box::new(OverBlock)),
     };
     builder(level, target).try_init().map_err(io::Error::other)
 }
@@ -67,6 +75,56 @@ pub(crate) fn print(stream: Stream, text: &str) {
     match stream {
         Stream::Stdout => STDOUT.print(&mut io::stdout().lock(), text),
         Stream::Stderr => STDERR.print(&mut io::stderr().lock(), text),
+    }
+}
+
+/// Draws a block of whole lines at the end of standard error, in place of the one that is there. It stays below the log:
+/// a line of the log goes where the block begins, and the block is drawn again after it.
+pub(crate) fn show(block: &str) {
+    let mut shown = BLOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(before) = &mut *shown {
+        to_stderr(&[&erase(before), block]);
+        block.clone_into(before);
+    }
+}
+
+/// Removes the block for good.
+pub(crate) fn hide() {
+    let mut shown = BLOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(before) = shown.take() {
+        to_stderr(&[&erase(&before)]);
+    }
+}
+
+/// The block as it was drawn; `None`: none is to be drawn any more.
+static BLOCK: Mutex<Option<String>> = Mutex::new(Some(String::new()));
+
+/// What removes a block from a terminal whose cursor stands below it: up by its lines, and the rest of the screen empty.
+fn erase(block: &str) -> String {
+    match block.matches('\n').count() {
+        0 => String::new(),
+        lines => format!("\r\u{1b}[{lines}A\u{1b}[J"),
+    }
+}
+
+/// Writes text in one piece. A loss is borne in silence.
+fn to_stderr(parts: &[&str]) {
+    drop(io::stderr().lock().write_all(parts.concat().as_bytes()));
+}
+
+/// Standard error with the block that is shown there.
+struct OverBlock;
+
+impl Write for OverBlock {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let shown = BLOCK.lock().unwrap_or_else(PoisonError::into_inner);
+        let block = shown.as_deref().unwrap_or_default();
+        to_stderr(&[&erase(block), &String::from_utf8_lossy(line), block]);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -249,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_log_file_that_cannot_be_opened_is_an_error() {
-        let error = init(None, None, Some(Path::new("/proc/no/such/log"))).unwrap_err();
+        let error = init(None, None, false, Some(Path::new("/proc/no/such/log"))).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 

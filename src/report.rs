@@ -1,5 +1,6 @@
 //! The end of a run: what became of each rule and image, as text and as exit status. Not here: the log of the run.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -37,6 +38,28 @@ impl From<ExitStatus> for ExitCode {
     }
 }
 
+/// Images by source, as an images file names them: a source may stand there with several targets, and with fields of a
+/// rule object.
+#[derive(Debug, Default)]
+pub struct Images(BTreeMap<(String, String), Vec<String>>);
+
+impl Images {
+    /// Adds a target, unless it is there. `fields` are members of a JSON object, without `to`.
+    pub fn add(&mut self, source: &str, fields: &str, target: &str) {
+        let key = (source.to_owned(), fields.to_owned());
+        let targets = self.0.entry(key).or_default();
+        if !targets.iter().any(|known| known == target) {
+            targets.push(target.to_owned());
+        }
+    }
+
+    /// Sources in their order, each with its fields and its targets.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &[String])> {
+        let entries = self.0.iter();
+        entries.map(|((source, fields), targets)| (&**source, &**fields, &**targets))
+    }
+}
+
 /// What became of a run.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -44,18 +67,98 @@ pub struct Report {
     pub copied: usize,
     /// Pairs that were up to date.
     pub unchanged: usize,
+    /// Pairs that were left alone, since no platform of the image is wanted.
+    pub skipped: usize,
     /// Pairs that failed, cancelled ones included (the original's N).
     pub failed_tasks: usize,
     /// Rules without images, and images whose source manifest could not be had (the original's M).
     pub failed_generations: usize,
     /// One text for each failure: what, why, and what to do.
     pub failures: Vec<String>,
+    /// Images that are in sync, where they are wanted.
+    pub succeeded: Images,
+    /// Rules and images that a second run may bring about, where they are wanted.
+    pub failed: Images,
     /// What was moved.
     pub totals: Totals,
     /// Why the run could not go on, if so.
     pub fatal: Option<String>,
     /// Records could not be written.
     pub records_lost: bool,
+    /// What would be done for each rule; empty where it was done.
+    pub previews: Vec<Preview>,
+}
+
+/// What a run would do for one rule. Where rules share a blob, it is the first one's that wanted it.
+#[derive(Debug, Default)]
+pub struct Preview {
+    /// Where the rule stands, and what it copies where.
+    pub title: String,
+    /// Why it yields no images.
+    pub failure: Option<String>,
+    /// The tags or digests that it wants.
+    pub kept: Vec<String>,
+    /// The other tags of its source, by the reason.
+    pub dropped: BTreeMap<String, Vec<String>>,
+    /// Images that a target lacks; an image counts once for each target.
+    pub new: usize,
+    /// Images of which a target has another version.
+    pub changed: usize,
+    /// Images that a target has.
+    pub equal: usize,
+    /// Images that cannot be had.
+    pub failed: usize,
+    /// Bytes to read from the source.
+    pub pull: u64,
+    /// Bytes to send to targets.
+    pub push: u64,
+    /// Bytes that targets have in other repositories.
+    pub mount: u64,
+}
+
+/// Some lines, each with an end.
+impl fmt::Display for Preview {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.title)?;
+        if let Some(failure) = &self.failure {
+            return writeln!(f, "  no images: {failure}");
+        }
+        writeln!(f, "  kept: {}", Listed(&self.kept))?;
+        for (reason, tags) in &self.dropped {
+            writeln!(f, "  dropped, {reason}: {}", Listed(tags))?;
+        }
+        let Self {
+            new,
+            changed,
+            equal,
+            failed,
+            ..
+        } = self;
+        writeln!(
+            f,
+            "  images: {new} new, {changed} changed, {equal} equal, {failed} failed"
+        )?;
+        writeln!(
+            f,
+            "  blobs: {} to pull, {} to push, {} to mount",
+            Bytes(self.pull),
+            Bytes(self.push),
+            Bytes(self.mount)
+        )
+    }
+}
+
+/// How many there are, and which.
+struct Listed<'a>(&'a [String]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.len())?;
+        if !self.0.is_empty() {
+            write!(f, " ({})", self.0.join(", "))?;
+        }
+        Ok(())
+    }
 }
 
 /// What the run moved.
@@ -85,6 +188,12 @@ impl Report {
         }
     }
 
+    /// What goes to stdout: what would be done for each rule, where it was not done, and the closing lines.
+    pub fn results(&self) -> String {
+        let previews = self.previews.iter().map(ToString::to_string);
+        previews.chain([self.closing_lines()]).collect()
+    }
+
     /// The original's last words, which scripts search for.
     pub fn closing_lines(&self) -> String {
         let (n, m) = (self.failed_tasks, self.failed_generations);
@@ -107,12 +216,16 @@ impl fmt::Display for Report {
             mounted,
             existing,
         } = &self.totals;
+        if !self.previews.is_empty() {
+            write!(f, "nothing was written; a run would come to: ")?;
+        }
+        write!(f, "{} copied, {} unchanged, ", self.copied, self.unchanged)?;
+        if self.skipped > 0 {
+            write!(f, "{} skipped for their platforms, ", self.skipped)?;
+        }
         write!(
             f,
-            "{} copied, {} unchanged, {} failed; blobs: {sent} sent, {mounted} mounted, {existing} already there; \
-             {} pulled, {} pushed",
-            self.copied,
-            self.unchanged,
+            "{} failed; blobs: {sent} sent, {mounted} mounted, {existing} already there; {} pulled, {} pushed",
             self.failed_tasks + self.failed_generations,
             Bytes(*pulled),
             Bytes(*pushed),
@@ -125,7 +238,7 @@ impl fmt::Display for Report {
 }
 
 /// A number of bytes for people.
-struct Bytes(u64);
+pub(crate) struct Bytes(pub(crate) u64);
 
 impl fmt::Display for Bytes {
     #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]

@@ -20,6 +20,22 @@ pub enum Place {
     Layout(PathBuf),
 }
 
+impl Place {
+    /// Whether this is what `namespace` holds, at any depth.
+    pub fn is_below(&self, namespace: &Self) -> bool {
+        match (self, namespace) {
+            (Self::Registry(host, repository), Self::Registry(other, path)) => {
+                let rest = repository.as_str().strip_prefix(path.as_str());
+                host == other && rest.is_some_and(|rest| rest.starts_with('/'))
+            }
+            (Self::Layout(path), Self::Layout(folder)) => {
+                path != folder && path.starts_with(folder)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -100,6 +116,10 @@ pub trait Source: Send + Sync {
     /// E36).
     fn tags(&self) -> Result<Option<Vec<Tag>>, StoreError>;
 
+    /// All repositories of the registry that this place is in, each once and valid. An error that is final where it
+    /// does not tell.
+    fn repositories(&self) -> Result<Vec<Repository>, StoreError>;
+
     /// Whether a manifest is there, and its digest, without its bytes.
     fn head(&self, reference: &Reference) -> Result<Presence, StoreError>;
 
@@ -113,6 +133,9 @@ pub trait Source: Send + Sync {
 
 /// What images are written to.
 pub trait Target: Source {
+    /// Whether the blob is there, in its whole length: a question that changes nothing.
+    fn has_blob(&self, descriptor: &Descriptor) -> Result<bool, StoreError>;
+
     /// Finds out whether the blob is there, and opens an upload if not: by a mount, by asking, or by the upload
     /// itself, whatever costs the fewest requests (decisions D4).
     fn begin(&self, descriptor: &Descriptor, hint: &Hint) -> Result<Begin, StoreError>;

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::{Problem, ProblemKind};
+use super::fields;
 use super::rule::Rule;
 use super::tree::{Member, Node, Position, Value};
+use super::variables::{self, Environment, Expanded, Form};
 use crate::nearest::nearest;
 use crate::oci::{Host, NameError, Repository};
 use crate::secret::Secret;
@@ -46,39 +48,47 @@ pub struct AuthEntry {
     pub connection: Connection,
 }
 
+/// Whether a password or token is written in these entries, and not only the name of a variable that has it.
+pub(crate) fn holds_password(members: &[Member]) -> bool {
+    let fields = members.iter().flat_map(|member| match &member.value.value {
+        Value::Object(fields) => fields.as_slice(),
+        _ => &[],
+    });
+    let is_secret = |name: &str| {
+        ["password", "token"]
+            .iter()
+            .any(|secret| name.eq_ignore_ascii_case(secret))
+    };
+    let mut passwords = fields.filter(|field| is_secret(&field.key));
+    let is_written = |text: &str| !text.is_empty() && !variables::is_whole(text);
+    passwords.any(|field| {
+        let password = &field.value.value;
+        password
+            .text()
+            .or(password.number())
+            .is_some_and(is_written)
+    })
+}
+
 /// Reads all entries. What stops the program goes to `problems`, what does not to `warnings`.
 pub(crate) fn read(
     members: &[Member],
+    environment: Environment<'_>,
     problems: &mut Vec<Problem>,
     warnings: &mut Vec<String>,
 ) -> Vec<AuthEntry> {
     let mut entries: Vec<AuthEntry> = Vec::new();
     let mut indexes = HashMap::new();
     for member in members {
-        let Some(fields) = read_fields(&member.value, problems) else {
+        let Some(fields) = read_fields(&member.value, environment, problems) else {
             continue;
         };
         let position = &member.position;
-        let mut warn = |text: String| warnings.push(format!("{position}: {text}"));
         let key = member.key.trim();
-        if key.contains('@') {
-            // The key is not shown, since it may hold a password.
-            warn(
-                "an auth key with a user name can never match and is ignored; write REGISTRY or \
-                  REGISTRY/NAMESPACE, and the user as `username`"
-                    .into(),
-            );
+        let Some((host, path)) = read_key(key, position, environment, problems, warnings) else {
             continue;
-        }
-        let (host, path) = match parse_key(key) {
-            Ok(parsed) => parsed,
-            Err(error) => {
-                warn(format!(
-                    "auth key {key:?} can never match and is ignored: {error}; write REGISTRY or REGISTRY/NAMESPACE"
-                ));
-                continue;
-            }
         };
+        let mut warn = |text: String| warnings.push(format!("{position}: {text}"));
         if key.starts_with("http://") && !fields.insecure {
             warn(format!(
                 "auth key {key:?} does not make {host} speak http: add \"insecure\": true"
@@ -93,7 +103,18 @@ pub(crate) fn read(
             });
             continue;
         }
-        if fields.left_empty() {
+        if fields.holds_variable {
+            warn(format!(
+                "auth key {key:?}: `${{` inside a longer text is kept as it is; a user name or password is replaced \
+                 only if it is ${{NAME}} as a whole"
+            ));
+        }
+        if !fields.empty.is_empty() {
+            let names = fields.empty.join(" and ");
+            warn(format!(
+                "auth key {key:?}: {names} set but empty: {host} is asked without credentials of this file"
+            ));
+        } else if fields.left_empty() {
             warn(format!(
                 "auth key {key:?} has no username or no password: {host} is asked without credentials of this file"
             ));
@@ -185,6 +206,51 @@ pub(crate) fn warn_unused(entries: &[AuthEntry], rules: &[Rule], warnings: &mut 
     }
 }
 
+/// The registry and the path of a key, if it can match anything.
+fn read_key(
+    key: &str,
+    position: &Position,
+    environment: Environment<'_>,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<String>,
+) -> Option<(Host, String)> {
+    let Expanded { text: name, empty } = match variables::in_name(key, Form::Any, environment) {
+        Ok(expanded) => expanded,
+        Err(kinds) => {
+            problems.extend(kinds.into_iter().map(|what| Problem {
+                position: position.clone(),
+                what,
+            }));
+            return None;
+        }
+    };
+    warnings.extend(empty.iter().map(|name| variables::empty(position, name)));
+    if name.contains('@') {
+        // The key is not shown, since it may hold a password.
+        warnings.push(format!(
+            "{position}: an auth key with a user name can never match and is ignored; write REGISTRY or \
+             REGISTRY/NAMESPACE, and the user as `username`"
+        ));
+        return None;
+    }
+    match parse_key(&name) {
+        Ok(parsed) => Some(parsed),
+        Err(error) => {
+            // The values of variables are not shown.
+            let reason = if key == name {
+                error.to_string()
+            } else {
+                "its variables make no such name".into()
+            };
+            warnings.push(format!(
+                "{position}: auth key {key:?} can never match and is ignored: {reason}; write REGISTRY or \
+                 REGISTRY/NAMESPACE"
+            ));
+            None
+        }
+    }
+}
+
 /// The registry and the path of a key. A scheme is dropped, with the `/v1/` or `/v2/` that docker's own file writes
 /// behind it (protocol.md G12, A25).
 fn parse_key(key: &str) -> Result<(Host, String), NameError> {
@@ -216,6 +282,10 @@ struct Fields {
     insecure: bool,
     limits: Limits,
     connection: Connection,
+    /// The variables that are set and empty.
+    empty: Vec<String>,
+    /// Whether a text has a variable that is not replaced.
+    holds_variable: bool,
     /// The names that were there.
     seen: Vec<(&'static str, Position)>,
 }
@@ -257,6 +327,18 @@ impl Fields {
                 place: place.clone(),
             },
         })
+    }
+
+    /// Takes a text that may be a variable as a whole.
+    fn take_login(&mut self, field: &str, written: &str, expanded: Expanded<'_>) {
+        let Expanded { text, empty } = expanded;
+        self.empty.extend(empty.into_iter().map(String::from));
+        self.holds_variable |= written == text && written.contains("${");
+        match field {
+            "username" => self.username = Some(text.into()),
+            "password" => self.password = Some(Secret::new(text.into())),
+            _ => self.token = Some(Secret::new(text.into())),
+        }
     }
 
     /// The first field that is one of whole registries, and where it stands.
@@ -302,7 +384,11 @@ impl Fields {
     }
 }
 
-fn read_fields(entry: &Node, problems: &mut Vec<Problem>) -> Option<Fields> {
+fn read_fields(
+    entry: &Node,
+    environment: Environment<'_>,
+    problems: &mut Vec<Problem>,
+) -> Option<Fields> {
     let members = match &entry.value {
         Value::Object(members) => members.as_slice(),
         Value::Null => &[],
@@ -316,60 +402,55 @@ fn read_fields(entry: &Node, problems: &mut Vec<Problem>) -> Option<Fields> {
         }
     };
     let mut fields = Fields::default();
-    for member in members {
-        let position = &member.position;
-        let mut report = |what| {
-            problems.push(Problem {
-                position: position.clone(),
-                what,
-            });
-        };
-        let field = FIELDS
-            .into_iter()
-            .find(|field| field.eq_ignore_ascii_case(&member.key));
-        let Some(field) = field else {
-            report(ProblemKind::UnknownField {
-                field: member.key.clone(),
-                nearest: nearest(&member.key.to_ascii_lowercase(), FIELDS),
-            });
-            continue;
-        };
-        if let Some((_, first)) = fields.seen.iter().find(|(name, _)| *name == field) {
-            let first = first.clone();
-            report(ProblemKind::FieldTwice { field, first });
-            continue;
-        }
-        fields.seen.push((field, position.clone()));
+    for (field, member) in fields::fields("an auth entry", &FIELDS, members, problems) {
+        fields.seen.push((field, member.position.clone()));
         match (field, &member.value.value) {
             (_, Value::Null) => {}
-            ("insecure", Value::Bool(insecure)) => fields.insecure = *insecure,
-            ("plain_http", Value::Bool(plain)) => fields.connection.plain_http = *plain,
-            ("ca" | "cert" | "key" | "proxy", Value::String(text)) => {
-                fields.read_connection(field, text, &position.file);
+            ("insecure", value) if let Some(insecure) = value.boolean() => {
+                fields.insecure = insecure;
+            }
+            ("plain_http", value) if let Some(plain) = value.boolean() => {
+                fields.connection.plain_http = plain;
+            }
+            ("ca" | "cert" | "key" | "proxy", value) if let Some(text) = value.text() => {
+                fields.read_connection(field, text, &member.position.file);
             }
             // Some registries give their users numbers for names.
-            ("username", Value::String(text) | Value::Number(text)) => {
-                fields.username = Some(text.clone());
+            ("username" | "password" | "token", value)
+                if let Some(text) = value.text().or(value.number()) =>
+            {
+                match variables::whole(text, environment) {
+                    Ok(expanded) => fields.take_login(field, text, expanded),
+                    Err(what) => problems.push(Problem {
+                        position: member.value.position.clone(),
+                        what,
+                    }),
+                }
             }
-            ("password", Value::String(text) | Value::Number(text)) => {
-                fields.password = Some(Secret::new(text.clone()));
-            }
-            ("token", Value::String(text)) => fields.token = Some(Secret::new(text.clone())),
-            ("password_file" | "token_file", Value::String(text)) => {
+            ("password_file" | "token_file", value) if let Some(text) = value.text() => {
                 // As the file says it, from where the file is.
-                let folder = Path::new(&*position.file).parent();
+                let folder = Path::new(&*member.position.file).parent();
                 let path = folder.unwrap_or(Path::new("")).join(text);
                 match check_file(&path) {
-                    Err(error) => report(ProblemKind::LoginFile { field, path, error }),
+                    Err(error) => problems.push(Problem {
+                        position: member.position.clone(),
+                        what: ProblemKind::LoginFile { field, path, error },
+                    }),
                     Ok(()) if field == "token_file" => fields.token_file = Some(path),
                     Ok(()) => fields.password_file = Some(path),
                 }
             }
-            ("helper", Value::String(text)) if is_helper(text) => {
-                fields.helper = Some(text.clone());
+            ("helper", value)
+                if let Some(text) = value.text()
+                    && is_helper(text) =>
+            {
+                fields.helper = Some(text.to_owned());
             }
-            (field, Value::Number(text)) if fields.read_limit(field, text) => {}
-            ("bandwidth", Value::String(text)) if fields.read_limit(field, text) => {}
+            (field, value)
+                if value
+                    .number()
+                    .is_some_and(|text| fields.read_limit(field, text)) => {}
+            ("bandwidth", Value::String(text)) if fields.read_limit("bandwidth", text) => {}
             (field, value) => {
                 let expected = match field {
                     "insecure" | "plain_http" => "true or false without quotes",
@@ -384,7 +465,7 @@ fn read_fields(entry: &Node, problems: &mut Vec<Problem>) -> Option<Fields> {
                     _ => "a text in quotes",
                 };
                 problems.push(match value {
-                    Value::Number(text) | Value::String(text)
+                    Value::Number(text) | Value::String(text) | Value::Word(text)
                         if field == "helper" || LIMITS.contains(&field) =>
                     {
                         Problem {
@@ -422,7 +503,7 @@ fn is_helper(name: &str) -> bool {
 }
 
 /// A number of bytes with a unit of a thousand or of 1024, or without one.
-fn parse_bytes(text: &str) -> Option<u64> {
+pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
     let text = text.trim().to_ascii_lowercase();
     let end = text
         .find(|c: char| !c.is_ascii_digit())
@@ -441,8 +522,8 @@ fn parse_bytes(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-/// All fields of an entry.
-pub(super) const FIELDS: [&str; 15] = [
+/// The fields of an entry.
+pub(crate) const FIELDS: [&str; 15] = [
     "username",
     "password",
     "password_file",

@@ -4,9 +4,7 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use super::auth::FIELDS;
 use super::syntax::{GITHUB_EXPRESSION, SyntaxError};
 use super::tree::{Node, Position};
 use crate::oci::Host;
@@ -16,16 +14,6 @@ use crate::oci::Host;
 pub struct ConfigError {
     /// At least one.
     pub problems: Vec<Problem>,
-}
-
-impl ConfigError {
-    /// A problem of the file as a whole.
-    pub(crate) fn whole(file: &Arc<str>, what: ProblemKind) -> Self {
-        let position = Position::whole(file);
-        Self {
-            problems: vec![Problem { position, what }],
-        }
-    }
 }
 
 impl fmt::Display for ConfigError {
@@ -69,10 +57,21 @@ impl Problem {
 #[derive(Debug)]
 pub enum ProblemKind {
     /// No file.
-    Missing,
+    Missing(Shape),
+    /// Nothing but blanks and comments.
+    Empty(Shape),
+    /// A part of a configuration in a file that is such a part as a whole.
+    Nested {
+        /// The part.
+        part: Shape,
+        /// The file.
+        shape: Shape,
+    },
+    /// No file of rules.
+    NoRules,
     /// It cannot be read.
     Unreadable(io::Error),
-    /// It is no JSON.
+    /// It is neither JSON nor YAML.
     Syntax(SyntaxError),
     /// A value of the wrong kind.
     Kind {
@@ -106,14 +105,18 @@ pub enum ProblemKind {
         /// What it looks like.
         meant: &'static str,
     },
-    /// A field that no entry of `auth` has.
+    /// A field that such an object does not have.
     UnknownField {
+        /// What the object is.
+        owner: &'static str,
         /// As written.
         field: String,
         /// The field that it looks like.
         nearest: Option<&'static str>,
+        /// All fields that it may have.
+        known: &'static [&'static str],
     },
-    /// A field of an entry of `auth` that is there already.
+    /// A field that is there already.
     FieldTwice {
         /// Its name.
         field: &'static str,
@@ -147,8 +150,12 @@ pub enum ProblemKind {
         /// Where the first one is.
         first: Position,
     },
-    /// `${NAME}`
-    Variable,
+    /// `${NAME}` without such a variable.
+    UnsetVariable(String),
+    /// A variable whose value is no text.
+    VariableNotUtf8(String),
+    /// `${` without a name and `}`.
+    NoVariable,
     /// `${{ .. }}`
     GithubExpression,
 }
@@ -156,10 +163,31 @@ pub enum ProblemKind {
 impl fmt::Display for ProblemKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing => f.write_str(
-                "there is no such file; name one with --config FILE, or give one rule as SOURCE TARGET",
+            Self::Missing(shape) => {
+                write!(f, "there is no such file; name one with --{} FILE", shape.name())?;
+                match shape {
+                    Shape::Auth => Ok(()),
+                    _ => f.write_str(", or give one rule as SOURCE TARGET"),
+                }
+            }
+            Self::Empty(shape) => write!(
+                f,
+                "the file is empty and holds no {}; write {}, or look why nothing was written into it",
+                if *shape == Shape::Auth { "credentials" } else { "rules" },
+                shape.expected()
             ),
-            Self::Unreadable(error) => write!(f, "cannot read the file: {error}; name a readable one with --config FILE"),
+            Self::Nested { part, shape } => write!(
+                f,
+                "`{0}` in a file of --{1}; write what `{0}` holds without it, or name the file with --config",
+                part.name(),
+                shape.name()
+            ),
+            Self::NoRules => f.write_str(
+                "--auth alone says nothing of images; name the rules with --images FILE, or give one as SOURCE TARGET",
+            ),
+            Self::Unreadable(error) => {
+                write!(f, "cannot read the file: {error}; name a readable one")
+            }
             Self::Syntax(error) => error.fmt(f),
             Self::Kind {
                 name,
@@ -178,13 +206,17 @@ impl fmt::Display for ProblemKind {
             Self::Misspelt { key, meant } => {
                 write!(f, "the key {key:?} looks like `{meant}`; write \"{meant}\"")
             }
-            Self::UnknownField { field, nearest } => {
-                write!(f, "an auth entry has no field {field:?}; ")?;
-                if let Some(nearest) = nearest {
-                    return write!(f, "write \"{nearest}\"");
+            Self::UnknownField {
+                owner,
+                field,
+                nearest,
+                known,
+            } => {
+                write!(f, "{owner} has no field {field:?}; ")?;
+                match nearest {
+                    Some(nearest) => write!(f, "write \"{nearest}\""),
+                    None => write!(f, "it has {}", listed(known)),
                 }
-                let (last, others) = FIELDS.split_last().unwrap_or((&"", &[]));
-                write!(f, "it has \"{}\" and \"{last}\"", others.join("\", \""))
             }
             Self::FieldTwice { field, first } => {
                 write!(f, "\"{field}\" is there already at {first}; delete one")
@@ -217,12 +249,61 @@ impl fmt::Display for ProblemKind {
                 f,
                 "auth key {key:?} means the same as {first_key:?} at {first} and says something else; delete one"
             ),
-            Self::Variable => {
-                f.write_str("variables are not supported yet; write the value itself in place of ${..}")
+            Self::UnsetVariable(name) => {
+                write!(f, "the variable {name} is not set; set it, or write the value itself")
             }
+            Self::VariableNotUtf8(name) => {
+                write!(f, "the variable {name} is not UTF-8; set it to a text in UTF-8")
+            }
+            Self::NoVariable => f.write_str(
+                "`${` without the name of a variable and `}`; write ${NAME}",
+            ),
             Self::GithubExpression => f.write_str(GITHUB_EXPRESSION),
         }
     }
 }
 
 impl std::error::Error for ProblemKind {}
+
+/// Names in quotes: `"a", "b" and "c"`.
+fn listed(names: &[&str]) -> String {
+    let quoted: Vec<_> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    match quoted.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} and {last}", others.join(", ")),
+        None => String::new(),
+    }
+}
+
+/// What a file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// `auth` and `images`.
+    Config,
+    /// What stands under `auth`.
+    Auth,
+    /// What stands under `images`.
+    Images,
+}
+
+impl Shape {
+    /// What it is called in a configuration, and by the option that names such a file.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Auth => "auth",
+            Self::Images => "images",
+        }
+    }
+
+    /// What to write, in words that fit both formats.
+    pub(crate) fn expected(self) -> &'static str {
+        match self {
+            Self::Config => "an object such as {\"images\": {\"SOURCE\": \"TARGET\"}}",
+            Self::Auth => {
+                "an object such as {\"REGISTRY\": {\"username\": \"NAME\", \"password\": \"WORD\"}}"
+            }
+            Self::Images => "an object such as {\"SOURCE\": \"TARGET\"}",
+        }
+    }
+}

@@ -2,45 +2,78 @@
 //! list of everything that is wrong with it, each with its place and a remedy (decisions D2). Not here: the network.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::nearest::nearest;
+use crate::oci::PlatformFilter;
+use crate::store::Place;
 
 mod auth;
+mod body;
 mod error;
+mod fields;
+mod files;
+mod json;
+mod lines;
+#[cfg(test)]
+mod refused;
 mod rule;
+mod schema;
 mod side;
 mod syntax;
+mod tags;
 mod tree;
+mod variables;
+mod yaml;
 
 pub use auth::AuthEntry;
-pub use error::{ConfigError, Problem, ProblemKind};
-pub use rule::{Rule, RuleError, RuleFault, RuleTarget, Selection};
+pub(crate) use auth::parse_bytes;
+pub use error::{ConfigError, Problem, ProblemKind, Shape};
+pub use rule::{Levels, Rule, RuleError, RuleFault, RuleTarget, Selection};
+pub use schema::SCHEMA;
 pub use side::SideError;
 pub use syntax::SyntaxError;
+pub use tags::{Choice, Dropped, FilterError, Pattern, TagFilter};
 pub use tree::Position;
+pub use variables::Environment;
 
+use body::Body;
+use files::Source;
 use rule::Defaults;
 use side::Written;
 use tree::{Member, Node, Value};
+use variables::Form;
 
 /// Where the configuration is read from if the user names no file.
 pub const DEFAULT_PATH: &str = "./image-syncer.json";
+
+/// What stands for a file in the places of the rule that the command line gives.
+const COMMAND_LINE: &str = "command line";
+
+/// The name of a file that stands for standard input.
+pub const STDIN: &str = "-";
 
 /// What of the command line makes the configuration.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LoadOptions<'a> {
     /// `--config`.
     pub config: Option<&'a Path>,
+    /// `--auth`, which counts without `--config`.
+    pub auth: Option<&'a Path>,
+    /// `--images`, which counts without `--config`.
+    pub images: Option<&'a Path>,
     /// `SOURCE TARGET...`: the one rule, instead of the file's.
-    pub images: &'a [String],
+    pub rule: &'a [String],
     /// `--registry` or `DEFAULT_REGISTRY`.
     pub registry: Option<&'a str>,
     /// `--namespace` or `DEFAULT_NAMESPACE`.
     pub namespace: Option<&'a str>,
+    /// `--os` and `--arch`: for all rules that do not choose themselves.
+    pub platforms: Option<&'a Arc<PlatformFilter>>,
+    /// `--force`: of all rules.
+    pub force: bool,
 }
 
 /// What is to be done, and what was wrong without stopping the rest.
@@ -57,111 +90,134 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-/// Reads the configuration file and the rule of the command line.
+/// Reads the files and the rule of the command line.
 ///
 /// # Errors
-/// Everything that makes the file unusable. A rule that is wrong is no error but one of [`Config::failed_rules`].
-pub fn load(options: &LoadOptions<'_>) -> Result<Config, ConfigError> {
-    let path = options.config.unwrap_or(Path::new(DEFAULT_PATH));
-    let file: Arc<str> = path.display().to_string().into();
-    let from_command_line = !options.images.is_empty();
-    let content = match read(path) {
-        Ok(content) => content,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if !from_command_line {
-                return Err(ConfigError::whole(&file, ProblemKind::Missing));
-            }
-            let mut config = Config::default();
-            if options.config.is_some() {
-                let warning =
-                    format!("{file}: there is no such file: no credentials are taken from it");
-                config.warnings.push(warning);
-            }
-            add_command_line_rule(options, &mut config);
-            return Ok(config);
-        }
-        Err(error) => return Err(ConfigError::whole(&file, ProblemKind::Unreadable(error))),
-    };
-    let mut config = parse(&file, &content.bytes, options)?;
-    let holds_password = config
-        .auth
-        .iter()
-        .any(|entry| entry.password.is_some() || entry.token.is_some());
-    if content.readable_by_others && holds_password {
-        config.warnings.push(format!(
-            "{file}: the file holds a password and other users can read it; `chmod 600` keeps them out"
-        ));
-    }
-    Ok(config)
-}
-
-struct Content {
-    bytes: Vec<u8>,
-    readable_by_others: bool,
-}
-
-/// Reads the file once, since it may be a pipe.
-fn read(path: &Path) -> io::Result<Content> {
-    let mut file = File::open(path)?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok(Content {
-        bytes,
-        readable_by_others: readable_by_others(&file)?,
-    })
-}
-
-#[cfg(unix)]
-fn readable_by_others(file: &File) -> io::Result<bool> {
-    use std::os::unix::fs::MetadataExt as _;
-
-    let metadata = file.metadata()?;
-    Ok(metadata.is_file() && metadata.mode() & 0o044 != 0)
-}
-
-#[cfg(not(unix))]
-#[expect(clippy::unnecessary_wraps, reason = "the same signature as for unix")]
-fn readable_by_others(_: &File) -> io::Result<bool> {
-    Ok(false)
-}
-
-fn parse(file: &Arc<str>, bytes: &[u8], options: &LoadOptions<'_>) -> Result<Config, ConfigError> {
-    let root = tree::parse(file, bytes).map_err(|errors| ConfigError {
-        problems: errors
-            .into_iter()
-            .map(|(position, error)| Problem {
-                position,
-                what: ProblemKind::Syntax(error),
-            })
-            .collect(),
-    })?;
-    let mut config = Config::default();
+/// Everything that makes the files unusable. A rule that is wrong is no error but one of [`Config::failed_rules`].
+pub fn load(
+    options: &LoadOptions<'_>,
+    environment: Environment<'_>,
+) -> Result<Config, ConfigError> {
+    let mut warnings = Vec::new();
     let mut problems = Vec::new();
-    let sections = Sections::of(root, &mut problems, &mut config.warnings);
-    refuse_variables(&sections.auth, &mut problems);
-    config.auth = auth::read(&sections.auth, &mut problems, &mut config.warnings);
-    if options.images.is_empty() {
-        refuse_variables(&sections.images, &mut problems);
+    let mut sources = Vec::new();
+    for (shape, path) in files::chosen(options, &mut problems, &mut warnings) {
+        let file: Arc<str> = match path.to_str() {
+            Some(STDIN) => "standard input".into(),
+            _ => path.display().to_string().into(),
+        };
+        match files::read(path) {
+            Ok(content) => sources.push(Source {
+                shape,
+                file,
+                content,
+            }),
+            Err(error) => {
+                let is_missing = error.kind() == io::ErrorKind::NotFound;
+                if is_missing && shape == Shape::Config && !options.rule.is_empty() {
+                    if options.config.is_some() {
+                        warnings.push(format!(
+                            "{file}: there is no such file: no credentials are taken from it"
+                        ));
+                    }
+                    continue;
+                }
+                problems.push(Problem {
+                    position: Position::whole(&file),
+                    what: if is_missing {
+                        ProblemKind::Missing(shape)
+                    } else {
+                        ProblemKind::Unreadable(error)
+                    },
+                });
+            }
+        }
+    }
+    build(sources, options, environment, problems, warnings)
+}
+
+fn build(
+    sources: Vec<Source>,
+    options: &LoadOptions<'_>,
+    environment: Environment<'_>,
+    mut problems: Vec<Problem>,
+    warnings: Vec<String>,
+) -> Result<Config, ConfigError> {
+    let mut config = Config {
+        warnings,
+        ..Config::default()
+    };
+    let mut sections = Sections::default();
+    let mut of_rules = None;
+    for source in sources {
+        let Source {
+            shape,
+            file,
+            content,
+        } = source;
+        match tree::parse(&file, &content.bytes) {
+            Ok(root) => {
+                let more = Sections::of(shape, root, &mut problems, &mut config.warnings);
+                if content.readable_by_others && auth::holds_password(&more.auth) {
+                    config.warnings.push(format!(
+                        "{file}: the file holds a password and other users can read it; `chmod 600` keeps them out"
+                    ));
+                }
+                sections.auth.extend(more.auth);
+                sections.images.extend(more.images);
+            }
+            Err(mistakes) => {
+                let problem = |(position, mistake)| Problem {
+                    position,
+                    what: match mistake {
+                        SyntaxError::Empty => ProblemKind::Empty(shape),
+                        mistake => ProblemKind::Syntax(mistake),
+                    },
+                };
+                problems.extend(mistakes.into_iter().map(problem));
+            }
+        }
+        of_rules = Some(file).filter(|_| shape != Shape::Auth);
+    }
+    config.auth = auth::read(
+        &sections.auth,
+        environment,
+        &mut problems,
+        &mut config.warnings,
+    );
+    if options.rule.is_empty() {
+        expand_rules(
+            &mut sections.images,
+            environment,
+            &mut problems,
+            &mut config.warnings,
+        );
         add_rules(&sections.images, options, &mut config, &mut problems);
     } else {
-        add_command_line_rule(options, &mut config);
+        add_command_line_rule(options, environment, &mut config, &mut problems);
     }
     if !problems.is_empty() {
-        problems.sort_by_key(|problem| (problem.position.line, problem.position.column));
+        let place = |problem: &Problem| {
+            let Position { file, line, column } = problem.position.clone();
+            (file, line, column)
+        };
+        problems.sort_by_key(place);
         return Err(ConfigError { problems });
     }
     if config.rules.is_empty() && config.failed_rules.is_empty() {
-        config.warnings.push(format!(
-            "{file}: the file holds no rules: there is nothing to do"
-        ));
-    } else if options.images.is_empty() {
+        if let Some(file) = of_rules {
+            config.warnings.push(format!(
+                "{file}: the file holds no rules: there is nothing to do"
+            ));
+        }
+    } else if options.rule.is_empty() {
         // A single rule of the command line uses few entries of a file that serves many.
         auth::warn_unused(&config.auth, &config.rules, &mut config.warnings);
     }
     Ok(config)
 }
 
-/// The parts of a file. A part that is there twice is one part.
+/// The parts of a configuration. A part that is there twice is one part.
 #[derive(Default)]
 struct Sections {
     auth: Vec<Member>,
@@ -169,26 +225,36 @@ struct Sections {
 }
 
 impl Sections {
-    fn of(root: Node, problems: &mut Vec<Problem>, warnings: &mut Vec<String>) -> Self {
+    fn of(
+        shape: Shape,
+        root: Node,
+        problems: &mut Vec<Problem>,
+        warnings: &mut Vec<String>,
+    ) -> Self {
         let mut sections = Self::default();
         let Value::Object(members) = root.value else {
-            let expected = "an object such as {\"images\": {\"SOURCE\": \"TARGET\"}}";
-            problems.push(Problem::kind(&root, "the file", expected));
+            problems.push(Problem::kind(&root, "the file", shape.expected()));
             return sections;
         };
+        match shape {
+            Shape::Config => sections.take_parts(members, problems, warnings),
+            Shape::Auth => sections.auth = unnested(shape, members, problems),
+            Shape::Images => sections.images = unnested(shape, members, problems),
+        }
+        sections
+    }
+
+    fn take_parts(
+        &mut self,
+        members: Vec<Member>,
+        problems: &mut Vec<Problem>,
+        warnings: &mut Vec<String>,
+    ) {
         for member in members {
             let key = member.key.to_ascii_lowercase();
-            let (section, name, expected) = match key.as_str() {
-                "auth" => (
-                    &mut sections.auth,
-                    "auth",
-                    "an object such as {\"REGISTRY\": {\"username\": \"NAME\", \"password\": \"WORD\"}}",
-                ),
-                "images" => (
-                    &mut sections.images,
-                    "images",
-                    "an object such as {\"SOURCE\": \"TARGET\"}",
-                ),
+            let (section, part) = match key.as_str() {
+                "auth" => (&mut self.auth, Shape::Auth),
+                "images" => (&mut self.images, Shape::Images),
                 _ => {
                     if let Some(meant) = nearest(&key, ["auth", "images"]) {
                         problems.push(Problem {
@@ -213,46 +279,102 @@ impl Sections {
             match member.value.value {
                 Value::Object(members) => section.extend(members),
                 Value::Null => {}
-                _ => problems.push(Problem::kind(&member.value, name, expected)),
+                _ => problems.push(Problem::kind(&member.value, part.name(), part.expected())),
             }
         }
-        sections
     }
 }
 
-/// `${NAME}` would be taken for the text itself, so it is refused wherever it would be used.
-fn refuse_variables(members: &[Member], problems: &mut Vec<Problem>) {
-    for member in members {
-        refuse_variable(&member.key, &member.position, problems);
-        refuse_variables_in(&member.value, problems);
-    }
-}
-
-fn refuse_variables_in(node: &Node, problems: &mut Vec<Problem>) {
-    match &node.value {
-        Value::String(text) => refuse_variable(text, &node.position, problems),
-        Value::Array(nodes) => {
-            for node in nodes {
-                refuse_variables_in(node, problems);
-            }
-        }
-        Value::Object(members) => refuse_variables(members, problems),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
-}
-
-fn refuse_variable(text: &str, position: &Position, problems: &mut Vec<Problem>) {
-    let what = if text.contains("${{") {
-        ProblemKind::GithubExpression
-    } else if text.contains("${") {
-        ProblemKind::Variable
-    } else {
-        return;
+/// The members without whole parts of a configuration, which are problems here: neither a registry nor a source has
+/// such a name and an object behind it.
+fn unnested(shape: Shape, members: Vec<Member>, problems: &mut Vec<Problem>) -> Vec<Member> {
+    let part_of = |member: &Member| {
+        let is_object = matches!(member.value.value, Value::Object(_));
+        let mut parts = [Shape::Auth, Shape::Images].into_iter();
+        parts.find(|part| is_object && member.key.eq_ignore_ascii_case(part.name()))
     };
-    problems.push(Problem {
-        position: position.clone(),
-        what,
-    });
+    let mut others = Vec::new();
+    for member in members {
+        match part_of(&member) {
+            Some(part) => problems.push(Problem {
+                position: member.position,
+                what: ProblemKind::Nested { part, shape },
+            }),
+            None => others.push(member),
+        }
+    }
+    others
+}
+
+/// Replaces the variables in sources and targets.
+fn expand_rules(
+    rules: &mut [Member],
+    environment: Environment<'_>,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<String>,
+) {
+    for rule in rules {
+        let place = &rule.position;
+        expand(
+            &mut rule.key,
+            Form::Braces,
+            place,
+            environment,
+            problems,
+            warnings,
+        );
+        for node in targets_mut(&mut rule.value) {
+            if let Value::String(text) | Value::Word(text) = &mut node.value {
+                expand(
+                    text,
+                    Form::Any,
+                    &node.position,
+                    environment,
+                    problems,
+                    warnings,
+                );
+            }
+        }
+    }
+}
+
+fn expand(
+    text: &mut String,
+    form: Form,
+    position: &Position,
+    environment: Environment<'_>,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<String>,
+) {
+    match variables::in_name(text, form, environment) {
+        Ok(expanded) => {
+            let warn = |name| variables::empty(position, name);
+            warnings.extend(expanded.empty.into_iter().map(warn));
+            *text = expanded.text.into_owned();
+        }
+        Err(kinds) => problems.extend(kinds.into_iter().map(|what| Problem {
+            position: position.clone(),
+            what,
+        })),
+    }
+}
+
+/// The targets of a rule: a text, several, or those that an object names.
+fn targets_mut(node: &mut Node) -> Vec<&mut Node> {
+    if !matches!(node.value, Value::Array(_) | Value::Object(_)) {
+        return vec![node];
+    }
+    match &mut node.value {
+        Value::Array(nodes) => nodes.iter_mut().collect(),
+        Value::Object(members) => {
+            let to = members
+                .iter_mut()
+                .filter(|member| member.key.eq_ignore_ascii_case("to"));
+            to.flat_map(|member| targets_mut(&mut member.value))
+                .collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn add_rules(
@@ -267,64 +389,56 @@ fn add_rules(
             text: &member.key,
             position: &member.position,
         };
-        match read_targets(&member.value) {
-            Ok(targets) => add_rule(&source, &targets, options, &mut seen, config),
-            Err(problem) => problems.push(problem),
+        if let Some(body) = Body::read(&member.value, problems) {
+            add_rule(&source, &body, options, &mut seen, config);
         }
     }
 }
 
-fn add_command_line_rule(options: &LoadOptions<'_>, config: &mut Config) {
-    let position = Position::whole(&"command line".into());
+fn add_command_line_rule(
+    options: &LoadOptions<'_>,
+    environment: Environment<'_>,
+    config: &mut Config,
+    problems: &mut Vec<Problem>,
+) {
+    let position = Position::whole(&COMMAND_LINE.into());
+    let mut texts = options.rule.to_vec();
+    for (index, text) in texts.iter_mut().enumerate() {
+        let form = if index == 0 { Form::Braces } else { Form::Any };
+        expand(
+            text,
+            form,
+            &position,
+            environment,
+            problems,
+            &mut config.warnings,
+        );
+    }
     let written = |text| Written {
         text,
         position: &position,
     };
-    let mut texts = options.images.iter().map(|text| written(text));
+    let mut texts = texts.iter().map(|text| written(text));
     let Some(source) = texts.next() else { return };
     let mut targets: Vec<_> = texts.collect();
     if targets.is_empty() {
         targets.push(written(""));
     }
-    add_rule(&source, &targets, options, &mut Seen::default(), config);
-}
-
-/// The targets of one rule: a text, several, or nothing for the default.
-fn read_targets(node: &Node) -> Result<Vec<Written<'_>>, Problem> {
-    let default = Written {
-        text: "",
-        position: &node.position,
-    };
-    let nodes = match &node.value {
-        Value::Array(nodes) if nodes.is_empty() => return Ok(vec![default]),
-        Value::Array(nodes) => nodes.as_slice(),
-        _ => std::slice::from_ref(node),
-    };
-    nodes
-        .iter()
-        .map(|node| {
-            let text = match &node.value {
-                Value::String(text) => text,
-                Value::Null => "",
-                _ => {
-                    let expected = "a text or an array of texts: \"SOURCE\": \"TARGET\"";
-                    return Err(Problem::kind(node, "a target", expected));
-                }
-            };
-            Ok(Written {
-                text,
-                position: &node.position,
-            })
-        })
-        .collect()
+    add_rule(
+        &source,
+        &Body::of(targets),
+        options,
+        &mut Seen::default(),
+        config,
+    );
 }
 
 /// Which images already go to which target, and where that was written.
-type Seen = HashMap<(crate::store::Place, Selection, RuleTarget), Position>;
+type Seen = HashMap<(Place, RuleTarget), Vec<Rule>>;
 
 fn add_rule(
     source: &Written<'_>,
-    targets: &[Written<'_>],
+    body: &Body<'_>,
     options: &LoadOptions<'_>,
     seen: &mut Seen,
     config: &mut Config,
@@ -332,20 +446,29 @@ fn add_rule(
     let defaults = Defaults {
         registry: options.registry,
         namespace: options.namespace,
+        platforms: options.platforms,
+        force: options.force,
     };
-    let (rule, failed) = rule::validate(source, targets, &defaults, &mut config.warnings);
+    let (rule, failed) = rule::validate(source, body, &defaults, &mut config.warnings);
     config.failed_rules.extend(failed);
     let Some(mut rule) = rule else { return };
     let mut repeated = None;
-    rule.targets.retain(|target| {
-        let task = (rule.source.clone(), rule.selection.clone(), target.clone());
-        if let Some(first) = seen.get(&task) {
-            repeated = Some(first.clone());
+    let mut targets = std::mem::take(&mut rule.targets);
+    targets.retain(|target| {
+        let pair = (rule.source.clone(), target.clone());
+        let earlier = seen.entry(pair).or_default();
+        let is_same = |other: &&Rule| {
+            (&other.selection, other.levels, &other.platforms)
+                == (&rule.selection, rule.levels, &rule.platforms)
+        };
+        if let Some(first) = earlier.iter().find(is_same) {
+            repeated = Some(first.position.clone());
             return false;
         }
-        seen.insert(task, rule.position.clone());
+        earlier.push(rule.clone());
         true
     });
+    rule.targets = targets;
     if let Some(first) = repeated {
         let place = if first == rule.position {
             "itself".into()
@@ -373,19 +496,50 @@ mod tests {
 
     const DEFAULTS: LoadOptions<'_> = LoadOptions {
         config: None,
-        images: &[],
+        auth: None,
+        images: None,
+        rule: &[],
         registry: None,
         namespace: None,
+        platforms: None,
+        force: false,
     };
+
+    fn environment(name: &str) -> Option<std::ffi::OsString> {
+        match name {
+            "HOST" => Some("a.io".into()),
+            "NS" => Some("ns".into()),
+            "WORD" => Some("hunter2".into()),
+            "EMPTY" => Some("".into()),
+            _ => None,
+        }
+    }
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        parse_as(&[(Shape::Config, text)])
+    }
+
+    pub(super) fn parse_as(files: &[(Shape, &str)]) -> Result<Config, ConfigError> {
+        let source = |(shape, text): &(Shape, &str)| Source {
+            shape: *shape,
+            file: if *shape == Shape::Auth { "a" } else { "f" }.into(),
+            content: files::Content {
+                bytes: text.as_bytes().to_vec(),
+                readable_by_others: false,
+            },
+        };
+        let sources = files.iter().map(source).collect();
+        build(sources, &DEFAULTS, &environment, Vec::new(), Vec::new())
+    }
 
     #[track_caller]
     fn accept(text: &str) -> Config {
-        parse(&"f".into(), text.as_bytes(), &DEFAULTS).unwrap()
+        parse(text).unwrap()
     }
 
     #[track_caller]
     fn refuse(text: &str, expected: &[&str]) {
-        let error = parse(&"f".into(), text.as_bytes(), &DEFAULTS).unwrap_err();
+        let error = parse(text).unwrap_err();
         let lines: Vec<_> = error.to_string().lines().map(String::from).collect();
         assert_eq!(lines, expected, "{text}");
     }
@@ -516,9 +670,7 @@ mod tests {
             );
         }
         for text in ["", " \n", "// nothing\n/* at all */"] {
-            let error = parse(&"f".into(), text.as_bytes(), &DEFAULTS)
-                .unwrap_err()
-                .to_string();
+            let error = parse(text).unwrap_err().to_string();
             assert!(
                 error.contains("the file is empty and holds no rules; write "),
                 "{error}"
@@ -602,32 +754,18 @@ mod tests {
             "{\"images\": {\"a\": 1, \"b\": {\"c\": \"d\"}, \"e\": [\"f\", [\"g\"]], \"h\": true}}",
             &[
                 "f:1:18: a target is a number; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
-                "f:1:26: a target is an object; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
+                "f:1:27: a rule has no field \"c\"; it has \"to\", \"tags\", \"platforms\", \"sparse\" and \"force\"",
                 "f:1:49: a target is an array; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
                 "f:1:62: a target is a boolean; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
-            ],
-        );
-        let variable = "variables are not supported yet; write the value itself in place of ${..}";
-        let expression = "GitHub does not expand `${{ }}` in files; let a step of the workflow write the value into the file";
-        refuse(
-            "{\"auth\": {\"${R}\": {\"username\": \"a${U}\", \"password\": \"${{ secrets.P }}\"}},\n\
-             \"images\": {\"a:${T}\": [\"b\", \"c/${N}\"]}}",
-            &[
-                &format!("f:1:11: {variable}"),
-                &format!("f:1:32: {variable}"),
-                &format!("f:1:53: {expression}"),
-                &format!("f:2:12: {variable}"),
-                &format!("f:2:28: {variable}"),
             ],
         );
         refuse(
             "{\"images\": {\"a\": \"b\"\n\"c\": $D\n\"e\": \"f\"}",
             &[
-                "f:1:21: a comma is missing; write `,` here",
-                "f:2:6: $D is not quoted, and variables are not supported yet; quote it and let another program, such \
-                 as envsubst, fill it in",
-                "f:2:8: a comma is missing; write `,` here",
                 "f:1:1: no end of what begins here; close it with `}`",
+                "f:1:21: a comma is missing; write `,` here",
+                "f:2:6: $D is not quoted; quote it: \"${D}\"",
+                "f:2:8: a comma is missing; write `,` here",
             ],
         );
     }
@@ -650,7 +788,22 @@ mod tests {
             ("\"proxy\": \"http://p:1\"", "", "", "", false, "http://p:1"),
         ] {
             let text = format!("{{\"auth\": {{\"a.io\": {{{fields}}}}}}}");
-            let config = parse(&"/etc/sync/f.json".into(), text.as_bytes(), &DEFAULTS).unwrap();
+            let source = Source {
+                shape: Shape::Config,
+                file: "/etc/sync/f.json".into(),
+                content: files::Content {
+                    bytes: text.into_bytes(),
+                    readable_by_others: false,
+                },
+            };
+            let config = build(
+                vec![source],
+                &DEFAULTS,
+                &environment,
+                Vec::new(),
+                Vec::new(),
+            )
+            .unwrap();
             let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
             let expected = Connection {
                 ca: path(ca),
@@ -686,7 +839,7 @@ mod tests {
             "{\"auth\": {\"a.io\": {\"username\": \"u\", \"password\": \"p\", \"token\": \"t\"},\n\
              \"b.io\": {\"Token\": \"t\", \"helper\": \"h\", \"password\": null},\n\
              \"c.io\": {\"username\": \"u\", \"helper\": \"h\"},\n\
-             \"d.io\": {\"password_file\": \"no/such\", \"token\": 7},\n\
+             \"d.io\": {\"password_file\": \"no/such\", \"token\": [7]},\n\
              \"e.io\": {\"token_file\": \"/\"},\n\
              \"f.io\": {\"helper\": \"../x\"}, \"g.io\": {\"helper\": \"docker-credential-x\"}}}",
             &[
@@ -696,7 +849,7 @@ mod tests {
                  \"helper\"",
                 "f:4:10: \"password_file\" names no/such, which cannot be read: No such file or directory (os error 2); \
                  name a file that holds nothing but the password (a relative path begins at the folder of this file)",
-                "f:4:47: token is a number; write a text in quotes",
+                "f:4:47: token is an array; write a text in quotes",
                 "f:5:10: \"token_file\" names /, which cannot be read: it is not a file; name a file that holds nothing \
                  but the token (a relative path begins at the folder of this file)",
                 &format!("f:6:20: helper is \"../x\"; {HELPER}"),
@@ -748,7 +901,7 @@ mod tests {
             "{\"auth\": {\"a.io\": {\"password\": [\"hunter2\"]}}}",
             "{\"auth\": {\"a.io\": \"hunter2\"}}",
         ] {
-            let error = parse(&"f".into(), text.as_bytes(), &DEFAULTS).unwrap_err();
+            let error = parse(text).unwrap_err();
             assert!(!error.to_string().contains("hunter2"), "{error}");
             assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
         }
@@ -788,7 +941,7 @@ mod tests {
         let config = accept(
             "{\"images\": {\"registry.example/a/b:1\": \"docker.io/u/app\"}, \"auth\": {\n\
              \"registry.example\": {}, \"registry.example/a/b\": {}, \"index.docker.io/u\": {},\n\
-             \"$REG\": {},\n\
+             \"$NS x\": {},\n\
              \"u:p@a.io\": {},\n\
              \"a.io/b:1\": {},\n\
              \"http://registry.example/a\": {},\n\
@@ -804,8 +957,7 @@ mod tests {
             config.warnings,
             [
                 format!(
-                    "f:3:1: auth key \"$REG\" {ignored}: \"$REG\" is no registry: a host is made of letters, digits, \
-                     `-` and dots; {remedy}"
+                    "f:3:1: auth key \"$NS x\" {ignored}: its variables make no such name; {remedy}"
                 ),
                 "f:4:1: an auth key with a user name can never match and is ignored; write REGISTRY or \
                  REGISTRY/NAMESPACE, and the user as `username`"
@@ -894,6 +1046,179 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_may_be_an_object() {
+        let config = accept(
+            "{\"images\": {\"a\": {\"to\": \"b.io/a\"}, \"c:1\": {\"To\": [\"b.io/c\", \"d.io/c:2\"]}}}",
+        );
+        assert_eq!(
+            rules(&config),
+            [
+                "f:1:13 docker.io/library/a b.io/a",
+                "f:1:36 docker.io/library/c b.io/c d.io/c",
+            ]
+        );
+        // Without a target it is the default one, which stands where the object begins.
+        let config = accept("{\"images\": {\"a\": {}}}");
+        assert_eq!(config.failed_rules[0].position.to_string(), "f:1:18");
+        refuse(
+            "{\"images\": {\"a\": {\"too\": \"b.io/a\", \"to\": 1, \"TO\": null, \"target\": []}}}",
+            &[
+                "f:1:19: a rule has no field \"too\"; write \"to\"",
+                "f:1:42: a target is a number; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
+                "f:1:45: \"to\" is there already at f:1:36; delete one",
+                "f:1:57: a rule has no field \"target\"; it has \"to\", \"tags\", \"platforms\", \"sparse\" and \"force\"",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_rule_chooses_tags() {
+        let filter = |tags: &str| {
+            let config = accept(&format!(
+                "{{\"images\": {{\"a\": {{\"to\": \"b.io/a\", \"tags\": {tags}}}}}}}"
+            ));
+            assert_eq!(
+                (&*config.failed_rules, &*config.warnings),
+                (&[][..], &[][..])
+            );
+            let Selection::Listed(filter) = config.rules[0].selection.clone() else {
+                panic!("{:?}", config.rules[0]);
+            };
+            let texts = |patterns: &[Pattern]| {
+                let texts: Vec<_> = patterns.iter().map(Pattern::as_str).collect();
+                texts.join(" ")
+            };
+            let ranges: Vec<_> = filter.semver.iter().map(ToString::to_string).collect();
+            format!(
+                "{} | {} | {} | {:?} | {:?} | {:?} | {}",
+                texts(&filter.allow),
+                ranges.join(" "),
+                texts(&filter.deny),
+                filter.latest,
+                filter.min,
+                filter.newer_than.map(|time| time.as_secs()),
+                filter.by_created
+            )
+        };
+        for (written, expected) in [
+            ("{}", " |  |  | None | None | None | false"),
+            ("null", " |  |  | None | None | None | false"),
+            (
+                "{\"allow\": [\"v*\", \"/^1/\"], \"DENY\": \"*-rc*\", \"latest\": 5, \"min\": 0}",
+                "v* /^1/ |  | *-rc* | Some(5) | Some(0) | None | false",
+            ),
+            (
+                "{\"newer_than\": \"1h 30m\", \"latest\": 1, \"latest_by\": \"created\"}",
+                " |  |  | Some(1) | None | Some(5400) | true",
+            ),
+            (
+                "{\"newer_than\": null, \"latest_by\": \"version\"}",
+                " |  |  | None | None | None | false",
+            ),
+            // A number is the text that was written.
+            (
+                "{\"allow\": 1.10, \"semver\": [1.2, \">=2, <3\"], \"deny\": []}",
+                "1.10 | ^1.2 >=2, <3 |  | None | None | None | false",
+            ),
+            (
+                "{\"allow\": null, \"semver\": null, \"deny\": null, \"latest\": null, \"min\": null}",
+                " |  |  | None | None | None | false",
+            ),
+        ] {
+            assert_eq!(filter(written), expected, "{written}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_choice_of_tags_fails_its_rule_or_the_file() {
+        for (source, tags, expected) in [
+            (
+                "a",
+                "{\"allow\": [\"v1\", \"^v2\"]}",
+                "tags: pattern \"^v2\" holds '^', which no tag has; a regular expression is written /REGEX/",
+            ),
+            (
+                "a",
+                "{\"deny\": \"/x\"}",
+                "tags: regular expression \"/x\" does not end with /; write /REGEX/",
+            ),
+            (
+                "a",
+                "{\"deny\": [\"\"]}",
+                "tags: a pattern is empty; delete it, or write * for any tag",
+            ),
+            (
+                "a",
+                "{\"allow\": []}",
+                "tags: \"allow\" is empty, so no tag could be chosen; delete it",
+            ),
+            (
+                "a",
+                "{\"semver\": []}",
+                "tags: \"semver\" is empty, so no tag could be chosen; delete it",
+            ),
+            (
+                "a",
+                "{\"newer_than\": \"30 moons\"}",
+                "tags: \"newer_than\" is \"30 moons\": unknown time unit \"moons\", supported units: ns, us/µs, ms, sec, min, hours, days, weeks, months, years (and few variations); write a time such as \"30d\" or \"12h\"",
+            ),
+            (
+                "a:1",
+                "{}",
+                "the source names its tags and \"tags\" chooses among all; drop what stands behind the repository, or \"tags\"",
+            ),
+            (
+                "a:/x/",
+                "{\"latest\": 1}",
+                "the source names its tags and \"tags\" chooses among all; drop what stands behind the repository, or \"tags\"",
+            ),
+        ] {
+            let config = accept(&format!(
+                "{{\"images\": {{\"{source}\": {{\"to\": \"b.io/a\", \"tags\": {tags}}}, \"c\": \"b.io/c\"}}}}"
+            ));
+            assert_eq!(config.failed_rules[0].what.to_string(), expected, "{tags}");
+            assert_eq!(config.rules.len(), 1, "{tags}");
+        }
+        let config = accept(
+            "{\"images\": {\"a\": {\"to\": [\"b.io/a:1\", \"b.io/b\"], \"tags\":\n {\"semver\": [\"1\", \">1 <2\"]}}}}",
+        );
+        let failed = config.failed_rules[0].to_string();
+        let begin =
+            "f:2:19: rule \"a: b.io/a:1, b.io/b\": tags: \">1 <2\" is no range of versions: ";
+        assert!(failed.starts_with(begin), "{failed}");
+        assert!(
+            failed.ends_with("; write one such as \">=1.2, <2\""),
+            "{failed}"
+        );
+        let config =
+            accept("{\"images\": {\"a\": {\"to\": [\"b.io/a:1\", \"b.io/b\"], \"tags\": {}}}}");
+        assert_eq!(config.failed_rules[0].what, RuleFault::OneForMany);
+        assert_eq!(rules(&config), ["f:1:13 docker.io/library/a b.io/b"]);
+        refuse(
+            "{\"images\": {\"a\": {\"tags\": [\"v1\"]}, \"b\": {\"tags\": {\"allow\": {}, \"deny\": [true],\n\
+             \"latest\": 0, \"min\": -1, \"semver\": [[]], \"newest\": 5, \"lates\": 1}},\n\
+             \"c\": {\"tags\": {\"latest\": \"5\", \"min\": 1.5, \"Min\": 1}},\n\
+             \"d\": {\"tags\": {\"newer_than\": 30, \"latest_by\": \"age\"}}, \"e\": {\"tags\": {\"latest_by\": true}}}}",
+            &[
+                "f:1:27: tags is an array; write an object such as {\"allow\": [\"v1.*\"], \"latest\": 5}",
+                "f:1:60: allow is an object; write a text or an array of texts",
+                "f:1:73: deny is a boolean; write a text or an array of texts",
+                "f:2:11: latest is \"0\"; write a whole number from 1 up, such as 5",
+                "f:2:21: min is \"-1\"; write a whole number from 0 up, such as 1",
+                "f:2:36: semver is an array; write a text or an array of texts",
+                "f:2:41: `tags` has no field \"newest\"; it has \"allow\", \"semver\", \"deny\", \"newer_than\", \"latest\", \"latest_by\" and \"min\"",
+                "f:2:54: `tags` has no field \"lates\"; write \"latest\"",
+                "f:3:26: latest is a text; write a whole number, such as 5",
+                "f:3:38: min is \"1.5\"; write a whole number from 0 up, such as 1",
+                "f:3:43: \"min\" is there already at f:3:31; delete one",
+                "f:4:30: newer_than is a number; write a time such as \"30d\" or \"12h\"",
+                "f:4:47: latest_by is \"age\"; write \"created\" or \"version\"",
+                "f:4:84: latest_by is a boolean; write \"created\" or \"version\"",
+            ],
+        );
+    }
+
+    #[test]
     fn a_wrong_rule_does_not_stop_the_others() {
         let config = accept(
             "{\"images\": {\"a\": \"b.io/a\", \"c：1\": \"b.io/c\",\n\"d\": \"\", \"e:1\": [\"b.io/e\", null, \"\"],\n\
@@ -923,6 +1248,133 @@ mod tests {
         );
     }
 
+    #[test]
+    fn credentials_and_rules_may_stand_in_files_of_their_own() {
+        let auth = "quay.io:\n  username: robot\n  password: 007\nREG.example: {insecure: yes}\n";
+        let images = "{\"quay.io/a/b:1\": [\"reg.example/a/b\", \"reg.example/c\"]}";
+        let config = parse_as(&[(Shape::Auth, auth), (Shape::Images, images)]).unwrap();
+        assert_eq!(config.warnings, [""; 0]);
+        assert_eq!(
+            rules(&config),
+            ["f:1:2 quay.io/a/b reg.example/a/b reg.example/c"]
+        );
+        let password = config.auth[0].password.as_ref().map(Secret::expose);
+        assert_eq!((password, config.auth[1].insecure), (Some("007"), true));
+        assert_eq!(config.auth[1].position.to_string(), "a:4:1");
+        // The problems of both are told at once.
+        let error = parse_as(&[(Shape::Auth, "a.io: {user: x}\n"), (Shape::Images, "- b\n")]);
+        let error = error.unwrap_err().to_string();
+        assert_eq!(
+            error.lines().map(|line| &line[..6]).collect::<Vec<_>>(),
+            ["a:1:8:", "f:1:1:"]
+        );
+    }
+
+    #[test]
+    fn variables_are_replaced_where_they_are_meant() {
+        let config = accept(
+            "auth:\n  ${HOST}/$NS: {username: $oauthtoken, password: '${WORD}'}\n  b.io: {username: a$NS, password: $WORD}\n\
+             images:\n  ${HOST}/${NS}/a:1: [$HOST/b, '${HOST}/c']\n",
+        );
+        assert_eq!(
+            config.warnings,
+            [
+                "f:3:3: auth key \"b.io\" matches no source and no target of any rule; is a.io meant?"
+            ]
+        );
+        assert_eq!(rules(&config), ["f:5:3 a.io/ns/a a.io/b a.io/c"]);
+        let logins: Vec<_> = config
+            .auth
+            .iter()
+            .map(|entry| {
+                let password = entry.password.as_ref().map(Secret::expose);
+                (
+                    entry.host.as_str(),
+                    entry.path.as_str(),
+                    entry.username.as_deref(),
+                    password,
+                )
+            })
+            .collect();
+        let word = Some("hunter2");
+        assert_eq!(
+            logins,
+            [
+                ("a.io", "ns", Some("$oauthtoken"), word),
+                ("b.io", "", Some("a$NS"), word)
+            ]
+        );
+    }
+
+    #[test]
+    fn variables_that_are_empty_or_not_replaced_are_warned_of() {
+        let config = accept(
+            "auth:\n  a.io: {username: x, password: $EMPTY}\n  a.io/b: {username: 'x${NS}', password: '${WORD}x'}\n\
+             images:\n  a.io/b/c:1: a.io/ns${EMPTY}\n",
+        );
+        assert_eq!(
+            config.warnings,
+            [
+                "f:2:3: auth key \"a.io\": EMPTY set but empty: a.io is asked without credentials of this file",
+                "f:3:3: auth key \"a.io/b\": `${` inside a longer text is kept as it is; a user name or password is \
+                 replaced only if it is ${NAME} as a whole",
+                "f:5:15: the variable EMPTY is set but empty",
+            ]
+        );
+    }
+
+    #[test]
+    fn variables_that_are_not_set_stop_everything_each_at_its_place() {
+        refuse(
+            "{\"auth\": {\"${R}/$N\": {}, \"a.io\": {\"username\": \"${U}\", \"password\": \"${{ secrets.P }}\"}},\n\
+             \"images\": {\"a:${T}\": [\"b\", \"c/$N\", \"${X:-y}\"]}}",
+            &[
+                "f:1:11: the variable R is not set; set it, or write the value itself",
+                "f:1:11: the variable N is not set; set it, or write the value itself",
+                "f:1:47: the variable U is not set; set it, or write the value itself",
+                "f:1:67: GitHub does not expand `${{ }}` in files; pass the value as a variable and write ${NAME}",
+                "f:2:12: the variable T is not set; set it, or write the value itself",
+                "f:2:28: the variable N is not set; set it, or write the value itself",
+                "f:2:36: `${` without the name of a variable and `}`; write ${NAME}",
+            ],
+        );
+    }
+
+    #[test]
+    fn the_value_of_a_variable_is_never_shown() {
+        for text in [
+            "{\"auth\": {\"$WORD x\": {}}}",
+            "{\"auth\": {\"a.io\": {\"username\": \"$WORD\"}}}",
+            "{\"auth\": {\"a.io\": {\"username\": \"$WORD\", \"password\": \"$WORD\"}, \"a.io/\": {}}}",
+        ] {
+            let shown = match parse(text) {
+                Ok(config) => config.warnings.join("\n"),
+                Err(error) => error.to_string(),
+            };
+            assert!(!shown.is_empty() && !shown.contains("hunter2"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_file_says_only_whether_braces_may_be_yaml() {
+        for (name, text, good) in [
+            (
+                "f.yaml",
+                "// c\n{\"images\": {\"a:1\": \"b.io/a\",},}",
+                true,
+            ),
+            ("f.yml", "{images: {a:1: b.io/a}}", true),
+            ("f.json", "images:\n  a:1: b.io/a\n", true),
+            ("f", "images: {\"a:1\": b.io/a}\n", true),
+            ("f", "\u{feff}{\"images\": {\"a:1\": \"b.io/a\"}}", true),
+            ("f.json", "{images: {a:1: b.io/a}}", false),
+            ("f.yaml", "{\"images\": {\"a:1\" \"b.io/a\"}}", false),
+        ] {
+            let root = tree::parse(&name.into(), text.as_bytes());
+            assert_eq!(root.is_ok(), good, "{text}");
+        }
+    }
+
     fn load_text(
         name: &str,
         text: Option<&str>,
@@ -934,12 +1386,14 @@ mod tests {
             std::fs::write(&path, text).unwrap();
         }
         let images: Vec<_> = images.iter().map(ToString::to_string).collect();
-        let result = load(&LoadOptions {
+        let options = LoadOptions {
             config: Some(&path),
-            images: &images,
+            rule: &images,
             registry: Some("r.io"),
             namespace: Some("n"),
-        });
+            ..DEFAULTS
+        };
+        let result = load(&options, &environment);
         if text.is_some() {
             std::fs::remove_file(&path).unwrap();
         }
@@ -967,10 +1421,12 @@ mod tests {
                 "{path}: there is no such file: no credentials are taken from it"
             )]
         );
-        let error = load(&LoadOptions {
-            config: Some(&std::env::temp_dir()),
+        let folder = std::env::temp_dir();
+        let options = LoadOptions {
+            config: Some(&folder),
             ..DEFAULTS
-        });
+        };
+        let error = load(&options, &environment);
         assert!(
             error
                 .unwrap_err()
@@ -1008,7 +1464,7 @@ mod tests {
                 config: Some(&path),
                 ..DEFAULTS
             };
-            let warnings = load(&options).unwrap().warnings;
+            let warnings = load(&options, &environment).unwrap().warnings;
             warnings
                 .iter()
                 .any(|text| text.contains("other users can read it"))

@@ -3,10 +3,15 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
-use super::side::{Side, SideError, Written, holds_user};
+use super::body::Body;
+use super::side::{Names, Side, SideError, Written, holds_user};
+use super::tags::{FilterError, TagFilter};
 use super::tree::Position;
-use crate::oci::{Host, NameError, Repository, Tag};
+use crate::oci::{
+    Host, NameError, Platform, PlatformError, PlatformFilter, Reference, Repository, Tag,
+};
 use crate::store::Place;
 
 /// A rule that can be carried out.
@@ -14,23 +19,100 @@ use crate::store::Place;
 pub struct Rule {
     /// Where its source is written.
     pub position: Position,
+    /// Source and targets are namespaces: the rule stands for one for each repository in the source, as deep as this
+    /// says.
+    pub levels: Option<Levels>,
     /// What to copy from.
     pub source: Place,
     /// Which of its images.
     pub selection: Selection,
     /// Where to, at least one.
     pub targets: Vec<RuleTarget>,
+    /// Which platforms of its images are wanted; `None`: images are copied as they are.
+    pub platforms: Option<Arc<PlatformFilter>>,
+    /// Whether targets get the images whatever they have.
+    pub force: bool,
+    /// The source as written.
+    pub text: String,
+    /// The fields of a rule object but for `to`, each with its value as JSON.
+    pub fields: Vec<(&'static str, String)>,
+}
+
+/// How deep a rule looks into a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Levels {
+    /// The repositories in the namespace itself.
+    One,
+    /// Those below them, too.
+    All,
+}
+
+impl Rule {
+    /// The rule for one repository of the source's registry; `None` where it is not in the namespace. Its targets have
+    /// the rest of its path, which may make them too long.
+    pub fn for_repository(&self, repository: &Repository) -> Option<Result<Self, NameError>> {
+        let Place::Registry(host, namespace) = &self.source else {
+            return None;
+        };
+        let rest = repository.as_str().strip_prefix(namespace.as_str())?;
+        let rest = rest.strip_prefix('/')?;
+        if self.levels? == Levels::One && rest.contains('/') {
+            return None;
+        }
+        let target = |target: &RuleTarget| {
+            let place = match &target.place {
+                Place::Registry(host, namespace) => {
+                    let path = format!("{}/{rest}", namespace.as_str());
+                    Place::Registry(host.clone(), Repository::parse(&path)?)
+                }
+                Place::Layout(folder) => Place::Layout(folder.join(rest)),
+            };
+            let names = target.names.clone();
+            Ok(RuleTarget { place, names })
+        };
+        let targets: Result<_, _> = self.targets.iter().map(target).collect();
+        // What the text says behind the namespace holds for each of its repositories.
+        let rest = self.text.split_once("/*").map_or("", |(_, rest)| rest);
+        let rest = rest.trim_start_matches('*');
+        Some(targets.map(|targets| Self {
+            levels: None,
+            source: Place::Registry(host.clone(), repository.clone()),
+            text: format!("{host}/{repository}{rest}"),
+            targets,
+            ..self.clone()
+        }))
+    }
+
+    /// Its fields as members of a JSON object; for an image that was found by it without the choice of tags.
+    pub fn members(&self, is_image: bool) -> String {
+        let fields = self.fields.iter();
+        let fields = fields.filter(|(name, _)| !is_image || *name != "tags");
+        let members: Vec<String> = fields
+            .map(|(name, value)| format!("\"{name}\": {value}"))
+            .collect();
+        members.join(", ")
+    }
 }
 
 /// Which images of the source a rule means.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// Every tag.
-    All,
-    /// These tags, each once, in the order written.
-    Tags(Vec<Tag>),
+    /// The tags that the repository has and that pass.
+    Listed(TagFilter),
+    /// These, each once, in the order written.
+    Named(Vec<Reference>),
     /// The only image of a layout, with or without a name there. Every target names its tag.
     Sole,
+}
+
+impl Selection {
+    /// The filter, if it needs to know when the images were made.
+    pub fn dated(&self) -> Option<&TagFilter> {
+        match self {
+            Self::Listed(filter) if filter.needs_dates() => Some(filter),
+            _ => None,
+        }
+    }
 }
 
 /// One target of a rule.
@@ -38,8 +120,25 @@ pub enum Selection {
 pub struct RuleTarget {
     /// Where to copy to.
     pub place: Place,
-    /// The tag there. None: the source's.
-    pub tag: Option<Tag>,
+    /// What the images of [`Selection::Named`] and [`Selection::Sole`] are called there, one after another. Empty: as
+    /// at the source.
+    pub names: Vec<Reference>,
+}
+
+/// As a rule writes it.
+impl fmt::Display for RuleTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.place.fmt(f)?;
+        for (number, name) in self.names.iter().enumerate() {
+            let before = match name {
+                _ if number > 0 => ',',
+                Reference::Tag(_) => ':',
+                Reference::Digest(_) => '@',
+            };
+            write!(f, "{before}{name}")?;
+        }
+        Ok(())
+    }
 }
 
 /// A rule, or one target of it, that cannot be carried out. All others can.
@@ -61,23 +160,28 @@ impl fmt::Display for RuleError {
 
 impl std::error::Error for RuleError {}
 
-/// What stands in for an empty target.
+/// What holds where a rule does not say it.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Defaults<'a> {
     /// `--registry` or `DEFAULT_REGISTRY`.
     pub(crate) registry: Option<&'a str>,
     /// `--namespace` or `DEFAULT_NAMESPACE`.
     pub(crate) namespace: Option<&'a str>,
+    /// `--os` and `--arch`.
+    pub(crate) platforms: Option<&'a Arc<PlatformFilter>>,
+    /// `--force`.
+    pub(crate) force: bool,
 }
 
 /// Checks a rule. A wrong source costs the rule, a wrong target only itself: it was a rule of its own to the original
 /// (original.md 4, version 1.5.1). What is dropped without being an error goes to `warnings`.
 pub(crate) fn validate(
     source: &Written<'_>,
-    targets: &[Written<'_>],
+    body: &Body<'_>,
     defaults: &Defaults<'_>,
     warnings: &mut Vec<String>,
 ) -> (Option<Rule>, Vec<RuleError>) {
+    let targets = &body.targets;
     let mut failed = Vec::new();
     let mut good = Vec::new();
     let fail = |position: &Position, targets: &[Written<'_>], what| RuleError {
@@ -85,10 +189,27 @@ pub(crate) fn validate(
         rule: show(source, targets),
         what,
     };
-    let from = match read_source(source, warnings) {
+    let mut from = match read_source(source, warnings) {
         Ok(from) => from,
         Err(what) => return (None, vec![fail(source.position, targets, what)]),
     };
+    match (&body.tags, &from.names) {
+        (None, Names::None) if from.levels.is_some() => {
+            from.names = Names::Chosen(TagFilter::default());
+        }
+        (None, _) => {}
+        (Some(Ok(filter)), Names::None) => from.names = Names::Chosen(filter.clone()),
+        (Some(Ok(_)), _) => {
+            return (
+                None,
+                vec![fail(source.position, targets, RuleFault::TagsTwice)],
+            );
+        }
+        (Some(Err((position, error))), _) => {
+            let what = RuleFault::Tags(error.clone());
+            return (None, vec![fail(position, targets, what)]);
+        }
+    }
     for target in targets {
         match read_target(&from, target, defaults, warnings) {
             Ok(target) => good.push(target),
@@ -98,31 +219,68 @@ pub(crate) fn validate(
     if good.is_empty() {
         return (None, failed);
     }
-    let tagged = good.iter().filter(|target| target.tag.is_some()).count();
-    let selection = if !from.tags.is_empty() {
-        Selection::Tags(from.tags)
-    } else if tagged == 0 {
-        Selection::All
-    } else if tagged == good.len() {
-        Selection::Sole
-    } else {
-        failed.push(fail(source.position, targets, RuleFault::SomeTagged));
-        return (None, failed);
+    let named = good
+        .iter()
+        .filter(|target| !target.names.is_empty())
+        .count();
+    let selection = match from.names {
+        Names::Tags(tags) => Selection::Named(tags.into_iter().map(Reference::Tag).collect()),
+        Names::Digest(_, digest) => Selection::Named(vec![Reference::Digest(digest)]),
+        Names::Chosen(filter) => Selection::Listed(filter),
+        Names::None if named == 0 => Selection::Listed(TagFilter::default()),
+        Names::None if named == good.len() => Selection::Sole,
+        Names::None => {
+            failed.push(fail(source.position, targets, RuleFault::SomeTagged));
+            return (None, failed);
+        }
     };
+    let platforms = match read_platforms(body, defaults) {
+        Ok(platforms) => platforms,
+        Err((position, what)) => {
+            failed.push(fail(position, targets, what));
+            return (None, failed);
+        }
+    };
+    if body.sparse && platforms.is_none() {
+        warnings.push(format!(
+            "{}: `sparse` changes nothing without `platforms`; name some, or delete it",
+            source.position
+        ));
+    }
     let rule = Rule {
         position: source.position.clone(),
+        levels: from.levels,
         source: from.place,
         selection,
         targets: good,
+        platforms,
+        force: body.force || defaults.force,
+        text: source.text.trim().to_owned(),
+        fields: body.fields.clone(),
     };
     (Some(rule), failed)
+}
+
+/// The platforms that the rule names, else those of the command line.
+fn read_platforms<'a>(
+    body: &Body<'a>,
+    defaults: &Defaults<'_>,
+) -> Result<Option<Arc<PlatformFilter>>, (&'a Position, RuleFault)> {
+    let mut own = Vec::new();
+    for platform in &body.platforms {
+        let wrong = |error| (platform.position, RuleFault::Platform(error));
+        own.push(Platform::parse(platform.text).map_err(wrong)?);
+    }
+    let own = (!own.is_empty()).then(|| PlatformFilter::of(own));
+    let platforms = own.or_else(|| defaults.platforms.map(|all| PlatformFilter::clone(all)));
+    Ok(platforms.map(|filter| Arc::new(if body.sparse { filter.sparse() } else { filter })))
 }
 
 fn read_source(source: &Written<'_>, warnings: &mut Vec<String>) -> Result<Side, RuleFault> {
     if source.text.trim().is_empty() {
         return Err(RuleFault::EmptySource);
     }
-    Side::parse(source, warnings).map_err(RuleFault::Source)
+    Side::parse(source, false, warnings).map_err(RuleFault::Source)
 }
 
 fn read_target(
@@ -131,37 +289,68 @@ fn read_target(
     defaults: &Defaults<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<RuleTarget, RuleFault> {
-    let target = if target.text.trim().is_empty() {
-        let place = default_target(&from.place, defaults)?;
-        RuleTarget { place, tag: None }
+    let (place, names) = if target.text.trim().is_empty() {
+        (default_target(from, defaults)?, Names::None)
     } else {
-        let to = Side::parse(target, warnings).map_err(RuleFault::Target)?;
-        let tag = match (from.tags.as_slice(), to.tags.as_slice()) {
-            (_, []) => None,
-            ([], [tag]) if matches!(from.place, Place::Layout(_)) => Some(tag.clone()),
-            ([], _) => return Err(RuleFault::TagOnTargetOnly),
-            (wanted, named) if wanted == named => None,
-            ([_], [tag]) => Some(tag.clone()),
-            (wanted, named) if wanted.len() == named.len() => return Err(RuleFault::TagLists),
-            (wanted, named) => {
-                return Err(RuleFault::TagCounts {
-                    source: wanted.len(),
-                    target: named.len(),
-                });
-            }
-        };
-        let place = to.place;
-        RuleTarget { place, tag }
+        let is_namespace = from.levels.is_some();
+        let to = Side::parse(target, is_namespace, warnings).map_err(RuleFault::Target)?;
+        if to.levels.is_some() {
+            return Err(RuleFault::LevelsAtTarget);
+        }
+        (to.place, to.names)
     };
-    if target.tag.is_none() && target.place == from.place {
+    let names = names_at_target(from, &names)?;
+    let is_digest = |name: &Reference| name.tag().is_none();
+    let by_digest = match &from.names {
+        Names::Digest(..) => names.iter().all(is_digest),
+        _ => false,
+    };
+    if by_digest && matches!(place, Place::Layout(_)) {
+        return Err(RuleFault::LayoutWithoutTag);
+    }
+    if names.is_empty() && place == from.place {
         return Err(RuleFault::OwnTarget);
     }
-    Ok(target)
+    if from.levels == Some(Levels::All) && place.is_below(&from.place) {
+        return Err(RuleFault::InsideSource);
+    }
+    Ok(RuleTarget { place, names })
+}
+
+/// What the images of the source are called at a target that has these names; empty where they keep theirs.
+fn names_at_target(from: &Side, to: &Names) -> Result<Vec<Reference>, RuleFault> {
+    let one = |tag: &Tag| vec![Reference::Tag(tag.clone())];
+    let counts = |source, target| RuleFault::TagCounts { source, target };
+    match (&from.names, to) {
+        (Names::Digest(Some(tag), _), Names::None) => Ok(one(tag)),
+        (_, Names::None) => Ok(Vec::new()),
+        (Names::None, Names::Tags(tags)) => match tags.as_slice() {
+            [tag] if matches!(from.place, Place::Layout(_)) => Ok(one(tag)),
+            _ => Err(RuleFault::TagOnTargetOnly),
+        },
+        (Names::Tags(wanted), Names::Tags(named)) if wanted == named => Ok(Vec::new()),
+        (Names::Tags(wanted), Names::Tags(named)) if wanted.len() == named.len() => {
+            Ok(named.iter().cloned().map(Reference::Tag).collect())
+        }
+        (Names::Tags(wanted), Names::Tags(named)) => Err(counts(wanted.len(), named.len())),
+        (Names::Digest(..), Names::Tags(named)) => match named.as_slice() {
+            [tag] => Ok(one(tag)),
+            _ => Err(counts(1, named.len())),
+        },
+        (Names::Digest(_, wanted), Names::Digest(tag, named)) if wanted == named => {
+            Ok(tag.iter().cloned().map(Reference::Tag).collect())
+        }
+        (Names::Digest(..), Names::Digest(..)) => Err(RuleFault::OtherDigest),
+        (_, Names::Chosen(_)) => Err(RuleFault::RegexAtTarget),
+        (Names::Chosen(_), _) => Err(RuleFault::OneForMany),
+        (Names::None | Names::Tags(_), Names::Digest(..)) => Err(RuleFault::DigestOnTargetOnly),
+    }
 }
 
 /// The source's repository without its first component, which is the namespace, under the defaults (original.md 1.5).
-fn default_target(source: &Place, defaults: &Defaults<'_>) -> Result<Place, RuleFault> {
-    let Place::Registry(_, repository) = source else {
+/// Of a namespace it is theirs.
+fn default_target(source: &Side, defaults: &Defaults<'_>) -> Result<Place, RuleFault> {
+    let Place::Registry(_, repository) = &source.place else {
         return Err(RuleFault::LayoutWithoutTarget);
     };
     let (Some(registry), Some(namespace)) = (defaults.registry, defaults.namespace) else {
@@ -170,8 +359,11 @@ fn default_target(source: &Place, defaults: &Defaults<'_>) -> Result<Place, Rule
     let path = repository.as_str();
     let path = path.split_once('/').map_or(path, |(_, rest)| rest);
     let host = Host::parse(registry).map_err(RuleFault::DefaultRegistry)?;
-    let repository =
-        Repository::parse(&format!("{namespace}/{path}")).map_err(RuleFault::DefaultNamespace)?;
+    let path = match source.levels {
+        Some(_) => namespace.to_owned(),
+        None => format!("{namespace}/{path}"),
+    };
+    let repository = Repository::parse(&path).map_err(RuleFault::DefaultNamespace)?;
     Ok(Place::Registry(host, repository))
 }
 
@@ -221,10 +413,28 @@ pub enum RuleFault {
         /// Those of the target.
         target: usize,
     },
-    /// As many tags on both sides, but others.
-    TagLists,
+    /// A text of `tags`.
+    Tags(FilterError),
+    /// `tags` for a source that names its tags itself.
+    TagsTwice,
+    /// A name at the target for any number of tags.
+    OneForMany,
+    /// A regular expression that could choose nothing.
+    RegexAtTarget,
+    /// `/*` at the target.
+    LevelsAtTarget,
+    /// A target that would be part of the source in the next run.
+    InsideSource,
+    /// A digest that the source does not name.
+    DigestOnTargetOnly,
+    /// Two digests.
+    OtherDigest,
+    /// An image without a tag would not be found again in a layout.
+    LayoutWithoutTag,
     /// A layout without tag is either all of its tags or its only image.
     SomeTagged,
+    /// A platform's text.
+    Platform(PlatformError),
     /// Nothing would be copied.
     OwnTarget,
 }
@@ -256,12 +466,35 @@ impl fmt::Display for RuleFault {
                     format!("{source} tags")
                 }
             ),
-            Self::TagLists => f.write_str(
-                "the target lists other tags than the source; drop the target's, or write a rule for each tag",
+            Self::Tags(error) => write!(f, "tags: {error}"),
+            Self::TagsTwice => f.write_str(
+                "the source names its tags and \"tags\" chooses among all; drop what stands behind the repository, or \"tags\"",
+            ),
+            Self::OneForMany => {
+                f.write_str("the rule chooses among tags, which cannot become one; drop the target's")
+            }
+            Self::LevelsAtTarget => f.write_str(
+                "the target of a namespace is a namespace, below which the names are kept; drop its `*`",
+            ),
+            Self::InsideSource => f.write_str(
+                "the target lies inside the source, so that each run would copy the copies; name another target",
+            ),
+            Self::RegexAtTarget => {
+                f.write_str("a regular expression chooses tags of the source; drop the target's")
+            }
+            Self::DigestOnTargetOnly => f.write_str(
+                "the target has a digest and the source has none; write it in the source, or drop it",
+            ),
+            Self::OtherDigest => f.write_str(
+                "the target has another digest than the source; a copy keeps its digest, so drop the target's",
+            ),
+            Self::LayoutWithoutTag => f.write_str(
+                "a layout names its images by tags; write oci:PATH:TAG, or a tag in front of the source's digest",
             ),
             Self::SomeTagged => f.write_str(
                 "some targets of this layout have a tag and others have none; write a rule for each kind",
             ),
+            Self::Platform(error) => error.fmt(f),
             Self::OwnTarget => f.write_str("the source is its own target; name another target"),
         }
     }
@@ -274,11 +507,14 @@ const MAX_SHOWN: usize = 120;
 
 #[cfg(test)]
 mod tests {
+    use super::super::tags::Pattern;
     use super::*;
 
     const DEFAULTS: Defaults<'_> = Defaults {
         registry: Some("reg.example"),
         namespace: Some("ns"),
+        platforms: None,
+        force: false,
     };
 
     type Checked = (Option<Rule>, Vec<RuleError>, Vec<String>);
@@ -293,27 +529,46 @@ mod tests {
             text,
             position: &position,
         };
-        let targets: Vec<_> = targets.iter().map(|text| written(text)).collect();
+        let targets = targets.iter().map(|text| written(text)).collect();
         let mut warnings = Vec::new();
-        let (rule, failed) = validate(&written(source), &targets, defaults, &mut warnings);
+        let (rule, failed) = validate(
+            &written(source),
+            &Body::of(targets),
+            defaults,
+            &mut warnings,
+        );
         (rule, failed, warnings)
     }
 
+    fn draw_filter(filter: &TagFilter) -> String {
+        match filter {
+            filter if *filter == TagFilter::default() => "*".into(),
+            TagFilter { allow, .. } => allow.iter().map(Pattern::as_str).collect(),
+        }
+    }
+
     fn draw(rule: &Rule) -> String {
-        let selection = match &rule.selection {
-            Selection::All => "*".into(),
-            Selection::Sole => "sole".into(),
-            Selection::Tags(tags) => {
-                let tags: Vec<_> = tags.iter().map(Tag::as_str).collect();
-                tags.join(",")
-            }
+        let join = |names: &[Reference]| {
+            let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+            names.join(",")
         };
-        let targets = rule.targets.iter().map(|target| match &target.tag {
-            Some(tag) => format!("{}:{tag}", target.place),
-            None => target.place.to_string(),
+        let selection = match &rule.selection {
+            Selection::Listed(filter) => draw_filter(filter),
+            Selection::Sole => "sole".into(),
+            Selection::Named(names) => join(names),
+        };
+        let targets = rule.targets.iter().map(|target| match &*target.names {
+            [] => target.place.to_string(),
+            names => format!("{}:{}", target.place, join(names)),
         });
         let targets: Vec<_> = targets.collect();
-        format!("{}:{selection} -> {}", rule.source, targets.join(" "))
+        let levels = match rule.levels {
+            None => "",
+            Some(Levels::One) => "/*",
+            Some(Levels::All) => "/**",
+        };
+        let source = &rule.source;
+        format!("{source}{levels}:{selection} -> {}", targets.join(" "))
     }
 
     #[track_caller]
@@ -381,6 +636,191 @@ mod tests {
     }
 
     #[test]
+    fn a_regular_expression_chooses_tags() {
+        // It may hold what is a mistake elsewhere.
+        for regex in [
+            "^v1$",
+            r"^\d{1,2}\.",
+            "(2023|2024)",
+            "(.*)",
+            "a/b",
+            "x@y:z",
+            "[a](b)",
+            "$A：",
+        ] {
+            let source = format!("a.io:5000/b:/{regex}/");
+            let expected = format!("a.io:5000/b:/{regex}/ -> d.io/x");
+            good(&source, &["d.io/x"], &expected);
+        }
+        let begin = "source: \"(?=v)\" is no regular expression: ";
+        let (_, failed, _) = check_with(&DEFAULTS, "a.io/b:/(?=v)/", &["d.io/x"]);
+        let message = failed[0].what.to_string();
+        assert!(message.starts_with(begin), "{message}");
+        let many = "the rule chooses among tags, which cannot become one; drop the target's";
+        bad("a.io/b:/x/", "d.io/x:1", many);
+        bad("a.io/b:/x/", &format!("d.io/x@{D}"), many);
+        let own = "the source is its own target; name another target";
+        bad("a.io/b:/x/", "a.io/b", own);
+        let at_target = "a regular expression chooses tags of the source; drop the target's";
+        for source in ["a.io/b", "a.io/b:1", "a.io/b:/x/"] {
+            bad(source, "d.io/x:/x/", at_target);
+        }
+    }
+
+    #[test]
+    fn a_namespace_stands_for_its_repositories() {
+        good("a.io/n/*", &["d.io/x"], "a.io/n/*:* -> d.io/x");
+        good(
+            "a.io/n/m/**",
+            &["d.io/x/y", "oci:/no/x"],
+            "a.io/n/m/**:* -> d.io/x/y oci:/no/x",
+        );
+        good("a.io/n/*:/^v/", &["d.io/x"], "a.io/n/*:/^v/ -> d.io/x");
+        // The first of what will be three components is the host.
+        good("harbor/n/*", &["mirror/x"], "harbor/n/*:* -> mirror/x");
+        good(
+            "docker.io/library/*",
+            &["d.io/x"],
+            "docker.io/library/*:* -> d.io/x",
+        );
+        good(
+            "library/*",
+            &["team"],
+            "docker.io/library/*:* -> docker.io/team",
+        );
+        good("a.io/n/*", &[""], "a.io/n/*:* -> reg.example/ns");
+        good("a.io/n/*", &["a.io/n/m"], "a.io/n/*:* -> a.io/n/m");
+        let star = "source: a `*` stands at the end of a name only: REGISTRY/NAMESPACE/* for its repositories, /** for \
+                    those below too";
+        for source in [
+            "a.io/n*",
+            "a.io/n/*/b",
+            "a.io/*/b",
+            "a.io/n/***",
+            "a.io/n/*/*",
+            "a.io/n:1/*",
+        ] {
+            bad(source, "d.io/x", star);
+        }
+        for source in ["a.io/*", "localhost:5000/**"] {
+            let message = "source: a registry is no namespace; write REGISTRY/NAMESPACE";
+            bad(source, "d.io/x", message);
+        }
+        bad(
+            "a.io/n/*",
+            "d.io",
+            "target: a registry is no namespace; write REGISTRY/NAMESPACE",
+        );
+        bad("/*", "d.io/x", "source: the repository is empty");
+        bad(
+            "oci:x/*",
+            "d.io/x",
+            "source: a layout is one repository; write a rule for each layout, without the `*`",
+        );
+        let kept = "the target of a namespace is a namespace, below which the names are kept; drop its `*`";
+        bad("a.io/n/*", "d.io/x/*", kept);
+        bad("a.io/n:1", "d.io/x/*", kept);
+        let many = "the rule chooses among tags, which cannot become one; drop the target's";
+        bad("a.io/n/*", "d.io/x:1", many);
+        bad(
+            "a.io/n/*",
+            "a.io/n",
+            "the source is its own target; name another target",
+        );
+        bad(
+            "a.io/n/**",
+            "a.io/n/m",
+            "the target lies inside the source, so that each run would copy the copies; name another target",
+        );
+    }
+
+    #[test]
+    fn a_repository_keeps_the_rest_of_its_path() {
+        let rule = |levels| {
+            let source = format!("a.io/n/m/{levels}");
+            let (rule, ..) = check_with(&DEFAULTS, &source, &["d.io/x", "oci:/no/y"]);
+            rule.unwrap()
+        };
+        let drawn = |levels, repository: &str| {
+            let repository = Repository::parse(repository).unwrap();
+            let rule = rule(levels).for_repository(&repository)?;
+            Some(draw(&rule.unwrap()))
+        };
+        let one = "a.io/n/m/b:* -> d.io/x/b oci:/no/y/b";
+        let deep = "a.io/n/m/b/c:* -> d.io/x/b/c oci:/no/y/b/c";
+        assert_eq!(drawn("*", "n/m/b").as_deref(), Some(one));
+        assert_eq!(drawn("**", "n/m/b").as_deref(), Some(one));
+        assert_eq!(drawn("*", "n/m/b/c"), None);
+        assert_eq!(drawn("**", "n/m/b/c").as_deref(), Some(deep));
+        for other in ["n/m", "n/mb", "n/mb/c", "n", "x/n/m/b"] {
+            assert_eq!(drawn("**", other), None, "{other}");
+        }
+        let (long_rule, ..) = check_with(&DEFAULTS, "a.io/n/*", &["d.io/long/long"]);
+        let long = Repository::parse(&format!("n/{}", "b".repeat(250))).unwrap();
+        let error = long_rule
+            .unwrap()
+            .for_repository(&long)
+            .unwrap()
+            .unwrap_err();
+        assert_eq!(error, NameError::TooLong);
+        // Written again, it says what the rule for the namespace said behind it.
+        for (levels, text) in [("**", "a.io/n/m/b"), ("*:/^v.*/", "a.io/n/m/b:/^v.*/")] {
+            let repository = Repository::parse("n/m/b").unwrap();
+            let one = rule(levels).for_repository(&repository).unwrap();
+            assert_eq!(one.unwrap().text, text);
+        }
+    }
+
+    const D: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+    #[test]
+    fn tag_lists_are_mapped_one_to_one() {
+        for (source, target, expected) in [
+            ("1,2", "3,4", ":1,2 -> d.io/x:3,4"),
+            ("1,2", "2,1", ":1,2 -> d.io/x:2,1"),
+            ("1,2", "1,3", ":1,2 -> d.io/x:1,3"),
+            ("1, 2,1", "3,4,3", ":1,2 -> d.io/x:3,4"),
+        ] {
+            let expected = format!("a.io/b{expected}");
+            good(
+                &format!("a.io/b:{source}"),
+                &[&format!("d.io/x:{target}")],
+                &expected,
+            );
+        }
+        good("a.io/b:1,2", &["a.io/b:3,4"], "a.io/b:1,2 -> a.io/b:3,4");
+    }
+
+    #[test]
+    fn a_digest_is_put_by_itself_or_under_a_tag() {
+        for (source, target, expected) in [
+            ("@D", "", ""),
+            ("@D", "@D", ""),
+            ("@D", ":1", ":1"),
+            ("@D", ":1@D", ":1"),
+            (":1@D", "", ":1"),
+            (":1@D", ":1@D", ":1"),
+            (":1@D", ":2", ":2"),
+            (":1@D", "@D", ""),
+        ] {
+            let source = format!("a.io/b{}", source.replace('D', D));
+            let target = format!("d.io/x{}", target.replace('D', D));
+            good(
+                &source,
+                &[&target],
+                &format!("a.io/b:{D} -> d.io/x{expected}"),
+            );
+        }
+        let here = std::env::current_dir().unwrap().canonicalize().unwrap();
+        let here = here.display();
+        good(
+            &format!("oci:src@{D}"),
+            &["d.io/x:1", "oci:x:2"],
+            &format!("oci:{here}/src:{D} -> d.io/x:1 oci:{here}/x:2"),
+        );
+    }
+
+    #[test]
     fn an_empty_target_is_the_default() {
         for (source, target) in [
             ("nginx:1", "nginx"),
@@ -395,11 +835,13 @@ mod tests {
                 rule.targets[0].place.to_string(),
                 format!("reg.example/ns/{target}")
             );
-            assert_eq!(rule.targets[0].tag, None);
+            assert_eq!(rule.targets[0].names, []);
         }
         let nested = Defaults {
             registry: Some("docker.io"),
             namespace: Some("a/b"),
+            platforms: None,
+            force: false,
         };
         let (rule, ..) = check_with(&nested, "quay.io/x/y:1", &[" "]);
         assert_eq!(draw(&rule.unwrap()), "quay.io/x/y:1 -> docker.io/a/b/y");
@@ -412,6 +854,8 @@ mod tests {
                 &Defaults {
                     registry,
                     namespace,
+                    platforms: None,
+                    force: false,
                 },
                 source,
                 &[""],
@@ -462,13 +906,34 @@ mod tests {
             "d.io/x:1,2,3",
             "the source has 1 tag, the target 3; drop the target's, or write a rule for each tag",
         );
-        let lists = "the target lists other tags than the source; drop the target's, or write a rule for each tag";
-        bad("a.io/b:1,2", "d.io/x:3,4", lists);
-        bad("a.io/b:1,2", "d.io/x:2,1", lists);
+        bad(
+            "a.io/b:1,2,2",
+            "d.io/x:1,2,3",
+            "the source has 2 tags, the target 3; drop the target's, or write a rule for each tag",
+        );
+        let digest_on_target =
+            "the target has a digest and the source has none; write it in the source, or drop it";
+        bad("a.io/b", &format!("d.io/x@{D}"), digest_on_target);
+        bad("a.io/b:1", &format!("d.io/x:1@{D}"), digest_on_target);
+        let source = format!("a.io/b@{D}");
+        bad(
+            &source,
+            &format!("d.io/x@{}", D.replace("aaa", "bbb")),
+            "the target has another digest than the source; a copy keeps its digest, so drop the target's",
+        );
+        bad(
+            &source,
+            "d.io/x:1,2",
+            "the source has 1 tag, the target 2; drop the target's, or write a rule for each tag",
+        );
+        let layout = "a layout names its images by tags; write oci:PATH:TAG, or a tag in front of the source's digest";
+        bad(&source, "oci:x", layout);
+        bad(&source, &format!("oci:x@{D}"), layout);
         let own = "the source is its own target; name another target";
         bad("a.io/b", "a.io/b", own);
         bad("a.io/b:1,2", "A.IO:443/b", own);
         bad("a.io/b:1", "a.io/b:1", own);
+        bad(&source, &format!("a.io/b@{D}"), own);
         bad("nginx", "index.docker.io/library/nginx", own);
         bad("oci:x/../y", "oci:y", own);
         bad("reg.example/ns/a", "", own);
@@ -510,25 +975,50 @@ mod tests {
         ("a.io/b:1/", "a name does not end with `/`; delete it"),
         ("a.io/b/", "a name does not end with `/`; delete it"),
         (
-            "a.io/b:/^v1$/",
-            "regular expressions are not supported yet; list the tags as :a,b,c",
+            "a.io/b:/[a](1|2)/x",
+            "a regular expression ends with its `/`; put what follows inside: NAME:/REGEX/",
         ),
         (
-            "a.io/b:/[a](1|2)/x",
-            "regular expressions are not supported yet; list the tags as :a,b,c",
+            "a.io/b:/v1",
+            "a regular expression ends with its `/`; put what follows inside: NAME:/REGEX/",
         ),
+        (
+            "a.io/b:v1:/x/",
+            "a regular expression alone chooses the tags; delete what stands before it",
+        ),
+        (
+            "a.io/b@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa:/x/",
+            "a regular expression alone chooses the tags; delete what stands before it",
+        ),
+        (
+            "a.io/b:^v1$",
+            "no tag holds such characters; a regular expression is written NAME:/REGEX/",
+        ),
+        (
+            "a.io/b:v1.*",
+            "no tag holds such characters; a regular expression is written NAME:/REGEX/",
+        ),
+        (
+            "a.io/b:\\d",
+            "no tag holds such characters; a regular expression is written NAME:/REGEX/",
+        ),
+        ("A.io/B:/x/", "repository name must be lowercase: \"B\""),
+        ("a.io/b/:/x/", "a name does not end with `/`; delete it"),
         (
             "a.io/b@sha256:00",
-            "digests are not supported yet; name a tag",
+            "\"sha256:00\" is no digest (sha256: and 64 lower-case hex digits)",
         ),
-        ("a@sha512:00", "digests are not supported yet; name a tag"),
         (
-            "a.io/b:1@sha256:00",
-            "digests are not supported yet; name a tag",
+            "a:1@md5:00",
+            "digest algorithm \"md5\" is not supported (sha256 and sha512 are)",
         ),
         (
             "oci:p@sha256:00",
-            "digests are not supported yet; name a tag",
+            "\"sha256:00\" is no digest (sha256: and 64 lower-case hex digits)",
+        ),
+        (
+            "a.io/b:1,2@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            "a digest is one image; write one tag in front of it, or none",
         ),
         (
             "u:p@a.io/b",
@@ -540,15 +1030,15 @@ mod tests {
         ),
         (
             "$REG/a/b",
-            "variables are not supported yet; write the name itself",
+            "`$` is in no name; a variable is written ${NAME}",
         ),
         (
             "oci:$HOME/x",
-            "variables are not supported yet; write the name itself",
+            "`$` is in no name; a variable is written ${NAME}",
         ),
         (
             "a.io/b:${{ x }}",
-            "GitHub does not expand `${{ }}` in files; let a step of the workflow write the value into the file",
+            "GitHub does not expand `${{ }}` in files; pass the value as a variable and write ${NAME}",
         ),
         (
             "DOCKERHUB_USERNAME/app:1",

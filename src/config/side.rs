@@ -6,9 +6,11 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use super::syntax::{GITHUB_EXPRESSION, meant_by};
+use super::rule::Levels;
+use super::syntax::{GITHUB_EXPRESSION, MARKDOWN_LINK, meant_by};
+use super::tags::{FilterError, Pattern, TagFilter};
 use super::tree::Position;
-use crate::oci::{Host, NameError, Tag, reference};
+use crate::oci::{Digest, DigestError, Host, NameError, Tag, reference};
 use crate::store::Place;
 
 /// A text of the user and where it stands.
@@ -22,16 +24,31 @@ pub(crate) struct Written<'a> {
 
 /// What one side of a rule names.
 pub(crate) struct Side {
-    /// The repository or the layout.
+    /// The repository or the layout, or with `levels` a namespace.
     pub(crate) place: Place,
-    /// The tags written, each once. None: all, or the other side's.
-    pub(crate) tags: Vec<Tag>,
+    /// `/*` or `/**`: what is below the place is meant.
+    pub(crate) levels: Option<Levels>,
+    /// Which of its images.
+    pub(crate) names: Names,
+}
+
+/// What stands behind the repository or the layout.
+pub(crate) enum Names {
+    /// Nothing: all tags, or the other side's.
+    None,
+    /// `:a,b,c`: at least one tag, each once.
+    Tags(Vec<Tag>),
+    /// `@sha256:..`, perhaps with a tag in front of it.
+    Digest(Option<Tag>, Digest),
+    /// `:/REGEX/`, or the `tags` of the rule: those that the repository has and that pass.
+    Chosen(TagFilter),
 }
 
 impl Side {
-    /// Reads one side. What is dropped without being an error goes to `warnings`.
+    /// Reads one side, or the namespace that it is. What is dropped without being an error goes to `warnings`.
     pub(crate) fn parse(
         written: &Written<'_>,
+        is_namespace: bool,
         warnings: &mut Vec<String>,
     ) -> Result<Self, SideError> {
         let text = written.text.trim();
@@ -39,41 +56,69 @@ impl Side {
         if text.len() != written.text.len() {
             warn("the blanks around the name are ignored; delete them");
         }
-        let (place, list) = match text.strip_prefix("oci:") {
+        let (text, regex) = cut_regex(text)?;
+        let (text, levels) = cut_levels(text);
+        let (place, list, digest) = match text.strip_prefix("oci:") {
+            Some(_) if levels.is_some() => return Err(SideError::LayoutLevels),
             Some(layout) => read_layout(layout)?,
-            None => read_repository(text)?,
+            None => read_repository(text, is_namespace || levels.is_some())?,
         };
-        let Some(list) = list else {
-            let tags = Vec::new();
-            return Ok(Self { place, tags });
-        };
-        if list.trim().is_empty() {
+        if levels.is_some() && (list.is_some() || digest.is_some()) {
+            return Err(SideError::Star);
+        }
+        if let Some(regex) = regex {
+            if list.is_some() || digest.is_some() {
+                return Err(SideError::TagsWithRegex);
+            }
+            let names = Names::Chosen(TagFilter {
+                allow: vec![Pattern::regex(regex).map_err(SideError::Regex)?],
+                ..TagFilter::default()
+            });
+            return Ok(Self {
+                place,
+                levels,
+                names,
+            });
+        }
+        if list.is_some_and(|list| list.trim().is_empty()) {
             warn("a `:` without a tag counts as no tag; delete it or write the tag");
-        } else if has_empty_tag(list) {
+        } else if list.is_some_and(has_empty_tag) {
             warn("an empty tag in the list is ignored; delete the comma");
         }
-        let tags = parse_tags(list)?;
-        Ok(Self { place, tags })
+        let mut tags = list.map_or_else(|| Ok(Vec::new()), parse_tags)?;
+        let names = match digest {
+            Some(_) if tags.len() > 1 => return Err(SideError::TagsWithDigest),
+            Some(digest) => Names::Digest(tags.pop(), digest),
+            None if tags.is_empty() => Names::None,
+            None => Names::Tags(tags),
+        };
+        Ok(Self {
+            place,
+            levels,
+            names,
+        })
     }
 }
 
-fn read_layout(text: &str) -> Result<(Place, Option<&str>), SideError> {
+/// A place, the list of tags behind it, and the digest behind that.
+type Parts<'a> = (Place, Option<&'a str>, Option<Digest>);
+
+fn read_layout(text: &str) -> Result<Parts<'_>, SideError> {
     refuse_variables(text)?;
     if text.starts_with("//") {
         return Err(SideError::OciScheme);
     }
-    if holds_digest(last_component(text)) {
-        return Err(SideError::Digest);
-    }
+    let (text, digest) = cut_digest(text)?;
     let (path, list) = cut_layout_tags(text);
-    Ok((Place::Layout(resolve(path)?), list))
+    Ok((Place::Layout(resolve(path)?), list, digest))
 }
 
 /// Reads a name, after a look for the mistakes of usage.md section 5, which its grammar would explain badly.
-fn read_repository(text: &str) -> Result<(Place, Option<&str>), SideError> {
-    // The first, since a regular expression may hold anything that the others look for.
-    if text.contains(":/") && !text.contains("://") {
-        return Err(SideError::Regex);
+fn read_repository(text: &str, is_namespace: bool) -> Result<Parts<'_>, SideError> {
+    if let (_, Some(list)) = cut_tags(text)
+        && looks_like_regex(list)
+    {
+        return Err(SideError::BareRegex);
     }
     refuse_variables(text)?;
     if text.contains("](") {
@@ -85,15 +130,13 @@ fn read_repository(text: &str) -> Result<(Place, Option<&str>), SideError> {
     if holds_user(text) {
         return Err(SideError::User);
     }
-    if holds_digest(text) {
-        return Err(SideError::Digest);
-    }
     if text.contains("://") {
         return Err(SideError::Name(NameError::Scheme));
     }
     if text.ends_with('/') {
         return Err(SideError::TrailingSlash);
     }
+    let (text, digest) = cut_digest(text)?;
     let (name, list) = cut_tags(text);
     if last_component(name).contains(':') {
         return Err(SideError::TwoColons);
@@ -101,8 +144,42 @@ fn read_repository(text: &str) -> Result<(Place, Option<&str>), SideError> {
     if let Some(word) = name.split('/').find(|part| is_placeholder(part)) {
         return Err(SideError::Placeholder(word.into()));
     }
-    let (host, repository) = reference::split_name(&official(name)).map_err(SideError::Name)?;
-    Ok((Place::Registry(host, repository), list))
+    if name.contains('*') {
+        return Err(SideError::Star);
+    }
+    let split = if is_namespace {
+        reference::split_namespace(name)
+    } else {
+        reference::split_name(&official(name))
+    };
+    let (host, repository) = split.map_err(SideError::Name)?;
+    Ok((Place::Registry(host, repository), list, digest))
+}
+
+/// Cuts off a regular expression, which may hold anything that is a mistake elsewhere.
+fn cut_regex(text: &str) -> Result<(&str, Option<&str>), SideError> {
+    let is_layout = text.starts_with("oci:");
+    match text.split_once(":/") {
+        Some((name, regex)) if !is_layout && !text.contains("://") => match regex.strip_suffix('/')
+        {
+            Some(regex) => Ok((name, Some(regex))),
+            None => Err(SideError::RegexTail),
+        },
+        _ => Ok((text, None)),
+    }
+}
+
+/// Cuts off `/*` or `/**`.
+fn cut_levels(text: &str) -> (&str, Option<Levels>) {
+    let cut = |end, levels| Some((text.strip_suffix(end)?, Some(levels)));
+    cut("/**", Levels::All)
+        .or_else(|| cut("/*", Levels::One))
+        .unwrap_or((text, None))
+}
+
+/// Whether a tag holds what only patterns do. A `$` may begin a variable, a `{` follow it.
+fn looks_like_regex(list: &str) -> bool {
+    list.contains(['^', '*', '+', '?', '(', '[', '|', '\\']) || list.ends_with('$')
 }
 
 fn refuse_variables(text: &str) -> Result<(), SideError> {
@@ -121,9 +198,17 @@ pub(crate) fn holds_user(name: &str) -> bool {
         .is_some_and(|(head, _)| head.contains('@'))
 }
 
-fn holds_digest(text: &str) -> bool {
-    text.split_once('@')
-        .is_some_and(|(_, digest)| digest.contains(':'))
+/// Cuts off a digest, which follows an `@` behind the last `/`.
+fn cut_digest(text: &str) -> Result<(&str, Option<Digest>), SideError> {
+    let (head, last) = text.split_at(text.rfind('/').unwrap_or(0));
+    match last.split_once('@') {
+        Some((name, digest)) if digest.contains(':') => {
+            let digest = Digest::parse(digest).map_err(SideError::Digest)?;
+            let rest = text.get(..head.len() + name.len()).unwrap_or(head);
+            Ok((rest, Some(digest)))
+        }
+        _ => Ok((text, None)),
+    }
 }
 
 fn last_component(name: &str) -> &str {
@@ -237,10 +322,22 @@ pub enum SideError {
     User,
     /// `oci://`, helm's way to name a registry.
     OciScheme,
-    /// `@sha256:..`
-    Digest,
-    /// `:/../`
-    Regex,
+    /// What follows `@` is no digest.
+    Digest(DigestError),
+    /// Several tags in front of a digest.
+    TagsWithDigest,
+    /// What stands between the slashes of `:/../`.
+    Regex(FilterError),
+    /// Text behind the last slash of a regular expression.
+    RegexTail,
+    /// A regular expression without its slashes.
+    BareRegex,
+    /// A tag or a digest in front of a regular expression.
+    TagsWithRegex,
+    /// A `*` in a name, but for `/*` and `/**` at its end.
+    Star,
+    /// `/*` behind a layout.
+    LayoutLevels,
     /// A `/` at the end.
     TrailingSlash,
     /// `name:one:two`
@@ -262,18 +359,34 @@ impl fmt::Display for SideError {
                 "U+{:04X} where `{meant}` is meant; write `{meant}`",
                 u32::from(*c)
             ),
-            Self::MarkdownLink => f.write_str("a Markdown link; write the text in [ ] alone"),
+            Self::MarkdownLink => f.write_str(MARKDOWN_LINK),
             Self::GithubExpression => f.write_str(GITHUB_EXPRESSION),
-            Self::Variable => f.write_str("variables are not supported yet; write the name itself"),
+            Self::Variable => f.write_str("`$` is in no name; a variable is written ${NAME}"),
             Self::User => {
                 f.write_str("a name holds no user name and no password; write them into `auth`")
             }
             Self::OciScheme => f.write_str(
                 "`oci://` names nothing here; drop it for a registry, write oci:PATH for a layout",
             ),
-            Self::Digest => f.write_str("digests are not supported yet; name a tag"),
-            Self::Regex => {
-                f.write_str("regular expressions are not supported yet; list the tags as :a,b,c")
+            Self::Digest(error) => error.fmt(f),
+            Self::TagsWithDigest => {
+                f.write_str("a digest is one image; write one tag in front of it, or none")
+            }
+            Self::Regex(error) => error.fmt(f),
+            Self::RegexTail => f.write_str(
+                "a regular expression ends with its `/`; put what follows inside: NAME:/REGEX/",
+            ),
+            Self::BareRegex => f.write_str(
+                "no tag holds such characters; a regular expression is written NAME:/REGEX/",
+            ),
+            Self::TagsWithRegex => f.write_str(
+                "a regular expression alone chooses the tags; delete what stands before it",
+            ),
+            Self::Star => f.write_str(
+                "a `*` stands at the end of a name only: REGISTRY/NAMESPACE/* for its repositories, /** for those below too",
+            ),
+            Self::LayoutLevels => {
+                f.write_str("a layout is one repository; write a rule for each layout, without the `*`")
             }
             Self::TrailingSlash => f.write_str("a name does not end with `/`; delete it"),
             Self::TwoColons => f.write_str(

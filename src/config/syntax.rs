@@ -1,10 +1,11 @@
-//! The mistakes of form that a JSON text may have, in the user's words. Not here: how they are found (`tree.rs`).
+//! The mistakes of form that a file may have, in the user's words. Not here: how they are found (`json.rs`, `yaml.rs` and
+//! `lines.rs`).
 
 use std::fmt;
 
 use super::tree::MAX_DEPTH;
 
-/// Why a text is no JSON, even in the forgiving reading.
+/// Why a text is neither JSON nor YAML, even in the forgiving reading.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SyntaxError {
     /// Nothing but blanks and comments.
@@ -13,14 +14,12 @@ pub enum SyntaxError {
     Utf16,
     /// Neither UTF-8 nor UTF-16.
     NotUtf8,
-    /// It does not begin as JSON does.
-    NotJson,
     /// What git leaves where a merge failed.
     MergeMarker,
     /// `/*` without `*/`.
     UnclosedComment,
-    /// No quote before the end of the line.
-    UnclosedString,
+    /// No quote, which is this, before the end of the line.
+    UnclosedString(char),
     /// An object or array without its end, which is this.
     Unclosed(char),
     /// The file ends before a value.
@@ -51,6 +50,38 @@ pub enum SyntaxError {
     Control(char),
     /// A character that has no business here.
     Unexpected(char),
+    /// Not YAML, in the parser's words.
+    NoYaml(String),
+    /// A line of YAML that is indented with a tab.
+    Tab,
+    /// A colon of YAML with something right behind it.
+    MissingBlank,
+    /// A line of YAML that is neither a key nor an item.
+    MissingTarget,
+    /// A backslash in double quotes before a character that makes no escape of YAML.
+    QuotedEscape(char),
+    /// A comma at the end of a line of YAML.
+    Comma,
+    /// Something else behind a text in quotes.
+    BehindQuotes,
+    /// A colon in a value without quotes.
+    SecondColon,
+    /// A character that cannot begin a value without quotes.
+    Reserved(char),
+    /// `[name](name)`
+    MarkdownLink,
+    /// An alias without its anchor.
+    Alias,
+    /// Aliases that make too much of a file.
+    Aliases,
+    /// `<<` with something that has no keys.
+    Merge,
+    /// A type that no configuration has.
+    Tag,
+    /// An object or array as a key.
+    KeyIsNoText,
+    /// More than one document.
+    Documents,
 }
 
 impl SyntaxError {
@@ -74,22 +105,17 @@ impl SyntaxError {
 impl fmt::Display for SyntaxError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => f.write_str(
-                "the file is empty and holds no rules; write {\"images\": {\"SOURCE\": \"TARGET\"}}, or look why \
-                 nothing was written into it",
-            ),
+            Self::Empty => f.write_str("the file is empty; write something into it"),
             Self::Utf16 => f.write_str("the file is in UTF-16; save it as UTF-8"),
             Self::NotUtf8 => f.write_str("a byte that is no UTF-8; save the file as UTF-8"),
-            Self::NotJson => f.write_str(
-                "not JSON, which begins with a `{`; YAML files are not supported yet",
-            ),
             Self::MergeMarker => {
                 f.write_str("a conflict marker of git; finish the merge and delete the line")
             }
             Self::UnclosedComment => f.write_str("the comment has no end; close it with `*/`"),
-            Self::UnclosedString => {
-                f.write_str("the text has no closing quote on its line; write a `\"` at its end")
-            }
+            Self::UnclosedString(quote) => write!(
+                f,
+                "the text has no closing quote on its line; write a `{quote}` at its end"
+            ),
             Self::Unclosed(close) => write!(f, "no end of what begins here; close it with `{close}`"),
             Self::End => f.write_str("the file ends in the middle; write the rest"),
             Self::Trailing => {
@@ -105,8 +131,8 @@ impl fmt::Display for SyntaxError {
             Self::BareExpression => f.write_str(GITHUB_EXPRESSION),
             Self::BareVariable(name) => write!(
                 f,
-                "{name} is not quoted, and variables are not supported yet; quote it and let another program, such \
-                 as envsubst, fill it in"
+                "{name} is not quoted; quote it: \"${{{}}}\"",
+                name.trim_start_matches('$').trim_matches(['{', '}'])
             ),
             Self::BareWord(None) => {
                 f.write_str("a word without quotes; quote it: write it between `\"` and `\"`")
@@ -142,6 +168,37 @@ impl fmt::Display for SyntaxError {
                 ),
                 (c, _) => write!(f, "`{}` is not expected here; delete it", c.escape_debug()),
             },
+            Self::NoYaml(words) => write!(
+                f,
+                "not YAML: {words}; look at quotes, brackets and indentation here and in the line before"
+            ),
+            Self::Tab => f.write_str("a tab in the indentation; indent with blanks"),
+            Self::MissingBlank => f.write_str("no blank behind the colon; put a blank after the colon"),
+            Self::MissingTarget => f.write_str(
+                "a line without `: `; a rule is SOURCE: TARGET, and a text of several lines needs quotes",
+            ),
+            Self::QuotedEscape(c) => write!(
+                f,
+                "`\\{}` is an escape in double quotes; use single quotes",
+                c.escape_debug()
+            ),
+            Self::Comma => f.write_str("a comma behind the line; YAML has none there, delete it"),
+            Self::BehindQuotes => f.write_str(
+                "text behind the closing quote; put it inside, or delete it",
+            ),
+            Self::SecondColon => f.write_str("a second `: ` in the line; quote the text that holds it"),
+            Self::Reserved(c) => write!(f, "`{c}` begins no text without quotes; quote the text"),
+            Self::MarkdownLink => f.write_str(MARKDOWN_LINK),
+            Self::Alias => f.write_str(
+                "no anchor of this name stands before; write `&NAME` there, or quote the text",
+            ),
+            Self::Aliases => f.write_str("aliases make more than 16 MiB of the file; use fewer"),
+            Self::Merge => f.write_str("`<<` takes an alias of an object, or an array of them"),
+            Self::Tag => f.write_str("a tag that no configuration has; delete the `!` and its name, or quote the text"),
+            Self::KeyIsNoText => f.write_str("the key is no text; quote it"),
+            Self::Documents => {
+                f.write_str("a second document; write all into one, without the `---`")
+            }
         }
     }
 }
@@ -163,6 +220,9 @@ pub(crate) fn meant_by(c: char) -> Option<char> {
     })
 }
 
+/// A link in place of a name.
+pub(crate) const MARKDOWN_LINK: &str = "a Markdown link; write the text in [ ] alone";
+
 /// What users of GitHub Actions have to know, wherever such an expression is found.
-pub(crate) const GITHUB_EXPRESSION: &str = "GitHub does not expand `${{ }}` in files; let a step of the workflow \
-     write the value into the file";
+pub(crate) const GITHUB_EXPRESSION: &str = "GitHub does not expand `${{ }}` in files; pass the value as a variable \
+     and write ${NAME}";

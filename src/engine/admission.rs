@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::dates::DateId;
 use super::image::ImageId;
 use super::places::{HostId, PlaceId};
 
@@ -12,6 +13,7 @@ pub(super) struct Admission {
     queue_of: HashMap<(HostId, Vec<HostId>), usize>,
     /// Queues that are not empty, in turn.
     turns: VecDeque<usize>,
+    waiting: usize,
 }
 
 struct Queue {
@@ -25,6 +27,10 @@ struct Queue {
 pub(super) enum Entry {
     /// The tags of a source repository have to be listed first.
     List(PlaceId),
+    /// The repositories of a namespace have to be listed first.
+    Catalog(PlaceId),
+    /// A rule has to know when this image was made.
+    Date(DateId),
     Image(ImageId),
 }
 
@@ -48,6 +54,7 @@ impl Admission {
                 self.turns.push_back(number);
             }
             queue.entries.push_back(entry);
+            self.waiting += 1;
         }
     }
 
@@ -66,13 +73,15 @@ impl Admission {
                 self.turns.push_back(number);
             }
             if entry.is_some() {
+                self.waiting -= 1;
                 return entry;
             }
         }
         None
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.turns.is_empty()
+    /// How many entries wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting
     }
 }

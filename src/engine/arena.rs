@@ -12,6 +12,15 @@ pub(super) struct Id<T> {
     row: PhantomData<fn() -> T>,
 }
 
+#[cfg(test)]
+impl<T> Id<T> {
+    /// The id of a row that no table has.
+    pub(super) const fn of(index: u32) -> Self {
+        let row = PhantomData;
+        Self { index, row }
+    }
+}
+
 impl<T> Clone for Id<T> {
     fn clone(&self) -> Self {
         *self

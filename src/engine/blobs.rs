@@ -26,6 +26,8 @@ pub(super) struct Blob {
     queues: Vec<Queue>,
     copy: TaskId,
     hold: Hold,
+    /// The rule that it would be sent for, where that was found out last.
+    sent_for: usize,
 }
 
 struct BlobSource {
@@ -147,11 +149,15 @@ impl Graph<'_> {
         let host = self.places[place].host;
         if self.blobs[blob].queue(host).is_none() {
             let queue = self.new_queue(blob, host);
-            self.blobs[blob].queues.push(queue);
+            let queues = &mut self.blobs[blob].queues;
+            // Most blobs go to one host, and there may be millions of them.
+            queues.reserve_exact(1);
+            queues.push(queue);
         }
         if let Some(queue) = self.blobs[blob].queue(host) {
             queue.idle.push_back(task);
         }
+        self.counts.left += descriptor.size;
         self.changed.push(self.blobs[blob].copy);
         task
     }
@@ -169,6 +175,7 @@ impl Graph<'_> {
             queues: Vec::new(),
             copy,
             hold: Hold::No,
+            sent_for: 0,
         });
         self.blob_ids.insert(descriptor.digest.clone(), blob);
         blob
@@ -381,6 +388,42 @@ impl Graph<'_> {
         }
     }
 
+    /// A copy's source did its part.
+    pub(super) fn blob_read(&mut self, blob: BlobId, bytes: u64) {
+        self.totals.pulled += bytes;
+        if let Some(preview) = self.previews.get_mut(self.blobs[blob].sent_for) {
+            preview.pull += bytes;
+        }
+    }
+
+    /// Puts what would be done about a want on the account of the rule that first wanted it.
+    fn preview(&mut self, task: TaskId, blob: BlobId, done: &Done) {
+        let Some(rule) = self.rule_of(task) else {
+            return;
+        };
+        let row = &mut self.blobs[blob];
+        if let Some(preview) = self.previews.get_mut(rule) {
+            match done {
+                Done::BlobFound(Found::Mounted) => preview.mount += row.size,
+                Done::BlobSent { .. } => {
+                    preview.push += row.size;
+                    row.sent_for = rule;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The rule of the first image that waits for a task.
+    fn rule_of(&self, mut task: TaskId) -> Option<usize> {
+        loop {
+            match self.tasks[task].kind {
+                Kind::Root(image, target) => return Some(self.images[image].target(target).rule),
+                _ => task = *self.tasks[task].dependents.first()?,
+            }
+        }
+    }
+
     pub(super) fn want_answered(
         &mut self,
         task: TaskId,
@@ -439,6 +482,8 @@ impl Graph<'_> {
         if let Some(queue) = self.blobs[blob].queue(host) {
             queue.add_holder(place, true);
         }
+        self.preview(task, blob, done);
+        self.counts.left -= self.blobs[blob].size;
         let digest = self.blobs[blob].digest.clone();
         self.doubts.remove(&(place, digest.clone()));
         self.part_done(task, place, &digest);

@@ -27,6 +27,8 @@ pub(super) enum ChildState {
     Unread,
     Reading,
     Held(Arc<Manifest>),
+    /// What a platform filter left of an index: the source does not have it like this, so it is kept.
+    Made(Arc<Manifest>),
     /// There is no such manifest, but its type may be a blob's: it is copied as one (protocol.md M12).
     Blob,
 }
@@ -40,14 +42,15 @@ pub(super) struct ChildAt {
     pub(super) depth: u8,
     /// The place was asked for it and lacks it.
     pub(super) is_lacking: bool,
+    /// It is not asked for but put whatever the place has.
+    pub(super) is_forced: bool,
 }
 
 impl Child {
     pub(super) fn manifest(&self) -> Option<Arc<Manifest>> {
-        if let ChildState::Held(manifest) = &self.state {
-            Some(manifest.clone())
-        } else {
-            None
+        match &self.state {
+            ChildState::Held(manifest) | ChildState::Made(manifest) => Some(manifest.clone()),
+            ChildState::Unread | ChildState::Reading | ChildState::Blob => None,
         }
     }
 
@@ -77,6 +80,16 @@ impl Graph<'_> {
         child
     }
 
+    /// Takes in a child that the source does not have like this.
+    pub(super) fn add_made(&mut self, manifest: Arc<Manifest>, source: PlaceId) {
+        let child = self.child(&manifest.descriptor(), source);
+        let row = &mut self.children[child];
+        // Of a sparse index the digest is the source's: somebody may have the whole of it already.
+        if matches!(row.state, ChildState::Unread) {
+            row.state = ChildState::Made(manifest);
+        }
+    }
+
     /// The place lacks a child: its bytes are needed, and then its parts.
     pub(super) fn need_child(&mut self, task: TaskId) {
         let order = self.tasks[task].order;
@@ -90,7 +103,7 @@ impl Graph<'_> {
         let row = &mut self.children[at.child];
         row.users += 1;
         match &row.state {
-            ChildState::Held(manifest) => {
+            ChildState::Held(manifest) | ChildState::Made(manifest) => {
                 let manifest = manifest.clone();
                 self.require(task, at.place, at.source, &manifest, at.depth);
             }

@@ -10,14 +10,16 @@ use std::sync::Arc;
 use super::arena::Arena;
 use super::blobs::{Blob, BlobId, Doubts};
 use super::children::{Child, ChildId, ChildState};
+use super::dates::{Date, Dates};
+use super::gauge::Counts;
 use super::image::{Image, ImageId};
 use super::job::{Done, Job, Reply};
 use super::parts::Part;
 use super::places::{HostId, HostKey, HostRow, PlaceId, PlaceRow, Tags};
 use super::task::{Failure, Key, Kind, Readiness, State, Task, TaskId};
-use crate::oci::{Digest, Reference};
+use crate::oci::{Digest, Reference, Repository};
 use crate::records::Hints;
-use crate::report::Totals;
+use crate::report::{Preview, Totals};
 use crate::store::{Class, Place, Presence, StoreError};
 
 /// All that the run knows and has still to do.
@@ -27,11 +29,14 @@ pub(super) struct Graph<'a> {
     pub(super) host_ids: HashMap<HostKey, HostId>,
     pub(super) places: Arena<PlaceRow>,
     pub(super) place_ids: HashMap<Place, PlaceId>,
+    pub(super) dates: Dates,
     pub(super) tasks: Arena<Task>,
     free_tasks: Vec<TaskId>,
     pub(super) images: Arena<Image>,
     /// Images that were admitted and are not settled.
     pub(super) open_images: HashSet<ImageId>,
+    /// Of these, those that wait for nothing but targets that are late.
+    pub(super) late_images: HashSet<ImageId>,
     pub(super) blobs: Arena<Blob>,
     pub(super) blob_ids: HashMap<Digest, BlobId>,
     /// Blobs and children at their places: each goes once to each place.
@@ -48,6 +53,12 @@ pub(super) struct Graph<'a> {
     /// Bytes of the manifests that are held for images.
     pub(super) held_bytes: usize,
     pub(super) totals: Totals,
+    /// How far the run is, as far as it is known here.
+    pub(super) counts: Counts,
+    /// Nothing is written: what would be done is only foreseen.
+    pub(super) is_dry: bool,
+    /// What would be done for each rule; empty where it is done.
+    pub(super) previews: Vec<Preview>,
 }
 
 /// What the coordinator has to hear about.
@@ -59,20 +70,26 @@ pub(super) enum News {
     Settled(ImageId, usize),
     /// The tags of a repository that somebody asked for.
     Listed(PlaceId),
+    /// The repositories of the registry of a namespace, or why they are not known.
+    Cataloged(PlaceId, Result<Vec<Repository>, Arc<Failure>>),
+    /// The date of one of its tags, or that it cannot be had.
+    Dated(PlaceId),
 }
 
 impl<'a> Graph<'a> {
-    pub(super) fn new(hints: &'a Hints) -> Self {
+    pub(super) fn new(hints: &'a Hints, dates: Dates) -> Self {
         Self {
             hints,
             hosts: Arena::new(),
             host_ids: HashMap::new(),
             places: Arena::new(),
             place_ids: HashMap::new(),
+            dates,
             tasks: Arena::new(),
             free_tasks: Vec::new(),
             images: Arena::new(),
             open_images: HashSet::new(),
+            late_images: HashSet::new(),
             blobs: Arena::new(),
             blob_ids: HashMap::new(),
             parts: HashMap::new(),
@@ -84,6 +101,9 @@ impl<'a> Graph<'a> {
             news: Vec::new(),
             held_bytes: 0,
             totals: Totals::default(),
+            counts: Counts::default(),
+            is_dry: false,
+            previews: Vec::new(),
         }
     }
 
@@ -98,11 +118,12 @@ impl<'a> Graph<'a> {
     /// The host that a task's requests and failures count for.
     pub(super) fn host_of(&self, task: TaskId) -> HostId {
         let place = match &self.tasks[task].kind {
-            Kind::Tags(place) | Kind::Want(_, place) => *place,
+            Kind::Tags(place) | Kind::Catalog(place) | Kind::Want(_, place) => *place,
             Kind::Ask(image, target) | Kind::Root(image, target) => {
                 self.images[*image].target(*target).place
             }
             Kind::Resolve(image) | Kind::Get(image) => self.images[*image].source,
+            Kind::Date(date) => self.dates.rows[*date].source,
             Kind::Child(child) => child.place,
             Kind::Fetch(child) => self.children[*child].source,
             Kind::Copy(blob) => self.blobs[*blob].source(),
@@ -124,10 +145,10 @@ impl<'a> Graph<'a> {
             Kind::Root(..) => (0, None, vec![host]),
             Kind::Child(child) => (if child.is_lacking { 0 } else { 2 }, None, vec![host]),
             Kind::Get(_) | Kind::Fetch(_) => (1, Some(host), Vec::new()),
-            Kind::Resolve(_) => (2, Some(host), Vec::new()),
+            Kind::Resolve(_) | Kind::Date(_) => (2, Some(host), Vec::new()),
             Kind::Ask(..) => (2, None, vec![host]),
-            // Nothing of a repository can begin before its tags are known.
-            Kind::Tags(_) => (0, Some(host), Vec::new()),
+            // Nothing can begin before they are known.
+            Kind::Tags(_) | Kind::Catalog(_) => (0, Some(host), Vec::new()),
             Kind::Want(..) | Kind::Copy(_) => return None,
         };
         Some(Readiness {
@@ -163,12 +184,16 @@ impl<'a> Graph<'a> {
                 reply: reply(task),
                 place: self.places[place].place.clone(),
             },
+            Kind::Catalog(place) => Job::Catalog {
+                reply: reply(task),
+                place: self.places[place].place.clone(),
+            },
             Kind::Ask(image, target) => {
                 let target = self.images[image].target(target);
                 Job::Head {
                     reply: reply(task),
                     place: self.places[target.place].place.clone(),
-                    reference: Reference::Tag(target.tag.clone()),
+                    reference: target.name.clone(),
                 }
             }
             Kind::Resolve(image) => Job::Head {
@@ -176,12 +201,33 @@ impl<'a> Graph<'a> {
                 place: self.places[self.images[image].source].place.clone(),
                 reference: self.images[image].reference.clone(),
             },
-            Kind::Get(image) => Job::Fetch {
-                reply: reply(task),
-                place: self.places[self.images[image].source].place.clone(),
-                reference: self.images[image].get_reference(),
-                expected: None,
-            },
+            Kind::Date(date) => {
+                let date = &self.dates.rows[date];
+                Job::Date {
+                    reply: reply(task),
+                    place: self.places[date.source].place.clone(),
+                    reference: Reference::Tag(date.tag.clone()),
+                }
+            }
+            Kind::Get(image) => {
+                let row = &self.images[image];
+                let place = self.places[row.source].place.clone();
+                let reference = row.get_reference();
+                match row.wanted.clone() {
+                    Some(wanted) => Job::Filter {
+                        reply: reply(task),
+                        place,
+                        reference,
+                        wanted,
+                    },
+                    None => Job::Fetch {
+                        reply: reply(task),
+                        place,
+                        reference,
+                        expected: None,
+                    },
+                }
+            }
             Kind::Root(image, target) => self.start_root(image, target, reply(task))?,
             Kind::Child(at) => {
                 let place = self.places[at.place].place.clone();
@@ -228,6 +274,10 @@ impl<'a> Graph<'a> {
                 };
                 self.tags_known(place, tags);
             }
+            (Kind::Catalog(namespace), Done::Repositories(repositories)) => {
+                self.finish(task);
+                self.news.push(News::Cataloged(namespace, Ok(repositories)));
+            }
             (Kind::Ask(image, target), Done::Presence(presence)) => {
                 self.finish(task);
                 self.asked(image, target, presence);
@@ -236,9 +286,17 @@ impl<'a> Graph<'a> {
                 self.finish(task);
                 self.resolved(image, presence);
             }
+            (Kind::Date(date), Done::Dated(dated)) => {
+                self.finish(task);
+                self.date_known(date, Date::Known(dated));
+            }
             (Kind::Get(image), Done::Manifest(manifest)) => {
                 self.finish(task);
                 self.got(image, manifest);
+            }
+            (Kind::Get(image), Done::Filtered(filtered)) => {
+                self.finish(task);
+                self.got_filtered(image, filtered);
             }
             (Kind::Root(image, target), Done::Put) => {
                 self.finish(task);
@@ -254,7 +312,7 @@ impl<'a> Graph<'a> {
                 self.child_read(child, ChildState::Held(manifest));
             }
             (Kind::Want(blob, place), done) => self.want_answered(task, blob, place, &done),
-            (Kind::Copy(_), Done::Read { bytes }) => self.totals.pulled += bytes,
+            (Kind::Copy(blob), Done::Read { bytes }) => self.blob_read(blob, bytes),
             (kind, done) => {
                 let text = format!("{done:?} is no answer to {kind:?}: this is a bug");
                 self.failed(task, &StoreError::new(Class::Permanent, text));
@@ -322,6 +380,11 @@ impl<'a> Graph<'a> {
             failing.append(&mut self.tasks[task].dependents);
             match self.tasks[task].kind.clone() {
                 Kind::Tags(place) => self.tags_known(place, Tags::Failed(failure.clone())),
+                Kind::Catalog(namespace) => {
+                    let failure = Err(failure.clone());
+                    self.news.push(News::Cataloged(namespace, failure));
+                }
+                Kind::Date(date) => self.date_known(date, Date::Failed(failure.clone())),
                 Kind::Ask(image, target) => self.ask_failed(image, target, failure),
                 Kind::Root(image, target) => self.root_failed(task, image, target, failure),
                 Kind::Resolve(image) | Kind::Get(image) => {
@@ -329,7 +392,10 @@ impl<'a> Graph<'a> {
                 }
                 Kind::Child(at) if at.is_lacking => self.release_child(at.child),
                 Kind::Fetch(child) => failing.append(&mut self.child_unread(child)),
-                Kind::Want(..) => self.want_stopped(task, &before),
+                Kind::Want(blob, _) => {
+                    self.counts.left -= self.blobs[blob].size;
+                    self.want_stopped(task, &before);
+                }
                 Kind::Child(_) | Kind::Copy(_) => {}
             }
         }
@@ -411,22 +477,27 @@ impl<'a> Graph<'a> {
     pub(super) fn operation(&self, kind: &Kind) -> String {
         match kind {
             Kind::Tags(place) => format!("list the tags of {}", self.places[*place].place),
+            Kind::Catalog(place) => {
+                format!("list the repositories below {}", self.places[*place].place)
+            }
             Kind::Ask(image, target) => {
                 let target = self.images[*image].target(*target);
+                let kind = target.name.tag().map_or("", |_| "tag ");
                 format!(
-                    "ask {} for tag {}",
-                    self.places[target.place].place, target.tag
+                    "ask {} for {kind}{}",
+                    self.places[target.place].place, target.name
                 )
+            }
+            Kind::Date(date) => {
+                let date = &self.dates.rows[*date];
+                let place = &self.places[date.source].place;
+                format!("find out when {place}:{} was made", date.tag)
             }
             Kind::Resolve(image) | Kind::Get(image) => {
                 format!("read the manifest of {}", self.image_source(*image))
             }
             Kind::Root(image, target) => {
-                let target = self.images[*image].target(*target);
-                format!(
-                    "put the manifest {}:{}",
-                    self.places[target.place].place, target.tag
-                )
+                format!("put the manifest {}", self.image_target(*image, *target))
             }
             Kind::Child(at) => {
                 let digest = &self.children[at.child].descriptor.digest;

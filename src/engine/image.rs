@@ -10,21 +10,23 @@ use super::graph::{Graph, News};
 use super::job::{Job, Reply};
 use super::places::{HostId, PlaceId, Tags};
 use super::task::{Failure, Kind, State, TaskId};
-use crate::oci::{Digest, Kind as ManifestKind, Manifest, Reference, Tag};
-use crate::records::Record;
-use crate::store::Presence;
+use crate::oci::{Digest, Kind as ManifestKind, Manifest, PlatformFilter, Reference};
+use crate::records::{MadeOf, Record};
+use crate::store::{Place, Presence};
 
 pub(super) type ImageId = Id<Image>;
 
 pub(super) struct Image {
     pub(super) source: PlaceId,
     pub(super) reference: Reference,
+    /// Which of its platforms are wanted; `None`: it is copied as it is.
+    pub(super) wanted: Option<Arc<PlatformFilter>>,
     pub(super) targets: Vec<Target>,
     /// When it was admitted in this pass.
     pub(super) order: u32,
     content: Content,
     /// A question to the source is under way.
-    is_asking: bool,
+    pub(super) is_asking: bool,
     /// Its manifest was read once more because a blob of the first one was gone (R17).
     is_reread: bool,
 }
@@ -32,10 +34,17 @@ pub(super) struct Image {
 /// One target of an image.
 pub(super) struct Target {
     pub(super) place: PlaceId,
-    pub(super) tag: Tag,
+    /// What the image is called there.
+    pub(super) name: Reference,
     pub(super) list: List,
     /// The number of the rule that asked for it.
     pub(super) rule: usize,
+    /// It had no such tag when it was asked, where it is to get the image.
+    pub(super) is_lacking: bool,
+    /// It is not asked what it has: all is put.
+    pub(super) is_forced: bool,
+    /// Its name is this manifest there, so that only parts may be lacking.
+    pub(super) is_there: bool,
     pub(super) state: TargetState,
 }
 
@@ -83,13 +92,19 @@ pub(super) enum Outcome {
     Unchanged,
     /// The manifest was put.
     Copied,
+    /// The image has no platform that is wanted.
+    Skipped,
 }
 
 /// What is known of the source's manifest.
-enum Content {
+pub(super) enum Content {
     Unknown,
-    /// A HEAD told its digest.
-    Named(Digest),
+    /// A HEAD told its digest, or the rule.
+    Named {
+        source: Digest,
+        /// What targets are to have: the same, or by the records what the wanted platforms make of it.
+        digest: Digest,
+    },
     /// A HEAD did not tell, or tells nothing more than a GET will.
     Unnamed,
     /// It was read.
@@ -99,20 +114,58 @@ enum Content {
         is_current: bool,
     },
     /// It was read, and its bytes dropped, since only targets wait for it that cannot be asked for long.
-    Dropped(Digest),
+    Dropped {
+        source: Digest,
+        digest: Digest,
+    },
+}
+
+impl Content {
+    /// What a reference alone says: a digest cannot move, so the source is never asked for it.
+    fn named_by(reference: &Reference, wanted: Option<&PlatformFilter>) -> Self {
+        match (reference, wanted) {
+            (Reference::Digest(digest), None) => Self::named(digest.clone()),
+            _ => Self::Unknown,
+        }
+    }
+
+    pub(super) fn named(digest: Digest) -> Self {
+        Self::Named {
+            source: digest.clone(),
+            digest,
+        }
+    }
 }
 
 impl Image {
-    pub(super) fn new(source: PlaceId, reference: Reference) -> Self {
+    /// An image of a source. `digest` is what the reference means there now, where that is known.
+    pub(super) fn new(
+        source: PlaceId,
+        reference: Reference,
+        wanted: Option<Arc<PlatformFilter>>,
+        digest: Option<Digest>,
+    ) -> Self {
+        let content = match digest {
+            Some(digest) if wanted.is_none() => Content::named(digest),
+            _ => Content::named_by(&reference, wanted.as_deref()),
+        };
         Self {
             source,
+            content,
             reference,
+            wanted,
             targets: Vec::new(),
             order: 0,
-            content: Content::Unknown,
             is_asking: false,
             is_reread: false,
         }
+    }
+
+    /// Of a dry run: another image would have been put where this one is read, so it is read where that one is.
+    pub(super) fn read_as(&mut self, source: PlaceId, reference: Reference) {
+        self.source = source;
+        self.content = Content::named_by(&reference, self.wanted.as_deref());
+        self.reference = reference;
     }
 
     /// Target number `index`.
@@ -128,7 +181,7 @@ impl Image {
         clippy::indexing_slicing,
         reason = "indices come from this image's own list, which never shrinks"
     )]
-    fn target_mut(&mut self, index: usize) -> &mut Target {
+    pub(super) fn target_mut(&mut self, index: usize) -> &mut Target {
         &mut self.targets[index]
     }
 
@@ -140,14 +193,21 @@ impl Image {
         }
     }
 
-    /// The digest of the source's manifest, as far as it is known in this pass.
+    /// The digest that targets are to have, as far as it is known in this pass.
     pub(super) fn digest(&self) -> Option<&Digest> {
+        self.digests().map(|(digest, _)| digest)
+    }
+
+    /// The digest that targets are to have, and the one that the source has.
+    pub(super) fn digests(&self) -> Option<(&Digest, &Digest)> {
         match &self.content {
-            Content::Named(digest) | Content::Dropped(digest) => Some(digest),
+            Content::Named { digest, source } | Content::Dropped { digest, source } => {
+                Some((digest, source))
+            }
             Content::Held {
                 manifest,
                 is_current: true,
-            } => Some(manifest.digest()),
+            } => Some((manifest.digest(), manifest.source_digest())),
             Content::Held {
                 is_current: false, ..
             }
@@ -159,7 +219,7 @@ impl Image {
     /// What to ask the source for when its manifest is read.
     pub(super) fn get_reference(&self) -> Reference {
         match &self.content {
-            Content::Dropped(digest) => Reference::Digest(digest.clone()),
+            Content::Dropped { source, .. } => Reference::Digest(source.clone()),
             _ => self.reference.clone(),
         }
     }
@@ -169,8 +229,13 @@ impl Image {
         self.targets.iter().all(|target| target.state.is_settled())
     }
 
-    /// The next question to the source, if it is time for one. `is_late` tells of hosts that are not waited for.
-    fn question(&self, is_late: impl Fn(PlaceId) -> bool) -> Option<Question> {
+    /// The next question to the source, if it is time for one, after targets that are in sync were settled. `is_late`
+    /// tells of hosts that are not waited for, `head_tells` whether a digest is of use.
+    fn question(
+        &self,
+        is_late: impl Fn(PlaceId) -> bool,
+        head_tells: impl FnOnce() -> bool,
+    ) -> Option<Question> {
         if self.is_asking {
             return None;
         }
@@ -193,14 +258,12 @@ impl Image {
         match &self.content {
             // One target lacks it or two differ: it must be read whatever the others say.
             Content::Unknown if lacks || differ => Some(Question::Get),
+            Content::Unknown if any && !waits && !head_tells() => Some(Question::Get),
             Content::Unknown
             | Content::Held {
                 is_current: false, ..
             } if any && !waits => Some(Question::Head),
-            Content::Unnamed if any => Some(Question::Get),
-            Content::Named(digest) | Content::Dropped(digest)
-                if lacks || has.iter().any(|has| *has != digest) =>
-            {
+            Content::Unnamed | Content::Named { .. } | Content::Dropped { .. } if any => {
                 Some(Question::Get)
             }
             _ => None,
@@ -240,7 +303,12 @@ impl Graph<'_> {
         self.settle_equal(image);
         self.start_roots(image);
         let row = &self.images[image];
-        let question = row.question(|place| self.hosts[self.places[place].host].late);
+        let is_late = |place| self.hosts[self.places[place].host].late;
+        let question = row.question(is_late, || self.head_tells(image));
+        if let (Some(Question::Head), Reference::Digest(digest)) = (&question, &row.reference) {
+            let digest = digest.clone();
+            return self.resolved(image, Presence::Present(digest));
+        }
         if let Some(question) = question {
             let order = row.order;
             self.images[image].is_asking = true;
@@ -260,10 +328,18 @@ impl Graph<'_> {
         let order = row.order;
         let target = row.target(index);
         let place = target.place;
-        let vouched = self.hints.vouched(&self.places[place].place, &target.tag);
+        if target.is_forced {
+            self.images[image].target_mut(index).state = TargetState::Lacks;
+            return;
+        }
+        let tag = target.name.tag();
+        let vouched = tag.and_then(|tag| self.hints.vouched(&self.places[place].place, tag));
         let vouched = vouched.filter(|digest| row.digest().is_none_or(|known| known == *digest));
+        let vouched = vouched.filter(|_| self.is_whole(image, index));
         let state = match (&self.places[place].tags, vouched) {
-            (Tags::Listed(tags, _), _) if !tags.contains(&target.tag) => TargetState::Lacks,
+            (Tags::Listed(tags, _), _) if tag.is_some_and(|tag| !tags.contains(tag)) => {
+                TargetState::Lacks
+            }
             (Tags::Missing, _) => TargetState::Lacks,
             (_, Some(digest)) => TargetState::Vouched(digest.clone()),
             (Tags::Unknown | Tags::Asked, None) if target.list == List::First => {
@@ -299,7 +375,7 @@ impl Graph<'_> {
             std::mem::replace(&mut row.content, Content::Unnamed),
         ) {
             (Presence::Present(digest), Content::Held { manifest, .. })
-                if digest == *manifest.digest() =>
+                if digest == *manifest.source_digest() =>
             {
                 Content::Held {
                     manifest,
@@ -312,10 +388,10 @@ impl Graph<'_> {
                     log::warn!(
                         "{} moved from {} to {digest} meanwhile",
                         self.image_source(image),
-                        manifest.digest()
+                        manifest.source_digest()
                     );
                 }
-                Content::Named(digest)
+                self.named(image, digest)
             }
             // Some registries answer a HEAD with 404 where a GET works (protocol.md E15).
             (Presence::Absent | Presence::Unknown, _) => Content::Unnamed,
@@ -328,14 +404,14 @@ impl Graph<'_> {
     pub(super) fn got(&mut self, image: ImageId, manifest: Arc<Manifest>) {
         let row = &mut self.images[image];
         row.is_asking = false;
-        if let Content::Named(digest) = &row.content
-            && digest != manifest.digest()
+        if let Content::Named { source, .. } = &row.content
+            && source != manifest.source_digest()
         {
-            let digest = digest.clone();
+            let source = source.clone();
             log::warn!(
-                "{} moved from {digest} to {} meanwhile",
+                "{} moved from {source} to {} meanwhile",
                 self.image_source(image),
-                manifest.digest()
+                manifest.source_digest()
             );
         }
         self.held_bytes += manifest.bytes().len();
@@ -353,7 +429,9 @@ impl Graph<'_> {
         };
         for index in 0..self.images[image].targets.len() {
             match &self.images[image].target(index).state {
-                TargetState::Has(has) | TargetState::Vouched(has) if *has == digest => {
+                TargetState::Has(has) | TargetState::Vouched(has)
+                    if *has == digest && self.is_whole(image, index) =>
+                {
                     self.settle(image, index, TargetState::Done(Outcome::Unchanged));
                 }
                 TargetState::Vouched(_) => {
@@ -400,7 +478,11 @@ impl Graph<'_> {
             match target.state {
                 TargetState::Lacks | TargetState::Has(_) if !self.lacks_list(image, index) => {
                     let root = self.add_task(Kind::Root(image, index), order, State::Waiting);
-                    self.images[image].target_mut(index).state = TargetState::Copying(root);
+                    let target = self.images[image].target_mut(index);
+                    target.is_lacking = matches!(target.state, TargetState::Lacks);
+                    target.is_there =
+                        matches!(&target.state, TargetState::Has(has) if has == manifest.digest());
+                    target.state = TargetState::Copying(root);
                     self.require(root, place, source, &manifest, 0);
                 }
                 _ => {}
@@ -421,25 +503,36 @@ impl Graph<'_> {
         let target = row.target(index);
         let manifest = row.manifest()?;
         let place = self.places[target.place].place.clone();
-        let record = Record::image(
-            &place,
-            &target.tag,
-            manifest.digest(),
-            &self.places[row.source].place,
-        );
-        let reference = Reference::Tag(target.tag.clone());
+        let tag = target.name.tag();
+        let record = tag.map(|tag| {
+            let origin = MadeOf {
+                place: &self.places[row.source].place,
+                digest: manifest.source_digest(),
+                wanted: row.wanted.as_deref(),
+            };
+            Record::image(&place, tag, manifest.digest(), &origin)
+        });
         Some(Job::Put {
             reply,
             place,
-            reference,
+            reference: target.name.clone(),
             manifest,
-            record: Some(record),
+            record,
         })
     }
 
     pub(super) fn root_put(&mut self, root: TaskId, image: ImageId, index: usize) {
+        self.root_done(root, image, index, Outcome::Copied);
+    }
+
+    /// All parts of a manifest are there, as it is itself.
+    pub(super) fn root_there(&mut self, root: TaskId, image: ImageId, index: usize) {
+        self.root_done(root, image, index, Outcome::Unchanged);
+    }
+
+    fn root_done(&mut self, root: TaskId, image: ImageId, index: usize, outcome: Outcome) {
         if self.is_copying(root, image, index) {
-            self.settle(image, index, TargetState::Done(Outcome::Copied));
+            self.settle(image, index, TargetState::Done(outcome));
             self.consider(image);
         }
     }
@@ -513,7 +606,7 @@ impl Graph<'_> {
         matches!(self.images[image].target(index).state, TargetState::Copying(current) if current == root)
     }
 
-    fn fail_target(&mut self, image: ImageId, index: usize, failure: &Arc<Failure>) {
+    pub(super) fn fail_target(&mut self, image: ImageId, index: usize, failure: &Arc<Failure>) {
         self.settle(
             image,
             index,
@@ -552,7 +645,7 @@ impl Graph<'_> {
         self.news.push(News::Settled(image, index));
     }
 
-    fn settle(&mut self, image: ImageId, index: usize, state: TargetState) {
+    pub(super) fn settle(&mut self, image: ImageId, index: usize, state: TargetState) {
         self.images[image].target_mut(index).state = state;
         self.announce(image, index);
     }
@@ -562,6 +655,11 @@ impl Graph<'_> {
         let row = &self.images[image];
         if row.is_settled() {
             self.open_images.remove(&image);
+            self.late_images.remove(&image);
+        } else if self.waits_for_late_targets_only(image) {
+            self.late_images.insert(image);
+        } else {
+            self.late_images.remove(&image);
         }
         let Content::Held { manifest, .. } = &row.content else {
             return;
@@ -580,8 +678,11 @@ impl Graph<'_> {
             .iter()
             .all(|target| is_done(target) || (droppable && is_late(target)))
         {
-            let (digest, length) = (manifest.digest().clone(), manifest.bytes().len());
-            self.images[image].content = Content::Dropped(digest);
+            let length = manifest.bytes().len();
+            self.images[image].content = Content::Dropped {
+                source: manifest.source_digest().clone(),
+                digest: manifest.digest().clone(),
+            };
             self.held_bytes = self.held_bytes.saturating_sub(length);
         }
     }
@@ -594,18 +695,19 @@ impl Graph<'_> {
         for target in &mut row.targets {
             if matches!(&target.state, TargetState::Failed { failure, .. } if !failure.is_final) {
                 target.state = TargetState::Waiting;
+                self.counts.failed -= 1;
                 any = true;
             }
         }
         match &mut row.content {
-            Content::Held { is_current, .. } => *is_current = false,
-            content => *content = Content::Unknown,
+            Content::Held { is_current, .. } => *is_current = row.reference.tag().is_none(),
+            content => *content = Content::named_by(&row.reference, row.wanted.as_deref()),
         }
         any
     }
 
     /// Whether an image waits for nothing but targets that are late: it does not count as open (architecture.md 3.5).
-    pub(super) fn waits_for_late_targets_only(&self, image: ImageId) -> bool {
+    fn waits_for_late_targets_only(&self, image: ImageId) -> bool {
         !self.images[image].is_asking
             && self.images[image]
                 .targets
@@ -643,17 +745,17 @@ impl Graph<'_> {
     /// The source of an image as messages show it.
     pub(super) fn image_source(&self, image: ImageId) -> String {
         let row = &self.images[image];
-        join(&self.places[row.source].place.to_string(), &row.reference)
+        join(&self.places[row.source].place, &row.reference)
     }
 
     /// A target of an image as messages show it.
     pub(super) fn image_target(&self, image: ImageId, index: usize) -> String {
         let target = self.images[image].target(index);
-        format!("{}:{}", self.places[target.place].place, target.tag)
+        join(&self.places[target.place].place, &target.name)
     }
 }
 
-fn join(place: &str, reference: &Reference) -> String {
+fn join(place: &Place, reference: &Reference) -> String {
     match reference {
         Reference::Tag(tag) => format!("{place}:{tag}"),
         Reference::Digest(digest) => format!("{place}@{digest}"),

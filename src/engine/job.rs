@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
+use super::dates::Dated;
+use super::filter::Left;
 use super::places::HostId;
 use super::task::TaskId;
-use crate::oci::{Descriptor, Manifest, Reference, Tag};
+use crate::oci::{Descriptor, Manifest, PlatformFilter, Reference, Repository, Tag};
 use crate::records::Record;
 use crate::store::{Class, Found, Hint, Place, Presence, StoreError};
 
@@ -15,8 +17,16 @@ use crate::store::{Class, Found, Hint, Place, Presence, StoreError};
 pub(super) enum Job {
     /// List the tags of a repository.
     Tags { reply: Reply, place: Place },
+    /// List the repositories of a registry.
+    Catalog { reply: Reply, place: Place },
     /// Ask whether a manifest is there.
     Head {
+        reply: Reply,
+        place: Place,
+        reference: Reference,
+    },
+    /// Find out when an image was made.
+    Date {
         reply: Reply,
         place: Place,
         reference: Reference,
@@ -27,6 +37,13 @@ pub(super) enum Job {
         place: Place,
         reference: Reference,
         expected: Option<Descriptor>,
+    },
+    /// Read a manifest, and what tells which of its platforms are wanted.
+    Filter {
+        reply: Reply,
+        place: Place,
+        reference: Reference,
+        wanted: Arc<PlatformFilter>,
     },
     /// Bring one blob to some targets, in one stream. `reply` tells how the source did.
     Copy {
@@ -57,10 +74,16 @@ pub(super) struct Want {
 pub(super) enum Done {
     /// The tags; `None` where there is no such repository.
     Tags(Option<Vec<Tag>>),
+    /// The repositories of the registry.
+    Repositories(Vec<Repository>),
     /// Whether the manifest is there.
     Presence(Presence),
+    /// When the image was made; `None` where there is no such image.
+    Dated(Option<Dated>),
     /// The manifest.
     Manifest(Arc<Manifest>),
+    /// What is wanted of it.
+    Filtered(Left),
     /// The blob was there or was mounted.
     BlobFound(Found),
     /// The blob was sent.

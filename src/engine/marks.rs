@@ -14,15 +14,6 @@ pub struct MarkAfter {
     pub time: Duration,
 }
 
-impl Default for MarkAfter {
-    fn default() -> Self {
-        Self {
-            bytes: 64 << 20,
-            time: Duration::from_secs(10),
-        }
-    }
-}
-
 /// Notes a state of the hash at an offset.
 type Note<'a> = Box<dyn Fn(u64, &Hasher) + Send + 'a>;
 

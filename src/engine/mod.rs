@@ -7,37 +7,47 @@ mod arena;
 mod blobs;
 mod children;
 mod coordinator;
+mod dates;
+mod filter;
+mod gauge;
 mod graph;
 mod image;
 mod job;
 mod marks;
+mod namespaces;
 mod origin;
 mod parts;
 mod places;
 mod plan;
 mod run;
+#[cfg(test)]
+mod scale;
 mod schedule;
 #[cfg(test)]
 mod simulation;
 mod stream;
 mod task;
+mod wanted;
 mod worker;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::SystemTime;
 
 use crossbeam_channel::Receiver;
 
+pub use gauge::{Counts, Gauge, Moving, Snapshot};
 pub use marks::MarkAfter;
 pub use schedule::Policy;
 pub use stream::Patience;
 
-use crate::config::Rule;
+use crate::config::{Rule, Selection};
 use crate::records::{Hints, Journal};
 use crate::report::Report;
 use crate::store::Stores;
 use coordinator::coordinate;
+use dates::Dates;
 use graph::Graph;
 use image::{Outcome, TargetState};
 use plan::Plan;
@@ -50,10 +60,18 @@ pub struct Options<'a> {
     pub policy: Policy,
     /// Passes after the first over what failed.
     pub retries: u32,
+    /// Everything is read and nothing written: the report tells what a run would do.
+    pub is_dry: bool,
     /// What the records said at the start.
     pub hints: &'a Hints,
     /// Where records are written.
     pub journal: &'a Journal,
+    /// When the run began, for rules that choose by age.
+    pub now: SystemTime,
+    /// Where the run tells how far it is.
+    pub gauge: &'a Gauge,
+    /// Whether the report is to name all images.
+    pub names_images: bool,
     /// Closed when the run is to end early.
     pub cancel: Receiver<()>,
 }
@@ -66,7 +84,10 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
         patience: options.policy.patience,
         mark_after: options.policy.mark_after,
         stores,
+        hints: options.hints,
         journal: options.journal,
+        gauge: options.gauge,
+        is_dry: options.is_dry,
     };
     let started = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -104,14 +125,19 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
                 ..options.policy
             };
             let (answer_sender, answers) = crossbeam_channel::unbounded();
-            let mut graph = Graph::new(options.hints);
+            let mut graph = Graph::new(options.hints, Dates::new(options.now));
+            graph.is_dry = options.is_dry;
             let plan = Plan::new(rules, &mut graph, stores);
             let mut run = Run::new(graph, plan, policy, options, stores, answer_sender);
             coordinate(&mut run, &job_sender, &answers, &options.cancel);
             // The workers stop when the queue is closed.
             drop(job_sender);
             let fatal = run.fatal();
-            report(&run.graph, &run.plan, fatal)
+            let mut report = report(&mut run.graph, &run.plan, fatal);
+            if options.names_images {
+                name_images(&mut report, &run.graph, &run.plan);
+            }
+            report
         });
         catch_unwind(run).unwrap_or_else(|_| Report {
             fatal: Some("the coordinator panicked: this is a bug, please report it".to_owned()),
@@ -120,23 +146,35 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
     })
 }
 
-fn report(graph: &Graph<'_>, plan: &Plan<'_>, fatal: Option<String>) -> Report {
+fn report(graph: &mut Graph<'_>, plan: &Plan, fatal: Option<String>) -> Report {
+    let mut previews = std::mem::take(&mut graph.previews);
     let mut report = Report {
         totals: graph.totals.clone(),
         fatal,
         ..Report::default()
     };
-    for (rule, failure) in plan.failures() {
+    for (number, rule, failure) in plan.failures() {
         report.failed_generations += 1;
         let cause = failure.map_or_else(
             || "cancelled before it was begun".to_owned(),
             ToString::to_string,
         );
         report.failures.push(format!("{}: {cause}", rule.position));
+        if let Some(preview) = previews.get_mut(number) {
+            preview.failure = Some(cause);
+        }
     }
     for image in graph.images.ids() {
         let mut source_failure = None;
         for (index, target) in graph.images[image].targets.iter().enumerate() {
+            if let Some(preview) = previews.get_mut(target.rule) {
+                *match &target.state {
+                    TargetState::Done(Outcome::Unchanged) => &mut preview.equal,
+                    TargetState::Done(Outcome::Copied) if target.is_lacking => &mut preview.new,
+                    TargetState::Done(Outcome::Copied) => &mut preview.changed,
+                    _ => &mut preview.failed,
+                } += 1;
+            }
             let pair = || {
                 format!(
                     "{} -> {}",
@@ -147,6 +185,7 @@ fn report(graph: &Graph<'_>, plan: &Plan<'_>, fatal: Option<String>) -> Report {
             match &target.state {
                 TargetState::Done(Outcome::Copied) => report.copied += 1,
                 TargetState::Done(Outcome::Unchanged) => report.unchanged += 1,
+                TargetState::Done(Outcome::Skipped) => report.skipped += 1,
                 TargetState::Failed {
                     failure,
                     at_source: true,
@@ -171,5 +210,41 @@ fn report(graph: &Graph<'_>, plan: &Plan<'_>, fatal: Option<String>) -> Report {
                 .push(format!("{}: {failure}", graph.image_source(image)));
         }
     }
+    // A rule for a namespace is told by those that it stands for.
+    let told = previews.into_iter().zip(&plan.rules);
+    let told = told.filter(|(preview, rule)| rule.levels.is_none() || preview.failure.is_some());
+    report.previews = told.map(|(preview, _)| preview).collect();
     report
+}
+
+/// Names what is in sync, and what a second run may bring about: not what rules ask for that contradict each other.
+fn name_images(report: &mut Report, graph: &Graph<'_>, plan: &Plan) {
+    for (_, rule, _) in plan.failures() {
+        for target in &rule.targets {
+            let target = target.to_string();
+            report.failed.add(&rule.text, &rule.members(false), &target);
+        }
+    }
+    for image in graph.images.ids() {
+        let row = &graph.images[image];
+        for (index, target) in row.targets.iter().enumerate() {
+            let name = graph.image_target(image, index);
+            match &target.state {
+                TargetState::Done(Outcome::Skipped) => {}
+                TargetState::Done(Outcome::Copied | Outcome::Unchanged) => {
+                    report.succeeded.add(&graph.image_source(image), "", &name);
+                }
+                _ => {
+                    if let Some(rule) = plan.rule_of(image, target) {
+                        // The only image of a layout has no name there.
+                        let source = match rule.selection {
+                            Selection::Sole => rule.source.to_string(),
+                            _ => graph.image_source(image),
+                        };
+                        report.failed.add(&source, &rule.members(true), &name);
+                    }
+                }
+            }
+        }
+    }
 }

@@ -216,7 +216,7 @@ fn length_error(descriptor: &Descriptor, got: u64) -> StoreError {
 }
 
 /// The adapter's own error out of the `io::Error` that carried it.
-fn store_error(error: io::Error) -> StoreError {
+pub(super) fn store_error(error: io::Error) -> StoreError {
     match error.downcast::<StoreError>() {
         Ok(error) => error,
         Err(error) => StoreError::new(Class::Transient, error),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::blobs::Doubt;
 use super::children::ChildAt;
+use super::dates::Date;
 use super::graph::Graph;
 use super::places::{PlaceId, Tags};
 use super::task::{Failure, Kind, State, TaskId};
@@ -38,6 +39,11 @@ impl Graph<'_> {
                 not_found: false,
             }));
         }
+        let is_forced = match self.tasks[parent].kind {
+            Kind::Root(image, index) => self.images[image].target(index).is_forced,
+            Kind::Child(at) => at.is_forced,
+            _ => false,
+        };
         let children = if failure.is_some() {
             &[]
         } else {
@@ -53,10 +59,12 @@ impl Graph<'_> {
                     source,
                     depth: depth + 1,
                     is_lacking: false,
+                    is_forced,
                 };
                 let task = self.add_task(Kind::Child(at), order, State::Waiting);
                 self.parts.insert(key.clone(), Part::Open(task));
-                if self.is_empty(place) || self.doubts.get(&key) == Some(&Doubt::Send) {
+                let is_distrusted = self.doubts.get(&key) == Some(&Doubt::Send);
+                if is_forced || is_distrusted || self.is_empty(place) {
                     self.need_child(task);
                 } else {
                     self.set_ready(task);
@@ -70,7 +78,7 @@ impl Graph<'_> {
         if let Some(failure) = failure {
             self.fail(parent, &failure);
         } else if self.tasks[parent].pending == 0 {
-            self.set_ready(parent);
+            self.parts_there(parent);
         } else {
             self.tasks[parent].state = State::Waiting;
         }
@@ -124,22 +132,36 @@ impl Graph<'_> {
         self.part_done(task, at.place, &digest);
     }
 
+    /// All parts of a manifest are at its place.
+    fn parts_there(&mut self, task: TaskId) {
+        match self.tasks[task].kind {
+            // What an index called a child was a blob: there is nothing to put.
+            Kind::Child(at) if self.children[at.child].is_blob() => self.child_done(task, at),
+            Kind::Root(image, index) if self.images[image].target(index).is_there => {
+                self.finish(task);
+                self.root_there(task, image, index);
+            }
+            _ => self.set_ready(task),
+        }
+    }
+
     /// A blob or child has arrived at its place.
     pub(super) fn part_done(&mut self, task: TaskId, place: PlaceId, digest: &Digest) {
         self.parts.insert((place, digest.clone()), Part::Done);
         let dependents = std::mem::take(&mut self.tasks[task].dependents);
+        let was_lacking = matches!(self.tasks[task].kind, Kind::Child(at) if at.is_lacking);
         self.finish(task);
         for dependent in dependents {
             let row = &mut self.tasks[dependent];
             row.pending = row.pending.saturating_sub(1);
-            if row.pending == 0 && matches!(row.state, State::Waiting) {
-                match row.kind {
-                    // What an index called a child was a blob: there is nothing to put.
-                    Kind::Child(at) if self.children[at.child].is_blob() => {
-                        self.child_done(dependent, at);
-                    }
-                    _ => self.set_ready(dependent),
-                }
+            let is_last = row.pending == 0 && matches!(row.state, State::Waiting);
+            if let Kind::Root(image, index) = row.kind
+                && was_lacking
+            {
+                self.images[image].target_mut(index).is_there = false;
+            }
+            if is_last {
+                self.parts_there(dependent);
             }
         }
     }
@@ -208,9 +230,14 @@ impl Graph<'_> {
                 place.tags = Tags::Unknown;
             }
         }
+        for row in self.dates.rows.iter_mut() {
+            if matches!(&row.date, Date::Failed(failure) if !failure.is_final) {
+                row.date = Date::Unknown;
+            }
+        }
         self.forget_source_failures();
     }
 }
 
 /// Indexes may be nested this deep (decisions D8).
-const MAX_DEPTH: u8 = 16;
+pub(super) const MAX_DEPTH: u8 = 16;

@@ -2,57 +2,79 @@
 //! two rules never write one tag, and what one rule feeds to another waits for it. Not here: the queues in which images
 //! wait (`admission.rs`), and what happens to an admitted image (`image.rs`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::admission::{Admission, Entry};
+use super::dates::Date;
+use super::gauge::Counts;
 use super::graph::Graph;
-use super::image::{Image, ImageId, List, Target, TargetState};
+use super::image::{Image, ImageId, List, Outcome, Target, TargetState};
+use super::namespaces::Namespace;
 use super::places::{HostId, PlaceId, Tags};
 use super::task::Failure;
 use crate::config::{Rule, Selection};
-use crate::oci::{Reference, Tag};
+use crate::oci::{PlatformFilter, Reference, Tag};
+use crate::report::Preview;
 use crate::store::Stores;
 
-pub(super) struct Plan<'a> {
-    rules: &'a [Rule],
-    states: Vec<RuleState>,
+pub(super) struct Plan {
+    /// Those of the file, and behind them those that the namespaces among them stand for.
+    pub(super) rules: Vec<Arc<Rule>>,
+    pub(super) states: Vec<RuleState>,
+    pub(super) namespaces: Vec<Namespace>,
     groups: Vec<Group>,
     group_of: HashMap<PlaceId, usize>,
     /// The rules that write to a place, in the order of the file.
-    writers: HashMap<PlaceId, Vec<usize>>,
-    /// Which image a target tag belongs to.
-    claims: HashMap<(PlaceId, Tag), Claim>,
+    pub(super) writers: HashMap<PlaceId, Vec<usize>>,
+    /// Which image a name at a target belongs to.
+    claims: HashMap<(PlaceId, Reference), Claim>,
     /// Images whose source is a target that is not in sync yet.
     fed: HashMap<(ImageId, usize), Vec<ImageId>>,
     /// Images of rules that were formed before all that their source waits for.
     out_of_turn: Vec<ImageId>,
-    admission: Admission,
+    pub(super) admission: Admission,
 }
 
 #[derive(Default)]
-struct RuleState {
+pub(super) struct RuleState {
+    /// Where it stands in the file: at its own number, or at that of the rule for its namespace.
+    pub(super) order: usize,
     targets: Vec<PlaceId>,
-    /// Its images are known (or it has failed for this pass).
-    is_formed: bool,
+    /// Its images are known, or the rules that it stands for (or it has failed for this pass).
+    pub(super) is_formed: bool,
     /// Image-to-target pairs that are not settled.
     open_pairs: usize,
     /// Why it yields no images.
-    failure: Option<Failure>,
-    /// Groups that wait for this rule to be formed or settled.
-    blocks: Vec<usize>,
+    pub(super) failure: Option<Failure>,
+    /// Who waits for this rule to be formed or settled.
+    pub(super) blocks: Vec<Waiter>,
 }
+
+/// What waits for rules.
+#[derive(Clone, Copy)]
+pub(super) enum Waiter {
+    /// The group of this number.
+    Group(usize),
+    /// The namespace of this number.
+    Namespace(usize),
+}
+
+/// A reference, and which of its platforms are wanted.
+type Version = (Reference, Option<Arc<PlatformFilter>>);
 
 /// The rules of one source repository: its tags, manifests and blobs are read once for all of them.
 struct Group {
     source: PlaceId,
     rules: Vec<usize>,
-    images: HashMap<Reference, ImageId>,
+    images: HashMap<Version, ImageId>,
     listing: Listing,
+    /// Dates of its tags that are asked for.
+    open_dates: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Listing {
+pub(super) enum Listing {
     NotNeeded,
     Wanted,
     Queued,
@@ -60,17 +82,19 @@ enum Listing {
     Known,
 }
 
+#[derive(Clone, Copy)]
 struct Claim {
     image: ImageId,
     index: usize,
     rule: usize,
 }
 
-impl<'a> Plan<'a> {
-    pub(super) fn new(rules: &'a [Rule], graph: &mut Graph<'_>, stores: &dyn Stores) -> Self {
+impl Plan {
+    pub(super) fn new(rules: &[Rule], graph: &mut Graph<'_>, stores: &dyn Stores) -> Self {
         let mut plan = Self {
-            rules,
+            rules: Vec::new(),
             states: Vec::new(),
+            namespaces: Vec::new(),
             groups: Vec::new(),
             group_of: HashMap::new(),
             writers: HashMap::new(),
@@ -79,39 +103,11 @@ impl<'a> Plan<'a> {
             out_of_turn: Vec::new(),
             admission: Admission::default(),
         };
-        for (number, rule) in rules.iter().enumerate() {
-            let source = graph.place(&rule.source);
-            let targets: Vec<PlaceId> = rule
-                .targets
-                .iter()
-                .map(|target| graph.place(&target.place))
-                .collect();
-            for &target in &targets {
-                let writers = plan.writers.entry(target).or_default();
-                if writers.last() != Some(&number) {
-                    writers.push(number);
-                }
-            }
-            plan.states.push(RuleState {
-                targets,
-                ..RuleState::default()
-            });
-            let groups = &mut plan.groups;
-            let group = *plan.group_of.entry(source).or_insert_with(|| {
-                groups.push(Group {
-                    source,
-                    rules: Vec::new(),
-                    images: HashMap::new(),
-                    listing: Listing::NotNeeded,
-                });
-                groups.len() - 1
-            });
-            if let Some(group) = groups.get_mut(group) {
-                group.rules.push(number);
-                if rule.selection == Selection::All {
-                    group.listing = Listing::Wanted;
-                }
-            }
+        for (order, rule) in rules.iter().enumerate() {
+            plan.add_rule(rule.clone(), order, graph);
+        }
+        for namespace in 0..plan.namespaces.len() {
+            plan.examine_namespace(namespace, graph);
         }
         for group in 0..plan.groups.len() {
             plan.examine(group, graph, stores);
@@ -119,20 +115,75 @@ impl<'a> Plan<'a> {
         plan
     }
 
+    /// Takes in a rule, and gives the number of its group, if it is not one for a namespace.
+    pub(super) fn add_rule(
+        &mut self,
+        rule: Rule,
+        order: usize,
+        graph: &mut Graph<'_>,
+    ) -> Option<usize> {
+        let number = self.rules.len();
+        graph.counts.unread_rules += 1;
+        if graph.is_dry {
+            graph.previews.push(preview(&rule));
+        }
+        let source = graph.place(&rule.source);
+        let mut state = RuleState {
+            order,
+            ..RuleState::default()
+        };
+        if rule.levels.is_some() {
+            self.rules.push(Arc::new(rule));
+            self.states.push(state);
+            self.namespaces.push(Namespace::new(number, source));
+            return None;
+        }
+        let targets = rule.targets.iter().map(|target| graph.place(&target.place));
+        state.targets = targets.collect();
+        for &target in &state.targets {
+            let writers = self.writers.entry(target).or_default();
+            if writers.last() != Some(&number) {
+                writers.push(number);
+            }
+        }
+        self.states.push(state);
+        let groups = &mut self.groups;
+        let at = *self.group_of.entry(source).or_insert_with(|| {
+            groups.push(Group {
+                source,
+                rules: Vec::new(),
+                images: HashMap::new(),
+                listing: Listing::NotNeeded,
+                open_dates: 0,
+            });
+            groups.len() - 1
+        });
+        if let Some(group) = groups.get_mut(at) {
+            group.rules.push(number);
+            let is_listed = matches!(rule.selection, Selection::Listed(_));
+            if is_listed && group.listing == Listing::NotNeeded {
+                group.listing = Listing::Wanted;
+            }
+        }
+        self.rules.push(Arc::new(rule));
+        Some(at)
+    }
+
     /// Moves a group on as far as it can go now: to its listing, or to its images.
-    fn examine(&mut self, number: usize, graph: &mut Graph<'_>, stores: &dyn Stores) {
+    pub(super) fn examine(&mut self, number: usize, graph: &mut Graph<'_>, stores: &dyn Stores) {
         let Some(group) = self.groups.get(number) else {
             return;
         };
         match group.listing {
             Listing::Wanted => {
-                if !self.wait_for_writers(number, RuleState::is_settled) {
+                if !self.wait_for_writers(number, graph, RuleState::is_settled) {
                     self.queue_listing(number, graph);
                 }
             }
             Listing::NotNeeded | Listing::Known => {
-                if !self.wait_for_earlier_rules(number)
-                    && !self.wait_for_writers(number, |state| state.is_formed)
+                if !self.wait_for_dates(number, graph)
+                    && !self.wait_for_earlier_rules(number, graph)
+                    && !self.wait_for_writers(number, graph, |state| state.is_formed)
                 {
                     self.form(number, graph, stores);
                 }
@@ -142,7 +193,12 @@ impl<'a> Plan<'a> {
     }
 
     /// Whether a group must wait for another rule that writes to its source.
-    fn wait_for_writers(&mut self, number: usize, is_over: impl Fn(&RuleState) -> bool) -> bool {
+    fn wait_for_writers(
+        &mut self,
+        number: usize,
+        graph: &Graph<'_>,
+        is_over: impl Fn(&RuleState) -> bool,
+    ) -> bool {
         let Some(group) = self.groups.get(number) else {
             return false;
         };
@@ -158,53 +214,53 @@ impl<'a> Plan<'a> {
                     .get(*writer)
                     .is_some_and(|state| !is_over(state))
         });
-        self.block(blocker, number)
+        let source = &graph.places[group.source].place;
+        let blocker = blocker.or_else(|| self.unknown_writer(source));
+        self.block(blocker, Waiter::Group(number))
     }
 
     /// Whether a group must wait for an earlier rule with the same target repository, so that of two rules for one tag
     /// the later in the file fails.
-    fn wait_for_earlier_rules(&mut self, number: usize) -> bool {
+    fn wait_for_earlier_rules(&mut self, number: usize, graph: &Graph<'_>) -> bool {
         let Some(group) = self.groups.get(number) else {
             return false;
         };
+        let open = |number: usize| self.states.get(number).filter(|state| !state.is_formed);
         let mut blocker = None;
-        for &rule in &group.rules {
-            let targets = self
-                .states
-                .get(rule)
-                .map(|state| state.targets.as_slice())
-                .unwrap_or_default();
-            for writers in targets.iter().filter_map(|target| self.writers.get(target)) {
-                let mut earlier = writers.iter().copied().take_while(|&writer| writer < rule);
-                blocker = blocker.or_else(|| {
-                    earlier.find(|writer| {
-                        !group.rules.contains(writer)
-                            && self
-                                .states
-                                .get(*writer)
-                                .is_some_and(|state| !state.is_formed)
+        for state in group.rules.iter().filter_map(|&rule| self.states.get(rule)) {
+            for target in &state.targets {
+                let is_earlier =
+                    |writer: usize| open(writer).is_some_and(|w| w.order < state.order);
+                let mut writers = self.writers.get(target).into_iter().flatten().copied();
+                let place = &graph.places[*target].place;
+                blocker = blocker
+                    .or_else(|| {
+                        writers.find(|writer| !group.rules.contains(writer) && is_earlier(*writer))
                     })
-                });
+                    .or_else(|| self.unknown_writer(place).filter(|rule| is_earlier(*rule)));
             }
         }
-        self.block(blocker, number)
+        self.block(blocker, Waiter::Group(number))
     }
 
-    fn block(&mut self, blocker: Option<usize>, group: usize) -> bool {
+    pub(super) fn block(&mut self, blocker: Option<usize>, waiter: Waiter) -> bool {
         if let Some(state) = blocker.and_then(|blocker| self.states.get_mut(blocker)) {
-            state.blocks.push(group);
+            state.blocks.push(waiter);
         }
         blocker.is_some()
     }
 
-    fn unblock(&mut self, rule: usize, graph: &mut Graph<'_>, stores: &dyn Stores) {
+    pub(super) fn unblock(&mut self, rule: usize, graph: &mut Graph<'_>, stores: &dyn Stores) {
         let blocked = self
             .states
             .get_mut(rule)
             .map(|state| std::mem::take(&mut state.blocks))
             .unwrap_or_default();
-        for group in blocked {
-            self.examine(group, graph, stores);
+        for waiter in blocked {
+            match waiter {
+                Waiter::Group(group) => self.examine(group, graph, stores),
+                Waiter::Namespace(namespace) => self.examine_namespace(namespace, graph),
+            }
         }
     }
 
@@ -214,22 +270,76 @@ impl<'a> Plan<'a> {
         };
         group.listing = Listing::Queued;
         let source = group.source;
-        let states = &self.states;
-        let mut targets: Vec<HostId> = group
-            .rules
-            .iter()
-            .filter_map(|&rule| states.get(rule))
-            .flat_map(|state| {
-                state
-                    .targets
-                    .iter()
-                    .map(|&target| graph.places[target].host)
-            })
+        self.queue(number, [Entry::List(source)], graph);
+    }
+
+    /// Has entries admitted that a group cannot be formed without.
+    fn queue(
+        &mut self,
+        number: usize,
+        entries: impl IntoIterator<Item = Entry>,
+        graph: &Graph<'_>,
+    ) {
+        let Some(group) = self.groups.get(number) else {
+            return;
+        };
+        let states = group.rules.iter().filter_map(|&rule| self.states.get(rule));
+        let mut targets: Vec<HostId> = states
+            .flat_map(|state| &state.targets)
+            .map(|&target| graph.places[target].host)
             .collect();
         targets.sort_unstable();
         targets.dedup();
-        self.admission
-            .push(graph.places[source].host, targets, Entry::List(source));
+        let source = graph.places[group.source].host;
+        for entry in entries {
+            self.admission.push(source, targets.clone(), entry);
+        }
+    }
+
+    /// Whether a group must wait for dates that its rules choose by. Each is asked for once a pass.
+    fn wait_for_dates(&mut self, number: usize, graph: &mut Graph<'_>) -> bool {
+        let Some(group) = self.groups.get(number) else {
+            return false;
+        };
+        let source = group.source;
+        let Tags::Listed(_, tags) = &graph.places[source].tags else {
+            return false;
+        };
+        let is_open = |rule: &&usize| self.states.get(**rule).is_some_and(|rule| !rule.is_formed);
+        let rules = group.rules.iter().filter(is_open);
+        let wanted: Vec<Tag> = rules
+            .filter_map(|&rule| self.rules.get(rule)?.selection.dated())
+            .flat_map(|filter| filter.candidates(tags))
+            .cloned()
+            .collect();
+        let mut entries = Vec::new();
+        for tag in wanted {
+            let date = graph.date(source, &tag);
+            let row = &mut graph.dates.rows[date];
+            if matches!(row.date, Date::Unknown) {
+                row.date = Date::Asked;
+                entries.push(Entry::Date(date));
+            }
+        }
+        let Some(group) = self.groups.get_mut(number) else {
+            return false;
+        };
+        group.open_dates += entries.len();
+        let must_wait = group.open_dates > 0;
+        self.queue(number, entries, graph);
+        must_wait
+    }
+
+    /// The date of a tag of a repository has become known, or that it cannot be had.
+    pub(super) fn dated(&mut self, place: PlaceId, graph: &mut Graph<'_>, stores: &dyn Stores) {
+        if let Some(&number) = self.group_of.get(&place)
+            && let Some(group) = self.groups.get_mut(number)
+        {
+            group.open_dates = group.open_dates.saturating_sub(1);
+            if group.open_dates == 0 {
+                self.examine(number, graph, stores);
+            }
+        }
     }
 
     /// The tags of a repository have become known.
@@ -239,7 +349,33 @@ impl<'a> Plan<'a> {
             && group.listing == Listing::Asked
         {
             group.listing = Listing::Known;
+            self.add_brought(place, graph);
             self.examine(number, graph, stores);
+        }
+    }
+
+    /// Of a dry run: tags that other rules would have put into a repository by now.
+    fn add_brought(&self, place: PlaceId, graph: &mut Graph<'_>) {
+        if !graph.is_dry {
+            return;
+        }
+        let would_be_there = |claim: &Claim| {
+            let target = graph.images[claim.image].target(claim.index);
+            target.place == place && matches!(target.state, TargetState::Done(_))
+        };
+        let claims = self.claims.iter();
+        let mut brought: Vec<Tag> = claims
+            .filter(|(_, claim)| would_be_there(claim))
+            .filter_map(|((_, name), _)| name.tag().cloned())
+            .collect();
+        brought.sort_unstable();
+        let tags = &mut graph.places[place].tags;
+        if matches!(tags, Tags::Missing) && !brought.is_empty() {
+            *tags = Tags::Listed(HashSet::new(), Vec::new());
+        }
+        if let Tags::Listed(known, listed) = tags {
+            brought.retain(|tag| known.insert(tag.clone()));
+            listed.append(&mut brought);
         }
     }
 
@@ -278,14 +414,16 @@ impl<'a> Plan<'a> {
             let references = self.references(rule, source, graph, stores);
             let outcome = match references {
                 Ok(references) => {
+                    if let Some(preview) = graph.previews.get_mut(rule) {
+                        preview.kept = references.iter().map(ToString::to_string).collect();
+                    }
                     self.form_rule(number, rule, &references, graph, &mut touched);
                     None
                 }
                 Err(failure) => Some(failure),
             };
             if let Some(state) = self.states.get_mut(rule) {
-                state.is_formed = true;
-                state.failure = outcome;
+                state.form(outcome, &mut graph.counts);
             }
         }
         touched.dedup();
@@ -295,12 +433,12 @@ impl<'a> Plan<'a> {
     /// The images that a rule means, or why there are none.
     fn references(
         &self,
-        rule: usize,
+        number: usize,
         source: PlaceId,
-        graph: &Graph<'_>,
+        graph: &mut Graph<'_>,
         stores: &dyn Stores,
     ) -> Result<Vec<Reference>, Failure> {
-        let Some(rule) = self.rules.get(rule) else {
+        let Some(rule) = self.rules.get(number) else {
             return Ok(Vec::new());
         };
         let failure = |cause: &str, not_found| Failure {
@@ -310,7 +448,7 @@ impl<'a> Plan<'a> {
             not_found,
         };
         match &rule.selection {
-            Selection::Tags(tags) => Ok(tags.iter().cloned().map(Reference::Tag).collect()),
+            Selection::Named(references) => Ok(references.clone()),
             Selection::Sole => match stores.sole(&rule.source) {
                 Ok(Some(digest)) => Ok(vec![Reference::Digest(digest)]),
                 Ok(None) => Err(failure(
@@ -319,11 +457,32 @@ impl<'a> Plan<'a> {
                 )),
                 Err(error) => Err(failure(&error.to_string(), false)),
             },
-            Selection::All => match &graph.places[source].tags {
-                Tags::Listed(_, tags) if tags.is_empty() => {
+            Selection::Listed(filter) => match &graph.places[source].tags {
+                Tags::Listed(_, tags) if tags.is_empty() && filter.min() > 0 => {
                     Err(failure("the repository has no tags", true))
                 }
-                Tags::Listed(_, tags) => Ok(tags.iter().cloned().map(Reference::Tag).collect()),
+                Tags::Listed(_, tags) => {
+                    let choice = graph.choose(source, filter, tags)?;
+                    for (tag, reason) in &choice.dropped {
+                        log::debug!("{}:{tag} is not wanted: {reason}", rule.source);
+                    }
+                    if let Some(preview) = graph.previews.get_mut(number) {
+                        preview.dropped.clear();
+                        for (tag, reason) in &choice.dropped {
+                            let tags = preview.dropped.entry(reason.to_string()).or_default();
+                            tags.push(tag.to_string());
+                        }
+                    }
+                    let (left, min) = (choice.kept.len(), filter.min());
+                    if left < min {
+                        let cause = format!("the rule wants {choice}; it must be {min} at least");
+                        return Err(failure(&cause, true));
+                    }
+                    if !choice.dropped.is_empty() {
+                        log::info!("{}: the rule wants {choice}", rule.source);
+                    }
+                    Ok(choice.kept.into_iter().map(Reference::Tag).collect())
+                }
                 Tags::Missing => Err(failure(
                     "there is no such repository, or no permission to see it",
                     true,
@@ -345,7 +504,7 @@ impl<'a> Plan<'a> {
         touched: &mut Vec<ImageId>,
     ) {
         let (Some(rule), Some(source)) = (
-            self.rules.get(number),
+            self.rules.get(number).cloned(),
             self.groups.get(group).map(|group| group.source),
         ) else {
             return;
@@ -354,37 +513,47 @@ impl<'a> Plan<'a> {
             let place = graph.place(&target.place);
             // One request for the list spares a HEAD for each tag that is lacking; where the records name all tags
             // but one, there is nothing to spare (decisions D4).
-            let tags = references.iter().filter_map(as_tag);
+            let tags = references.iter().filter_map(Reference::tag);
             let is_new = |tag: &Tag| graph.hints.tag(&target.place, tag).is_none();
             let unrecorded = tags.filter(|tag| is_new(tag)).count();
-            for reference in references {
-                let Some(tag) = target.tag.clone().or_else(|| as_tag(reference).cloned()) else {
-                    continue;
-                };
+            for (nth, reference) in references.iter().enumerate() {
+                let name = target.names.get(nth).unwrap_or(reference);
                 let list = match &rule.selection {
-                    Selection::All if unrecorded > 1 => List::First,
-                    Selection::All if references.len() > 1 && is_new(&tag) => List::Spared,
+                    // Its targets are not asked for tags.
+                    _ if rule.force => List::Spared,
+                    Selection::Listed(_) if unrecorded > 1 => List::First,
+                    Selection::Listed(_)
+                        if references.len() > 1 && name.tag().is_some_and(is_new) =>
+                    {
+                        List::Spared
+                    }
                     _ => List::IfLacking,
                 };
-                let image = self.image(group, source, reference, graph);
+                let image = self.image(group, source, reference, rule.platforms.as_ref(), graph);
                 let index = graph.images[image].targets.len();
                 let mut state = TargetState::Waiting;
-                match self.claims.get(&(place, tag.clone())) {
+                let mine = Claim {
+                    image,
+                    index,
+                    rule: number,
+                };
+                match self.claims.get(&(place, name.clone())) {
                     Some(claim) if claim.image == image => continue,
-                    Some(claim) => state = self.conflict(claim, number, graph),
-                    None if place == source && as_tag(reference) == Some(&tag) => {
-                        let cause = "the source is its own target".to_owned();
-                        state = failed(format!("copy {}:{tag}", target.place), cause);
+                    Some(claim) if name.tag().is_some() => {
+                        state = self.conflict(claim, number, graph);
                     }
+                    None if place == source && name == reference => {
+                        let cause = "the source is its own target".to_owned();
+                        state = failed(format!("copy {}", graph.image_source(image)), cause);
+                    }
+                    // Under a digest everybody writes the same.
+                    Some(_) => {}
                     None => {
-                        self.claims.insert(
-                            (place, tag.clone()),
-                            Claim {
-                                image,
-                                index,
-                                rule: number,
-                            },
-                        );
+                        self.claims.insert((place, name.clone()), mine);
+                        if reference.tag().is_none() {
+                            let digest = (place, reference.clone());
+                            self.claims.entry(digest).or_insert(mine);
+                        }
                     }
                 }
                 if let Some(state) = self.states.get_mut(number) {
@@ -394,11 +563,18 @@ impl<'a> Plan<'a> {
                     TargetState::Waiting => touched.push(image),
                     _ => graph.announce(image, index),
                 }
-                graph.images[image].targets.push(Target {
+                graph.counts.images += 1;
+                let targets = &mut graph.images[image].targets;
+                // Most images have one target, and there may be a million of them.
+                targets.reserve_exact(1);
+                targets.push(Target {
                     place,
-                    tag,
+                    name: name.clone(),
                     list,
                     rule: number,
+                    is_lacking: false,
+                    is_forced: rule.force,
+                    is_there: false,
                     state,
                 });
             }
@@ -410,19 +586,19 @@ impl<'a> Plan<'a> {
         group: usize,
         source: PlaceId,
         reference: &Reference,
+        wanted: Option<&Arc<PlatformFilter>>,
         graph: &mut Graph<'_>,
     ) -> ImageId {
-        let known = self
-            .groups
-            .get(group)
-            .and_then(|group| group.images.get(reference).copied());
-        known.unwrap_or_else(|| {
-            let image = graph.images.push(Image::new(source, reference.clone()));
-            if let Some(group) = self.groups.get_mut(group) {
-                group.images.insert(reference.clone(), image);
-            }
-            image
-        })
+        let digest = reference.tag().and_then(|tag| graph.dated(source, tag));
+        let digest = digest.map(|dated| dated.digest.clone());
+        let new = || Image::new(source, reference.clone(), wanted.cloned(), digest);
+        match self.groups.get_mut(group) {
+            Some(group) => *group
+                .images
+                .entry((reference.clone(), wanted.cloned()))
+                .or_insert_with(|| graph.images.push(new())),
+            None => graph.images.push(new()),
+        }
     }
 
     /// Two rules write one tag from different sources: the later in the file fails, and is told where both stand (D2).
@@ -448,6 +624,11 @@ impl<'a> Plan<'a> {
     fn offer(&mut self, image: ImageId, graph: &mut Graph<'_>) {
         if let Some((feeder, index)) = self.feeder(image, graph) {
             match &graph.images[feeder].target(index).state {
+                TargetState::Done(Outcome::Copied) if graph.is_dry => {
+                    let feeder = &graph.images[feeder];
+                    let (source, reference) = (feeder.source, feeder.reference.clone());
+                    graph.images[image].read_as(source, reference);
+                }
                 TargetState::Done(_) => {}
                 TargetState::Failed { .. } => return fail_fed(image, feeder, index, graph),
                 _ => return self.fed.entry((feeder, index)).or_default().push(image),
@@ -470,8 +651,7 @@ impl<'a> Plan<'a> {
     /// The image and target that this image's source is.
     fn feeder(&self, image: ImageId, graph: &Graph<'_>) -> Option<(ImageId, usize)> {
         let row = &graph.images[image];
-        let tag = as_tag(&row.reference)?;
-        let claim = self.claims.get(&(row.source, tag.clone()))?;
+        let claim = self.claims.get(&(row.source, row.reference.clone()))?;
         (claim.image != image).then_some((claim.image, claim.index))
     }
 
@@ -489,9 +669,9 @@ impl<'a> Plan<'a> {
         Some(entry)
     }
 
-    /// Whether anything waits for admission.
-    pub(super) fn has_waiting(&self) -> bool {
-        !self.admission.is_empty()
+    /// How much waits for admission.
+    pub(super) fn waiting(&self) -> usize {
+        self.admission.len()
     }
 
     /// A pair has come to its end: what waited for it can go on.
@@ -538,7 +718,7 @@ impl<'a> Plan<'a> {
         }
         let (fed, ready): (Vec<ImageId>, Vec<ImageId>) = std::mem::take(&mut self.out_of_turn)
             .into_iter()
-            .partition(|&image| self.may_be_fed(graph.images[image].source));
+            .partition(|&image| self.may_be_fed(graph.images[image].source, graph));
         self.out_of_turn = fed;
         if !ready.is_empty() {
             for image in ready {
@@ -546,19 +726,14 @@ impl<'a> Plan<'a> {
             }
             return true;
         }
-        let circle = || Failure {
-            operation: "order the rules".to_owned(),
-            cause:
-                "rules feed each other in a circle: the target of each is the source of the next"
-                    .to_owned(),
-            is_final: true,
-            not_found: false,
-        };
         if !self.out_of_turn.is_empty() {
             let failure = Arc::new(circle());
             for image in std::mem::take(&mut self.out_of_turn) {
                 graph.fail_image(image, &failure, false);
             }
+            return true;
+        }
+        if self.break_namespaces(&circle(), graph, stores) {
             return true;
         }
         if let Some(group) = self
@@ -570,10 +745,9 @@ impl<'a> Plan<'a> {
             for rule in group.rules.clone() {
                 if let (Some(state), Some(rule)) = (self.states.get_mut(rule), self.rules.get(rule))
                     && !state.is_formed
-                    && rule.selection == Selection::All
+                    && matches!(rule.selection, Selection::Listed(_))
                 {
-                    state.is_formed = true;
-                    state.failure = Some(circle());
+                    state.form(Some(circle()), &mut graph.counts);
                 }
             }
             return true;
@@ -587,7 +761,10 @@ impl<'a> Plan<'a> {
     }
 
     /// Whether a rule writes to a place of which it is not known yet what it writes.
-    fn may_be_fed(&self, place: PlaceId) -> bool {
+    fn may_be_fed(&self, place: PlaceId, graph: &Graph<'_>) -> bool {
+        if self.unknown_writer(&graph.places[place].place).is_some() {
+            return true;
+        }
         let mut writers = self.writers.get(&place).into_iter().flatten();
         writers.any(|&writer| {
             self.states
@@ -605,15 +782,8 @@ impl<'a> Plan<'a> {
             };
             let mut is_wanted = false;
             for &rule in &group.rules {
-                if let Some(state) = self.states.get_mut(rule)
-                    && state
-                        .failure
-                        .as_ref()
-                        .is_some_and(|failure| !failure.is_final)
-                {
-                    state.is_formed = false;
-                    state.failure = None;
-                    is_wanted = true;
+                if let Some(state) = self.states.get_mut(rule) {
+                    is_wanted |= state.take_up(&mut graph.counts);
                 }
             }
             if is_wanted {
@@ -622,6 +792,7 @@ impl<'a> Plan<'a> {
                 any = true;
             }
         }
+        any |= self.ask_namespaces_again(graph);
         let taken: Vec<ImageId> = graph
             .images
             .ids()
@@ -645,24 +816,72 @@ impl<'a> Plan<'a> {
         any
     }
 
-    /// The rules that yielded no images, with the reason; none where the run ended before they were looked at.
-    pub(super) fn failures(&self) -> impl Iterator<Item = (&Rule, Option<&Failure>)> {
-        let pairs = self.rules.iter().zip(&self.states);
-        let failed = pairs.filter(|(_, state)| state.failure.is_some() || !state.is_formed);
-        failed.map(|(rule, state)| (rule, state.failure.as_ref()))
+    /// The rule that a target of an image is by; `None` where another rule has the better right to the same tag, or the
+    /// image is its own target.
+    pub(super) fn rule_of(&self, image: ImageId, target: &Target) -> Option<&Rule> {
+        let claim = self.claims.get(&(target.place, target.name.clone()));
+        let is_right =
+            claim.is_some_and(|claim| claim.image == image || target.name.tag().is_none());
+        let rule = self.rules.get(target.rule).filter(|_| is_right);
+        rule.map(|rule| &**rule)
+    }
+
+    /// The rules that yielded no images, with their numbers and the reason; none where the run ended before they were
+    /// looked at.
+    pub(super) fn failures(&self) -> impl Iterator<Item = (usize, &Rule, Option<&Failure>)> {
+        let pairs = self.rules.iter().zip(&self.states).enumerate();
+        let failed = pairs.filter(|(_, (_, state))| state.failure.is_some() || !state.is_formed);
+        failed.map(|(number, (rule, state))| (number, &**rule, state.failure.as_ref()))
     }
 }
 
 impl RuleState {
-    fn is_settled(&self) -> bool {
+    /// Notes that its images are known, or why there are none.
+    pub(super) fn form(&mut self, failure: Option<Failure>, counts: &mut Counts) {
+        self.is_formed = true;
+        self.failure = failure;
+        counts.unread_rules -= 1;
+    }
+
+    /// In another pass: whether it is to be formed again.
+    pub(super) fn take_up(&mut self, counts: &mut Counts) -> bool {
+        let is_passing = |failure: &Failure| !failure.is_final;
+        if !self.failure.as_ref().is_some_and(is_passing) {
+            return false;
+        }
+        self.is_formed = false;
+        self.failure = None;
+        counts.unread_rules += 1;
+        true
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
         self.is_formed && self.open_pairs == 0
     }
 }
 
-fn as_tag(reference: &Reference) -> Option<&Tag> {
-    match reference {
-        Reference::Tag(tag) => Some(tag),
-        Reference::Digest(_) => None,
+fn circle() -> Failure {
+    Failure {
+        operation: "order the rules".to_owned(),
+        cause: "rules feed each other in a circle: the target of each is the source of the next"
+            .to_owned(),
+        is_final: true,
+        not_found: false,
+    }
+}
+
+/// What will be told of a rule in a dry run, without its images yet.
+fn preview(rule: &Rule) -> Preview {
+    let targets = rule.targets.iter().map(|target| target.place.to_string());
+    let targets: Vec<String> = targets.collect();
+    Preview {
+        title: format!(
+            "{}: {} -> {}",
+            rule.position,
+            rule.source,
+            targets.join(", ")
+        ),
+        ..Preview::default()
     }
 }
 

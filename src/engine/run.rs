@@ -10,22 +10,24 @@ use crossbeam_channel::Sender;
 
 use super::Options;
 use super::admission::Entry;
+use super::gauge::{Counts, Gauge};
 use super::graph::{Graph, News};
 use super::image::{ImageId, Outcome, TargetState};
 use super::job::{Answer, Done, Job, Reply};
 use super::places::HostId;
 use super::plan::Plan;
 use super::schedule::{Fired, Next, Policy, Ration, Schedule, TakesSlot, Time, Verdict};
-use super::task::{Kind, TaskId};
-use crate::records::{Journal, Record};
+use super::task::{Kind, State, TaskId};
+use crate::records::{Journal, MadeOf, Record};
 use crate::store::{Class, StoreError, Stores};
 
 pub(super) struct Run<'a> {
     pub(super) graph: Graph<'a>,
-    pub(super) plan: Plan<'a>,
+    pub(super) plan: Plan,
     schedule: Schedule,
     stores: &'a dyn Stores,
     journal: &'a Journal,
+    gauge: &'a Gauge,
     answers: Sender<Answer>,
     workers: usize,
     /// Passes after this one.
@@ -54,7 +56,7 @@ pub(super) enum Progress {
 impl<'a> Run<'a> {
     pub(super) fn new(
         graph: Graph<'a>,
-        plan: Plan<'a>,
+        plan: Plan,
         policy: Policy,
         options: &Options<'a>,
         stores: &'a dyn Stores,
@@ -66,6 +68,7 @@ impl<'a> Run<'a> {
             schedule: Schedule::new(policy),
             stores,
             journal: options.journal,
+            gauge: options.gauge,
             answers,
             workers: policy.workers,
             retries: options.retries,
@@ -107,7 +110,7 @@ impl<'a> Run<'a> {
         if self.is_stopping {
             return Progress::Over;
         }
-        if self.schedule.is_idle() && !self.plan.has_waiting() {
+        if self.schedule.is_idle() && self.plan.waiting() == 0 {
             return self.end_pass(now);
         }
         if self.schedule.next_timer().is_none() {
@@ -159,10 +162,7 @@ impl<'a> Run<'a> {
 
     /// Takes images from the plan while the workers could run short of work (architecture.md 3.5, "Admission").
     fn admit(&mut self) {
-        while !self.is_stopping
-            && self.schedule.dispatchable() < 2 * self.workers
-            && self.has_room()
-        {
+        while !self.is_stopping && !self.schedule.has_ready(2 * self.workers) && self.has_room() {
             let schedule = &self.schedule;
             let Some(entry) = self.plan.next(|host| !schedule.is_paused(host)) else {
                 return;
@@ -170,6 +170,11 @@ impl<'a> Run<'a> {
             self.admitted += 1;
             match entry {
                 Entry::List(place) => self.graph.list_source(place, self.admitted),
+                Entry::Catalog(namespace) => {
+                    self.graph
+                        .add_task(Kind::Catalog(namespace), self.admitted, State::Ready);
+                }
+                Entry::Date(date) => self.graph.ask_date(date, self.admitted),
                 Entry::Image(image) => self.graph.admit(image, self.admitted),
             }
             self.take_news();
@@ -177,13 +182,8 @@ impl<'a> Run<'a> {
     }
 
     fn has_room(&self) -> bool {
-        let open = self.graph.open_images.len();
-        if open < MAX_OPEN_IMAGES && self.graph.held_bytes < MAX_HELD_BYTES {
-            return true;
-        }
-        let waits = |image: &&ImageId| self.graph.waits_for_late_targets_only(**image);
-        open - self.graph.open_images.iter().filter(waits).count() < MAX_OPEN_IMAGES
-            && self.graph.held_bytes < MAX_HELD_BYTES
+        let open = self.graph.open_images.len() - self.graph.late_images.len();
+        open < MAX_OPEN_IMAGES && self.graph.held_bytes < MAX_HELD_BYTES
     }
 
     fn start(&mut self, task: TaskId) -> Option<Job> {
@@ -339,13 +339,34 @@ impl<'a> Run<'a> {
                 match news {
                     News::Met(host) => self.meet(host),
                     News::Listed(place) => self.plan.listed(place, &mut self.graph, self.stores),
+                    News::Cataloged(namespace, repositories) => {
+                        self.plan
+                            .cataloged(namespace, &repositories, &mut self.graph, self.stores);
+                    }
+                    News::Dated(place) => self.plan.dated(place, &mut self.graph, self.stores),
                     News::Settled(image, index) => {
+                        self.count(image, index);
                         self.tell(image, index);
                         self.plan
                             .settled(image, index, &mut self.graph, self.stores);
                     }
                 }
             }
+        }
+        self.gauge.set(Counts {
+            waiting: self.plan.waiting(),
+            begun: self.admitted as usize,
+            sent: self.graph.totals.pushed,
+            ..self.graph.counts
+        });
+    }
+
+    fn count(&mut self, image: ImageId, index: usize) {
+        let counts = &mut self.graph.counts;
+        match self.graph.images[image].target(index).state {
+            TargetState::Done(_) => counts.done += 1,
+            TargetState::Failed { .. } => counts.failed += 1,
+            _ => {}
         }
     }
 
@@ -367,11 +388,14 @@ impl<'a> Run<'a> {
         let target = self.graph.image_target(image, index);
         let row = &self.graph.images[image];
         match &row.target(index).state {
+            // Said once for the image.
+            TargetState::Done(Outcome::Skipped) => {}
             TargetState::Done(outcome) => {
                 let digest = row.digest().map(ToString::to_string).unwrap_or_default();
                 let word = match outcome {
+                    Outcome::Copied if self.graph.is_dry => "would copy",
                     Outcome::Copied => "copied",
-                    Outcome::Unchanged => "unchanged",
+                    Outcome::Unchanged | Outcome::Skipped => "unchanged",
                 };
                 log::info!("{word} {source} -> {target} {digest}");
                 if *outcome == Outcome::Unchanged {
@@ -389,15 +413,16 @@ impl<'a> Run<'a> {
         let row = &self.graph.images[image];
         let target = row.target(index);
         let place = &self.graph.places[target.place].place;
-        if let Some(digest) = row.digest()
-            && !self.graph.hints.is_recorded(place, &target.tag, digest)
-        {
-            self.journal.append(&Record::image(
-                place,
-                &target.tag,
-                digest,
-                &self.graph.places[row.source].place,
-            ));
+        if let (Some((digest, source)), Some(tag)) = (row.digests(), target.name.tag()) {
+            let origin = MadeOf {
+                place: &self.graph.places[row.source].place,
+                digest: source,
+                wanted: row.wanted.as_deref(),
+            };
+            if !self.graph.hints.is_recorded(place, tag, digest, &origin) {
+                self.journal
+                    .append(&Record::image(place, tag, digest, &origin));
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 //! numbers of attempts. Not here: what the work is (`graph.rs`).
 
 use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::time::Duration;
 
@@ -30,11 +31,33 @@ pub struct Policy {
     pub seed: u64,
 }
 
+#[cfg(test)]
+impl Policy {
+    /// One whose jobs are not done by workers, which alone have patience and make marks.
+    pub(super) fn of(workers: usize, seed: u64) -> Self {
+        Self {
+            workers,
+            time_scale: 1.0,
+            patience: Patience {
+                at_least: Duration::ZERO,
+                share: 0.0,
+            },
+            mark_after: MarkAfter {
+                bytes: 0,
+                time: Duration::ZERO,
+            },
+            seed,
+        }
+    }
+}
+
 pub(super) struct Schedule {
     policy: Policy,
     /// Ready tasks by the hosts that they need, so that a paused host hides all of its own at once.
     groups: HashMap<Group, BTreeSet<(Key, TaskId)>>,
     group_of: HashMap<TaskId, (Group, Key)>,
+    /// In how many groups each target host is.
+    wanted: HashMap<HostId, usize>,
     /// Slots in use: one for each target of a copy, one for anything else.
     running: usize,
     hosts: HashMap<HostId, Host>,
@@ -151,6 +174,7 @@ impl Schedule {
             policy,
             groups: HashMap::new(),
             group_of: HashMap::new(),
+            wanted: HashMap::new(),
             running: 0,
             hosts: HashMap::new(),
             timers: BinaryHeap::new(),
@@ -169,6 +193,14 @@ impl Schedule {
             tasks.remove(&(key, task));
             if tasks.is_empty() {
                 self.groups.remove(&group);
+                for host in group.all_targets() {
+                    if let Entry::Occupied(mut wanted) = self.wanted.entry(host) {
+                        *wanted.get_mut() -= 1;
+                        if *wanted.get() == 0 {
+                            wanted.remove();
+                        }
+                    }
+                }
             }
         }
         if let Some(Readiness {
@@ -183,10 +215,13 @@ impl Schedule {
                 targets: targets.into(),
                 alone: alone.into(),
             };
-            self.groups
-                .entry(group.clone())
-                .or_default()
-                .insert((key, task));
+            let tasks = self.groups.entry(group.clone()).or_default();
+            if tasks.is_empty() {
+                for host in group.all_targets() {
+                    *self.wanted.entry(host).or_default() += 1;
+                }
+            }
+            tasks.insert((key, task));
             self.group_of.insert(task, (group, key));
         }
     }
@@ -200,47 +235,40 @@ impl Schedule {
             return None;
         }
         // While other hosts have work ready, no target host holds more than its share of the slots (D5).
-        self.first(Some(self.share()))
-            .or_else(|| self.first(None))
-            .map(Next::Start)
-    }
-
-    fn first(&self, share: Option<usize>) -> Option<TaskId> {
-        let may_go = |group: &Group| {
-            let is_open = |host: &HostId| !self.is_paused(*host);
-            let has_room = |host: HostId, share: Option<usize>| {
-                let is_both =
-                    group.source == Some(host) && group.all_targets().any(|target| target == host);
-                self.hosts.get(&host).is_none_or(|host| {
-                    host.has_room(1 + usize::from(is_both), share.unwrap_or(usize::MAX))
-                })
-            };
-            let has_target = |host: &HostId| is_open(host) && has_room(*host, share);
-            let mut open = group.targets.iter().filter(|host| is_open(host)).peekable();
-            let targets_go = group.all_targets().next().is_none()
-                || open.peek().is_some() && open.all(|host| has_room(*host, share))
-                || group.alone.iter().any(has_target);
-            let source_goes = |host: HostId| is_open(&host) && has_room(host, None);
-            targets_go && group.source.is_none_or(source_goes)
-        };
+        let share = self.policy.workers.div_ceil(self.wanted.len().max(1));
         // What was put off goes last: others may be answered meanwhile, and then it is no matter of the whole host.
         let is_put_off = |task| self.put_off.contains_key(&task);
-        let groups = self.groups.iter().filter(|(group, _)| may_go(group));
-        groups
-            .filter_map(|(_, tasks)| {
-                let first = tasks.iter().find(|(_, task)| !is_put_off(*task));
-                first.or(tasks.first())
-            })
-            .map(|&(key, task)| (is_put_off(task), key, task))
-            .min()
-            .map(|(_, _, task)| task)
+        let first = |(group, tasks): (&Group, &BTreeSet<(Key, TaskId)>)| {
+            let is_beyond = !self.may_go(group, share);
+            if is_beyond && !self.may_go(group, usize::MAX) {
+                return None;
+            }
+            let first = tasks.iter().find(|(_, task)| !is_put_off(*task));
+            let (key, task) = *first.or(tasks.first())?;
+            Some((is_beyond, is_put_off(task), key, task))
+        };
+        let (.., task) = self.groups.iter().filter_map(first).min()?;
+        Some(Next::Start(task))
     }
 
-    fn share(&self) -> usize {
-        let mut hosts: Vec<HostId> = self.groups.keys().flat_map(Group::all_targets).collect();
-        hosts.sort_unstable();
-        hosts.dedup();
-        self.policy.workers.div_ceil(hosts.len().max(1))
+    /// Whether the hosts of a group have room, with no more than `share` slots for a target.
+    fn may_go(&self, group: &Group, share: usize) -> bool {
+        let is_open = |host: &HostId| !self.is_paused(*host);
+        let has_room = |host: HostId, share: usize| {
+            let is_both =
+                group.source == Some(host) && group.all_targets().any(|target| target == host);
+            self.hosts
+                .get(&host)
+                .is_none_or(|host| host.has_room(1 + usize::from(is_both), share))
+        };
+        let has_target = |host: &HostId| is_open(host) && has_room(*host, share);
+        // What goes to many hosts at once would hardly ever find each of them below its share.
+        let mut open = group.targets.iter().filter(|host| is_open(host));
+        let targets_go = group.all_targets().next().is_none()
+            || group.targets.iter().any(has_target) && open.all(|host| has_room(*host, usize::MAX))
+            || group.alone.iter().any(has_target);
+        let source_goes = |host: HostId| is_open(&host) && has_room(host, usize::MAX);
+        targets_go && group.source.is_none_or(source_goes)
     }
 
     fn doomed(&self) -> Option<Next> {
@@ -293,18 +321,19 @@ impl Schedule {
             .is_some_and(|host| host.paused_until.is_some() && host.down.is_none())
     }
 
-    /// How many ready tasks could go if slots were free.
-    pub(super) fn dispatchable(&self) -> usize {
+    /// Whether so many ready tasks, or more, could go if slots were free.
+    pub(super) fn has_ready(&self, count: usize) -> bool {
         let open = |group: &Group| {
             group.source.is_none_or(|host| !self.is_paused(host))
                 && (group.all_targets().next().is_none()
                     || group.all_targets().any(|host| !self.is_paused(host)))
         };
-        self.groups
-            .iter()
-            .filter(|(group, _)| open(group))
-            .map(|(_, tasks)| tasks.len())
-            .sum()
+        let mut ready = self.groups.iter().filter(|(group, _)| open(group));
+        let mut missing = count;
+        ready.any(|(_, tasks)| {
+            missing = missing.saturating_sub(tasks.len());
+            missing == 0
+        })
     }
 
     /// Whether nothing is ready or waits for its time. The pause of a host that nobody wants is no reason to wait.
@@ -598,26 +627,47 @@ const LATE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
-    use super::super::arena::Arena;
-    use super::super::marks::MarkAfter;
-    use super::super::places::HostRow;
+    use super::super::arena::Id;
     use super::*;
 
     fn host() -> HostId {
-        Arena::<HostRow>::new().next_id()
+        Id::of(0)
     }
 
     fn schedule() -> Schedule {
-        Schedule::new(Policy {
-            workers: 8,
-            time_scale: 1.0,
-            patience: Patience::default(),
-            mark_after: MarkAfter::default(),
-            seed: 1,
-        })
+        Schedule::new(Policy::of(8, 1))
     }
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_blob_for_many_hosts_goes_before_younger_work_of_one() {
+        let (mut schedule, [busy, other]) = (schedule(), [0, 1].map(Id::of));
+        // Its share of eight slots for two hosts.
+        for _ in 0..4 {
+            schedule.started(busy, TakesSlot::Yes);
+        }
+        for (order, targets) in [(0, vec![busy]), (1, vec![busy, other]), (2, vec![other])] {
+            let readiness = Readiness {
+                key: Key {
+                    order,
+                    rank: 3,
+                    smallness: 0,
+                },
+                source: None,
+                targets,
+                alone: Vec::new(),
+            };
+            schedule.set(Id::of(order), Some(readiness));
+        }
+        for expected in [1, 2, 0].map(Id::of) {
+            let Some(Next::Start(task)) = schedule.next() else {
+                panic!("nothing goes before {expected:?}")
+            };
+            assert_eq!(task, expected);
+            schedule.set(task, None);
+        }
+    }
 
     #[test]
     fn a_quota_that_what_runs_may_use_up_is_a_pause() {
@@ -666,7 +716,7 @@ mod tests {
         }
         // Successes widen no window beyond it.
         for _ in 0..100 {
-            schedule.answered(Arena::new().next_id(), host);
+            schedule.answered(Id::of(0), host);
         }
         assert_eq!(schedule.host(host).window, 3);
     }

@@ -1,5 +1,6 @@
 //! Whole runs without threads, sockets or waiting: random rules over random registries with random faults, in simulated
-//! time. What must hold of every run is asserted here. Not here: examples of single rules (`tests/integration`).
+//! time. What must hold of every run is asserted here. Not here: examples of single rules (`tests/integration`), and
+//! many images (`scale.rs`).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
@@ -8,14 +9,15 @@ use std::time::Duration;
 
 use crossbeam_channel::unbounded;
 
+use super::dates::Dates;
 use super::graph::Graph;
 use super::image::TargetState;
 use super::job::{Done, Job, Reply, Want};
 use super::plan::Plan;
 use super::run::{Progress, Run};
 use super::schedule::Time;
-use super::{MarkAfter, Options, Patience, Policy, report};
-use crate::config::{Position, Rule, RuleTarget, Selection};
+use super::{Counts, Gauge, Options, Policy, report};
+use crate::config::{Position, Rule, RuleTarget, Selection, TagFilter};
 use crate::oci::{Algorithm, Descriptor, Digest, Host, Manifest, Reference, Repository, Tag};
 use crate::records::{Hints, Journal};
 use crate::report::Report;
@@ -24,10 +26,10 @@ use crate::store::{
 };
 
 /// xorshift64: a failing run is named by its seed.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -38,7 +40,7 @@ impl Random {
         usize::try_from(self.next() % limit as u64).unwrap()
     }
 
-    fn percent(&mut self, percent: usize) -> bool {
+    pub(super) fn percent(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 }
@@ -92,7 +94,7 @@ fn host(place: &Place) -> String {
     }
 }
 
-fn place(name: &str) -> Place {
+pub(super) fn place(name: &str) -> Place {
     let (host, repository) = name.split_once('/').unwrap();
     Place::Registry(
         Host::parse(host).unwrap(),
@@ -164,6 +166,20 @@ impl Registries {
                         .map(|()| Done::Presence(presence)),
                 );
             }
+            Job::Catalog { reply, place } => {
+                let repositories = self.repos.keys().filter_map(|repo| match (repo, &place) {
+                    (Place::Registry(host, repository), Place::Registry(wanted, _)) => {
+                        (host == wanted).then(|| repository.clone())
+                    }
+                    _ => None,
+                });
+                let repositories = repositories.collect();
+                let met = self.meet(&place, false, now);
+                reply.send(met.map(|()| Done::Repositories(repositories)));
+            }
+            Job::Date { reply, place, .. } => {
+                reply.send(self.meet(&place, false, now).map(|()| Done::Dated(None)));
+            }
             Job::Fetch {
                 reply,
                 place,
@@ -181,6 +197,7 @@ impl Registries {
                 }
                 reply.send(result.map(Done::Manifest));
             }
+            Job::Filter { .. } => panic!("nothing is filtered in a simulation"),
             Job::Copy {
                 reply,
                 source,
@@ -327,7 +344,8 @@ impl Repo {
 }
 
 /// Nothing is opened: jobs are served by `Registries`.
-struct NoStores {
+#[derive(Default)]
+pub(super) struct NoStores {
     world: World,
     quotas: Arc<Mutex<HashMap<String, Quota>>>,
 }
@@ -359,7 +377,10 @@ fn footprint(job: &Job) -> (Vec<String>, Vec<(Place, Digest)>) {
     match job {
         Job::Tags { place, .. }
         | Job::Head { place, .. }
+        | Job::Date { place, .. }
+        | Job::Catalog { place, .. }
         | Job::Fetch { place, .. }
+        | Job::Filter { place, .. }
         | Job::Put { place, .. } => (vec![host(place)], Vec::new()),
         Job::Copy {
             source,
@@ -426,6 +447,48 @@ fn check_start(
     );
 }
 
+/// Who does the jobs of a run.
+pub(super) trait Servers {
+    /// A job begins beside those that run.
+    fn begin(&self, _: &Job, _running: &BTreeMap<usize, Job>, _now: Time) {}
+
+    /// A job comes to its end, and is answered.
+    fn serve(&mut self, job: Job, now: Time);
+}
+
+/// Registries in which what must hold of jobs is looked at.
+struct Watched<'a> {
+    registries: &'a mut Registries,
+    workers: usize,
+    seed: u64,
+}
+
+impl Servers for Watched<'_> {
+    fn begin(&self, job: &Job, running: &BTreeMap<usize, Job>, now: Time) {
+        check_start(job, running, self.registries, self.workers, now, self.seed);
+    }
+
+    fn serve(&mut self, job: Job, now: Time) {
+        self.registries.serve(job, now);
+    }
+}
+
+/// What is shown while a run goes on comes to its end with it.
+fn check_counts(gauge: &Gauge, report: &Report, seed: u64) {
+    let Counts {
+        images,
+        done,
+        failed,
+        unread_rules,
+        waiting,
+        left,
+        ..
+    } = gauge.snapshot().counts;
+    let open = (unread_rules, waiting, left);
+    assert_eq!((images, open), (done + failed, (0, 0, 0)), "seed {seed}");
+    assert_eq!(report.copied + report.unchanged, done, "seed {seed}");
+}
+
 /// Runs rules in simulated time and asserts what must hold at every moment.
 fn simulate(
     rules: &[Rule],
@@ -435,37 +498,57 @@ fn simulate(
     seed: u64,
 ) -> Report {
     registries.paused.clear();
-    let (hints, journal) = (Hints::default(), Journal::disabled());
-    let policy = Policy {
-        workers,
-        time_scale: 1.0,
-        patience: Patience::default(),
-        mark_after: MarkAfter::default(),
-        seed,
-    };
-    let options = Options {
-        policy,
-        retries,
-        hints: &hints,
-        journal: &journal,
-        cancel: crossbeam_channel::never(),
-    };
-    let (sender, answers) = unbounded();
-    let mut graph = Graph::new(&hints);
     let stores = NoStores {
         world: registries.world,
         quotas: registries.quotas.clone(),
     };
-    let plan = Plan::new(rules, &mut graph, &stores);
-    let mut run = Run::new(graph, plan, policy, &options, &stores, sender);
+    let mut servers = Watched {
+        registries,
+        workers,
+        seed,
+    };
+    drive(
+        rules,
+        &stores,
+        &mut servers,
+        Policy::of(workers, seed),
+        retries,
+    )
+}
+
+/// Runs rules in simulated time: each job takes up to 200 ms. Asserts that the run ends, and every image with it.
+pub(super) fn drive(
+    rules: &[Rule],
+    stores: &NoStores,
+    servers: &mut impl Servers,
+    policy: Policy,
+    retries: u32,
+) -> Report {
+    let seed = policy.seed;
+    let (hints, journal, gauge) = (Hints::default(), Journal::disabled(), Gauge::default());
+    let options = Options {
+        policy,
+        retries,
+        is_dry: false,
+        hints: &hints,
+        journal: &journal,
+        gauge: &gauge,
+        names_images: false,
+        now: std::time::UNIX_EPOCH,
+        cancel: crossbeam_channel::never(),
+    };
+    let (sender, answers) = unbounded();
+    let mut graph = Graph::new(&hints, Dates::new(options.now));
+    let plan = Plan::new(rules, &mut graph, stores);
+    let mut run = Run::new(graph, plan, policy, &options, stores, sender);
     let mut random = Random(seed ^ 0x9e37_79b9_7f4a_7c15);
     let mut now = Duration::ZERO;
     let mut running: BTreeMap<usize, Job> = BTreeMap::new();
     let mut ends: BinaryHeap<Reverse<(Time, usize)>> = BinaryHeap::new();
     for number in 0.. {
-        assert!(number < 4_000_000, "seed {seed}: the run does not end");
+        assert!(number < 40_000_000, "seed {seed}: the run does not end");
         while let Some(job) = run.next_job() {
-            check_start(&job, &running, registries, workers, now, seed);
+            servers.begin(&job, &running, now);
             let key = running.last_key_value().map_or(0, |(last, _)| last + 1);
             ends.push(Reverse((
                 now + Duration::from_millis(random.next() % 200),
@@ -491,7 +574,7 @@ fn simulate(
             panic!("seed {seed}: nothing runs and no timer is armed")
         };
         now = now.max(end);
-        registries.serve(running.remove(&key).unwrap(), now);
+        servers.serve(running.remove(&key).unwrap(), now);
         while let Ok(answer) = answers.try_recv() {
             run.take(answer, now);
         }
@@ -508,10 +591,12 @@ fn simulate(
     }
     let fatal = run.fatal();
     assert_eq!(fatal, None, "seed {seed}");
-    let report = report(&run.graph, &run.plan, fatal);
+    let held_bytes = run.graph.held_bytes;
+    let report = report(&mut run.graph, &run.plan, fatal);
+    check_counts(&gauge, &report, seed);
     if report.failed_tasks + report.failed_generations == 0 {
         assert_eq!(
-            run.graph.held_bytes, 0,
+            held_bytes, 0,
             "seed {seed}: manifests of finished images are held"
         );
     }
@@ -533,7 +618,7 @@ fn manifest(text: &str) -> Arc<Manifest> {
     Arc::new(Manifest::parse(text.as_bytes(), None, digest).unwrap())
 }
 
-fn image(layers: &BTreeSet<usize>) -> Arc<Manifest> {
+pub(super) fn image(layers: &BTreeSet<usize>) -> Arc<Manifest> {
     let blobs: Vec<String> = layers
         .iter()
         .map(|layer| {
@@ -576,7 +661,12 @@ fn fill(repo: &mut Repo, manifest: &Arc<Manifest>, parts: &[Arc<Manifest>]) {
     }
 }
 
-fn rule(number: usize, source: Place, selection: Selection, targets: Vec<RuleTarget>) -> Rule {
+pub(super) fn rule(
+    number: usize,
+    source: Place,
+    selection: Selection,
+    targets: Vec<RuleTarget>,
+) -> Rule {
     let line = u32::try_from(number + 1).unwrap();
     Rule {
         position: Position {
@@ -584,9 +674,14 @@ fn rule(number: usize, source: Place, selection: Selection, targets: Vec<RuleTar
             line,
             column: 1,
         },
+        levels: None,
         source,
         selection,
         targets,
+        platforms: None,
+        force: false,
+        text: String::new(),
+        fields: Vec::new(),
     }
 }
 
@@ -637,18 +732,16 @@ impl Scene {
                     let name = format!("d{}.io/b/q{}", random.below(3), random.below(4));
                     RuleTarget {
                         place: place(&name),
-                        tag: None,
+                        names: Vec::new(),
                     }
                 })
                 .collect();
             let selection = if random.percent(50) {
-                Selection::All
+                Selection::Listed(TagFilter::default())
             } else {
-                Selection::Tags(
-                    (0..=random.below(3))
-                        .map(|n| Tag::parse(&format!("t{n}")).unwrap())
-                        .collect(),
-                )
+                let tag = |n| Tag::parse(&format!("t{n}")).unwrap();
+                let tags = (0..=random.below(3)).map(tag);
+                Selection::Named(tags.map(Reference::Tag).collect())
             };
             rules.push(rule(number, source, selection, targets));
         }
@@ -757,14 +850,6 @@ fn what_is_refused_fails_and_the_rest_is_done() {
     }
 }
 
-/// How many images the test of scale has: `IMAGE_SYNCER_SCALE` of them, a million in the longest runs.
-fn scale() -> usize {
-    std::env::var("IMAGE_SYNCER_SCALE")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(2_000)
-}
-
 #[test]
 fn the_limits_of_the_user_and_the_quotas_of_hosts_are_kept() {
     for seed in 1..200 {
@@ -782,85 +867,4 @@ fn the_limits_of_the_user_and_the_quotas_of_hosts_are_kept() {
         simulate(&scene.rules, &mut scene.registries, 16, 1, seed);
         scene.check_targets(seed);
     }
-}
-
-#[test]
-fn many_images_cost_each_the_same() {
-    let mut scene = Scene::new(
-        7,
-        World {
-            mounts: true,
-            ..World::default()
-        },
-    );
-    let source = place("big.io/a/many");
-    let repo = scene.registries.repos.entry(source.clone()).or_default();
-    let images = scale();
-    for number in 0..images {
-        let root = image(&[number + 100, 3, 4].into());
-        fill(repo, &root, &[]);
-        repo.tags.insert(
-            Tag::parse(&format!("v{number}")).unwrap(),
-            root.digest().clone(),
-        );
-    }
-    let targets = vec![RuleTarget {
-        place: place("d.io/b/many"),
-        tag: None,
-    }];
-    let rules = [rule(0, source, Selection::All, targets)];
-    let report = simulate(&rules, &mut scene.registries, 8, 0, 1);
-    let blobs = 2 * images + 2;
-    assert_eq!((report.copied, report.totals.sent), (images, blobs as u64));
-    // One list of each side, a read and a put of each manifest, a read and a write of each blob: nothing else.
-    assert_eq!(scene.registries.requests, 2 + 2 * images + 3 * blobs);
-}
-
-#[test]
-fn fifty_hosts_with_faults_bring_every_image_to_an_end() {
-    let mut scene = Scene::new(
-        7,
-        World {
-            transient: 1,
-            mounts: true,
-            ..World::default()
-        },
-    );
-    let mut rules = Vec::new();
-    let images = scale();
-    for host in 0..50 {
-        let source = place(&format!("big{}.io/a/r{host}", host % 7));
-        let repo = scene.registries.repos.entry(source.clone()).or_default();
-        for number in 0..images / 50 {
-            let root = image(&[host * images + number + 100, number % 50].into());
-            fill(repo, &root, &[]);
-            repo.tags.insert(
-                Tag::parse(&format!("v{number}")).unwrap(),
-                root.digest().clone(),
-            );
-        }
-        let targets = vec![RuleTarget {
-            place: place(&format!("t{host}.io/b/r")),
-            tag: None,
-        }];
-        rules.push(rule(host, source, Selection::All, targets));
-    }
-    let began = std::time::Instant::now();
-    let report = simulate(&rules, &mut scene.registries, 64, 2, 1);
-    assert_eq!(
-        report.copied + report.failed_tasks + report.failed_generations,
-        images
-    );
-    assert!(
-        report.failed_tasks + report.failed_generations <= images / 1000,
-        "{report}"
-    );
-    // Of interest where the number is large: the stores of the simulation are in it, too.
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM"))
-        .unwrap_or("VmHWM unknown")
-        .to_owned();
-    log::info!("{images} images in {:?}, {peak}", began.elapsed());
 }

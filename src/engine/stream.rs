@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::gauge::Transfer;
 use super::marks::Marks;
 use super::origin::{CHUNK, Origin, Snapshots};
 use crate::oci::Descriptor;
@@ -31,15 +32,6 @@ pub struct Patience {
     pub at_least: Duration,
     /// As a part of the time since the blob's first byte was wanted.
     pub share: f64,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            at_least: Duration::from_secs(1),
-            share: 0.25,
-        }
-    }
 }
 
 struct Ring {
@@ -136,6 +128,7 @@ impl<'a> Stream<'a> {
             apart: None,
             failure: None,
             marks: None,
+            transfer: None,
         }
     }
 
@@ -366,9 +359,16 @@ pub(super) struct Reader<'s, 'a> {
     /// Why that failed.
     failure: Option<StoreError>,
     marks: Option<Marks<'s>>,
+    /// Where it shows how far it is.
+    transfer: Option<&'s Transfer<'s>>,
 }
 
 impl<'s> Reader<'s, '_> {
+    /// Has those who look at the run see how far it is.
+    pub(super) fn show(&mut self, transfer: &'s Transfer<'s>) {
+        self.transfer = Some(transfer);
+    }
+
     /// Has the upload marked now and then from here on.
     pub(super) fn mark(&mut self, marks: Marks<'s>) {
         self.marks = Some(marks);
@@ -491,6 +491,9 @@ impl Read for Reader<'_, '_> {
             }
             match self.next()? {
                 Some(chunk) => {
+                    if let Some(transfer) = self.transfer {
+                        transfer.pass(self.position, chunk.len() as u64);
+                    }
                     self.chunk = Some(chunk);
                     self.within = 0;
                 }
@@ -518,8 +521,13 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::oci::{Algorithm, Digest, Manifest, Reference, Tag};
+    use crate::oci::{Algorithm, Digest, Manifest, Reference, Repository, Tag};
     use crate::store::Presence;
+
+    const PATIENCE: Patience = Patience {
+        at_least: Duration::from_secs(1),
+        share: 0.25,
+    };
 
     /// A source of one blob, which breaks off at given offsets, once each.
     #[derive(Default)]
@@ -550,6 +558,10 @@ mod tests {
     }
 
     impl Source for Blob {
+        fn repositories(&self) -> Result<Vec<Repository>, StoreError> {
+            unreachable!()
+        }
+
         fn tags(&self) -> Result<Option<Vec<Tag>>, StoreError> {
             unreachable!("a stream reads blobs only")
         }
@@ -632,7 +644,7 @@ mod tests {
         ] {
             for targets in [1, 2, 7] {
                 let (source, descriptor) = blob(length);
-                let stream = Stream::new(&source, &descriptor, targets, Patience::default());
+                let stream = Stream::new(&source, &descriptor, targets, PATIENCE);
                 for (got, whole) in read_by(targets, &stream) {
                     assert!(
                         whole && got == source.content,
@@ -649,7 +661,7 @@ mod tests {
     #[test]
     fn a_source_that_nobody_reads_is_not_opened() {
         let (source, descriptor) = blob(5);
-        let stream = Stream::new(&source, &descriptor, 2, Patience::default());
+        let stream = Stream::new(&source, &descriptor, 2, PATIENCE);
         drop((stream.reader(0), stream.reader(1)));
         assert!(stream.finish().1.is_ok());
         assert_eq!(source.opened.load(Ordering::SeqCst), 0);
@@ -665,7 +677,7 @@ mod tests {
             ] {
                 let (mut source, descriptor) = blob(length);
                 spoil(&mut source.content);
-                let stream = Stream::new(&source, &descriptor, 3, Patience::default());
+                let stream = Stream::new(&source, &descriptor, 3, PATIENCE);
                 for (got, whole) in read_by(3, &stream) {
                     // The last chunk is held back until all is known to be right.
                     assert!(!whole && got.len() < length, "{} of {length}", got.len());
@@ -681,7 +693,7 @@ mod tests {
         let length = 60 * CHUNK;
         let (source, descriptor) = blob(length);
         *source.breaks.lock().unwrap() = vec![50 * CHUNK, 20 * CHUNK + 3];
-        let stream = Stream::new(&source, &descriptor, 2, Patience::default());
+        let stream = Stream::new(&source, &descriptor, 2, PATIENCE);
         assert!(
             read_by(2, &stream)
                 .iter()
@@ -690,7 +702,7 @@ mod tests {
         assert_eq!(source.opened.load(Ordering::SeqCst), 3);
         // Without a mebibyte of progress in between it goes back to the coordinator.
         *source.breaks.lock().unwrap() = vec![20 * CHUNK + 9, 20 * CHUNK + 3];
-        let stream = Stream::new(&source, &descriptor, 1, Patience::default());
+        let stream = Stream::new(&source, &descriptor, 1, PATIENCE);
         assert!(!read_by(1, &stream)[0].1);
         assert_eq!(stream.finish().1.unwrap_err().class, Class::Transient);
     }
@@ -698,7 +710,7 @@ mod tests {
     #[test]
     fn a_target_that_leaves_holds_up_nobody() {
         let (source, descriptor) = blob(60 * CHUNK);
-        let stream = Stream::new(&source, &descriptor, 3, Patience::default());
+        let stream = Stream::new(&source, &descriptor, 3, PATIENCE);
         let mut early = stream.reader(2);
         assert_eq!(early.read(&mut [0; 10]).unwrap(), 10);
         let waiting = Mutex::new(Some(early));
@@ -751,7 +763,7 @@ mod tests {
         for length in [3 * CHUNK + 1, 40 * CHUNK] {
             for back_to in [0, 1, CHUNK, length / 2, length - 1] {
                 let (source, descriptor) = blob(length);
-                let stream = Stream::new(&source, &descriptor, 2, Patience::default());
+                let stream = Stream::new(&source, &descriptor, 2, PATIENCE);
                 let (mut one, mut other) = (stream.reader(0), stream.reader(1));
                 let read_other = || other.read_to_end(&mut Vec::new()).unwrap();
                 let mut lost = Vec::new();
@@ -777,7 +789,7 @@ mod tests {
     fn a_read_apart_finds_what_is_wrong_too() {
         let (mut source, descriptor) = blob(5 * CHUNK);
         source.content[4 * CHUNK] ^= 1;
-        let stream = Stream::new(&source, &descriptor, 1, Patience::default());
+        let stream = Stream::new(&source, &descriptor, 1, PATIENCE);
         let mut reader = stream.reader(0);
         reader.restart(2 * CHUNK as u64);
         assert!(reader.read_to_end(&mut Vec::new()).is_err());
@@ -791,7 +803,7 @@ mod tests {
     fn a_panic_of_the_reading_thread_ends_the_stream_for_all() {
         let (mut source, descriptor) = blob(3 * CHUNK);
         source.panics = true;
-        let stream = Stream::new(&source, &descriptor, 2, Patience::default());
+        let stream = Stream::new(&source, &descriptor, 2, PATIENCE);
         thread::scope(|scope| {
             let threads: Vec<_> = (0..2)
                 .map(|number| {

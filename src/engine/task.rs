@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::arena::Id;
 use super::blobs::BlobId;
 use super::children::{ChildAt, ChildId};
+use super::dates::DateId;
 use super::image::ImageId;
 use super::places::{HostId, PlaceId};
 
@@ -29,10 +30,14 @@ pub(super) struct Task {
 pub(super) enum Kind {
     /// List the tags of a repository.
     Tags(PlaceId),
+    /// List the repositories of the registry of a namespace.
+    Catalog(PlaceId),
     /// Ask a target for an image's tag.
     Ask(ImageId, usize),
     /// Ask the source which manifest the image is now.
     Resolve(ImageId),
+    /// Find out when the image behind a tag was made.
+    Date(DateId),
     /// Read the image's manifest.
     Get(ImageId),
     /// Put the image's manifest under its tag at a target.

@@ -4,21 +4,34 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::SystemTime;
 
 use crossbeam_channel::Receiver;
 
+use super::dates::Dated;
+use super::filter::{MAX_CONFIG, filter, read_config};
+use super::gauge::Gauge;
 use super::job::{Done, Job, Reply, Want};
 use super::marks::{MarkAfter, Marks};
 use super::origin::Snapshots;
+use super::parts::MAX_DEPTH;
 use super::stream::{Patience, Reader, Stream};
+use crate::oci::created::{self, Clue};
 use crate::oci::{Descriptor, Manifest, Reference};
-use crate::records::{Journal, Record};
-use crate::store::{Begin, Class, Place, SendError, Session, Source, StoreError, Stores, Upload};
+use crate::records::{Hints, Journal, Record};
+use crate::store::{
+    Begin, Class, Found, Place, Presence, SendError, Session, Source, StoreError, Stores, Target,
+    Upload,
+};
 
 /// What all workers share.
 pub(super) struct Worker<'a> {
     pub(super) stores: &'a dyn Stores,
+    pub(super) hints: &'a Hints,
     pub(super) journal: &'a Journal,
+    pub(super) gauge: &'a Gauge,
+    /// Nothing is written: what would be sent or put is answered as if it were.
+    pub(super) is_dry: bool,
     pub(super) patience: Patience,
     pub(super) mark_after: MarkAfter,
 }
@@ -39,6 +52,10 @@ impl Worker<'_> {
             Job::Tags { reply, place } => {
                 reply.send(self.stores.open(&place).tags().map(Done::Tags));
             }
+            Job::Catalog { reply, place } => {
+                let repositories = self.stores.open(&place).repositories();
+                reply.send(repositories.map(Done::Repositories));
+            }
             Job::Head {
                 reply,
                 place,
@@ -51,6 +68,13 @@ impl Worker<'_> {
                         .map(Done::Presence),
                 );
             }
+            Job::Date {
+                reply,
+                place,
+                reference,
+            } => {
+                reply.send(self.date(&place, &reference).map(Done::Dated));
+            }
             Job::Fetch {
                 reply,
                 place,
@@ -59,6 +83,24 @@ impl Worker<'_> {
             } => {
                 reply.send(self.fetch(&place, &reference, expected.as_ref()));
             }
+            Job::Filter {
+                reply,
+                place,
+                reference,
+                wanted,
+            } => {
+                let source = self.stores.open(&place);
+                let root = source.manifest(&reference);
+                let left = root.and_then(|root| filter(&*source as &dyn Source, root, &wanted));
+                reply.send(left.map(Done::Filtered));
+            }
+            Job::Copy {
+                reply,
+                descriptor,
+                wants,
+                ..
+            } if self.is_dry => self.weigh(reply, &descriptor, wants),
+            Job::Put { reply, .. } if self.is_dry => reply.send(Ok(Done::Put)),
             Job::Copy {
                 reply,
                 source,
@@ -90,6 +132,26 @@ impl Worker<'_> {
         Ok(Done::Manifest(Arc::new(manifest)))
     }
 
+    /// Finds out when an image was made: its digest is asked for, and what that says is read where the records do not
+    /// have it.
+    fn date(&self, place: &Place, reference: &Reference) -> Result<Option<Dated>, StoreError> {
+        let store = self.stores.open(place);
+        if let Presence::Present(digest) = store.head(reference)?
+            && let Some(created) = self.hints.created(&digest)
+        {
+            return Ok(Some(Dated { digest, created }));
+        }
+        // Whatever the HEAD said: some registries deny what a GET finds (protocol.md E15).
+        let manifest = match store.manifest(reference) {
+            Err(error) if error.class == Class::NotFound => return Ok(None),
+            manifest => manifest?,
+        };
+        let digest = manifest.digest().clone();
+        let created = read_created(&*store, manifest)?;
+        self.journal.append(&Record::created(&digest, created));
+        Ok(Some(Dated { digest, created }))
+    }
+
     fn put(
         &self,
         place: &Place,
@@ -102,6 +164,31 @@ impl Worker<'_> {
             self.journal.append(&record);
         }
         Ok(Done::Put)
+    }
+
+    /// Finds out what a copy would come to, by questions alone. A repository that is thought to hold the blob is taken
+    /// at its word, for asking for the mount would write.
+    fn weigh(&self, reply: Reply, descriptor: &Descriptor, wants: Vec<Want>) {
+        let mut bytes = 0;
+        for Want { reply, place, hint } in wants {
+            let result = if hint.mount_from.is_some() {
+                Ok(Done::BlobFound(Found::Mounted))
+            } else {
+                let is_there = self.stores.open(&place).has_blob(descriptor);
+                is_there.map(|is_there| {
+                    if is_there {
+                        return Done::BlobFound(Found::Existing);
+                    }
+                    bytes = descriptor.size;
+                    Done::BlobSent {
+                        mount_denied: false,
+                        is_detached: false,
+                    }
+                })
+            };
+            reply.send(result);
+        }
+        reply.send(Ok(Done::Read { bytes }));
     }
 
     /// Copies to the first target on this thread and to each other on one of its own, for the time of the copy.
@@ -189,8 +276,10 @@ impl Worker<'_> {
         descriptor: &Descriptor,
         session: &Session,
     ) -> Result<Option<bool>, StoreError> {
-        // Its marks borrow what lives as long as this call.
+        let transfer = self.gauge.begin(place, descriptor);
+        // It borrows what lives as long as this call.
         let mut reader: Reader<'_, '_> = reader;
+        reader.show(&transfer);
         if upload.offset() > 0 {
             log::info!(
                 "{place}: {} goes on at byte {}",
@@ -257,8 +346,27 @@ impl Worker<'_> {
     }
 }
 
+/// When an image was made. Of an index, its first image says it.
+fn read_created(
+    store: &dyn Target,
+    mut manifest: Manifest,
+) -> Result<Option<SystemTime>, StoreError> {
+    for _ in 0..MAX_DEPTH {
+        match created::clue(manifest.bytes()) {
+            Clue::Time(time) => return Ok(Some(time)),
+            Clue::Child(child) => manifest = store.manifest(&Reference::Digest(child.digest))?,
+            Clue::Config(config) if config.size <= MAX_CONFIG => {
+                let config = read_config(store as &dyn Source, &config)?;
+                return Ok(created::of_config(&config));
+            }
+            Clue::Config(_) | Clue::Nothing => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
 /// A child must have the size and, where both say what they are, the type that its index gives (protocol.md M11).
-fn check_child(manifest: &Manifest, expected: &Descriptor) -> Result<(), StoreError> {
+pub(super) fn check_child(manifest: &Manifest, expected: &Descriptor) -> Result<(), StoreError> {
     if manifest.bytes().len() as u64 != expected.size {
         let text = format!(
             "has {} bytes, its index says {}",

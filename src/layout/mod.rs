@@ -16,9 +16,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::oci::manifest::media_type;
-use crate::oci::{Descriptor, Digest, Kind, Manifest, Reference, Tag};
+use crate::oci::{Descriptor, Digest, Kind, Manifest, Reference, Repository, Tag};
 use crate::store::{
-    Begin, Found, Hint, Presence, Prior, SendError, Source, StoreError, Target, Upload,
+    Begin, Class, Found, Hint, Presence, Prior, SendError, Source, StoreError, Target, Upload,
 };
 
 use error::{LayoutError, reading, writing};
@@ -200,6 +200,13 @@ impl Layout {
 }
 
 impl Source for Layout {
+    fn repositories(&self) -> Result<Vec<Repository>, StoreError> {
+        Err(StoreError::new(
+            Class::Permanent,
+            "a layout is one repository",
+        ))
+    }
+
     fn tags(&self) -> Result<Option<Vec<Tag>>, StoreError> {
         let Some(index) = self.read_index()? else {
             return Ok(None);
@@ -266,13 +273,15 @@ impl Source for Layout {
 }
 
 impl Target for Layout {
+    fn has_blob(&self, descriptor: &Descriptor) -> Result<bool, StoreError> {
+        Ok(self.size(&descriptor.digest)? == Some(descriptor.size))
+    }
+
     fn begin(&self, descriptor: &Descriptor, hint: &Hint) -> Result<Begin, StoreError> {
         self.create()?;
         let (folder, path) = self.blob_path(&descriptor.digest);
         create_folder(&folder)?;
-        if hint.prior != Prior::Distrusted
-            && self.size(&descriptor.digest)? == Some(descriptor.size)
-        {
+        if hint.prior != Prior::Distrusted && self.has_blob(descriptor)? {
             return Ok(Begin::Present(Found::Existing));
         }
         Ok(Begin::Upload {

@@ -91,6 +91,11 @@ impl Descriptor {
         Kind::of_media_type(&self.media_type).is_some()
     }
 
+    /// Whether the type is that of an index.
+    pub fn is_index(&self) -> bool {
+        Kind::of_media_type(&self.media_type) == Some(Kind::Index)
+    }
+
     /// Whether an index names a layer or a config where a manifest is usual (buildkit's caches do; protocol.md M12).
     fn is_blob(&self) -> bool {
         self.media_type
@@ -120,6 +125,9 @@ pub struct Manifest {
     blobs: Vec<Descriptor>,
     children: Vec<Descriptor>,
     has_foreign: bool,
+    /// The digest of the index that it was cut out of.
+    cut_from: Option<Digest>,
+    is_sparse: bool,
 }
 
 impl Manifest {
@@ -133,8 +141,7 @@ impl Manifest {
         served_type: Option<&str>,
         digest: Digest,
     ) -> Result<Self, ManifestError> {
-        let document: Document = serde_json::from_slice(bytes)
-            .map_err(|error| ManifestError::Json(error.to_string()))?;
+        let document: Document = serde_json::from_slice(bytes)?;
         let served_type = served_type
             .map(essence)
             .filter(|served| Kind::of_media_type(served).is_some());
@@ -161,6 +168,8 @@ impl Manifest {
             blobs: Vec::new(),
             children: Vec::new(),
             has_foreign: false,
+            cut_from: None,
+            is_sparse: false,
         };
         match kind {
             Kind::Image => {
@@ -235,6 +244,40 @@ impl Manifest {
     /// Whether layers were left out because of their type.
     pub fn has_foreign(&self) -> bool {
         self.has_foreign
+    }
+
+    /// The digest of what the source has: another one where this is what a platform filter left of it.
+    pub fn source_digest(&self) -> &Digest {
+        self.cut_from.as_ref().unwrap_or(&self.digest)
+    }
+
+    /// Whether children that it names were left out because nobody wants them.
+    pub fn is_sparse(&self) -> bool {
+        self.is_sparse
+    }
+
+    /// The config; only images have one.
+    pub fn config(&self) -> Option<&Descriptor> {
+        self.blobs.first().filter(|_| self.kind == Kind::Image)
+    }
+
+    /// The same index, of which only these children are wanted. Its bytes go on naming the others.
+    #[must_use]
+    pub fn sparse(&self, is_wanted: impl Fn(&Digest) -> bool) -> Self {
+        let mut sparse = self.clone();
+        sparse.children.retain(|child| is_wanted(&child.digest));
+        sparse.is_sparse = true;
+        sparse
+    }
+
+    /// What a platform filter has left of it.
+    pub(super) fn trimmed(&self, bytes: &[u8]) -> Result<Self, ManifestError> {
+        let digest = Digest::of(self.digest.algorithm(), bytes);
+        let trimmed = Self::parse(bytes, Some(&self.media_type), digest)?;
+        Ok(Self {
+            cut_from: Some(self.digest.clone()),
+            ..trimmed
+        })
     }
 
     /// Gives schema 1's blobs the sizes that its registry told, in the order of `blobs`.
@@ -350,6 +393,12 @@ impl fmt::Display for ManifestError {
 }
 
 impl std::error::Error for ManifestError {}
+
+impl From<serde_json::Error> for ManifestError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Json(error.to_string())
+    }
+}
 
 impl From<DigestError> for ManifestError {
     fn from(error: DigestError) -> Self {

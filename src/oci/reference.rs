@@ -163,6 +163,19 @@ pub fn split_name(text: &str) -> Result<(Host, Repository), NameError> {
     Ok((host, Repository::parse(path)?))
 }
 
+/// Splits the name of a namespace into registry and path: with a slash, the first component is the host, since a
+/// repository in it has three or more; else it is Docker Hub's.
+pub fn split_namespace(text: &str) -> Result<(Host, Repository), NameError> {
+    if text.contains("://") {
+        return Err(NameError::Scheme);
+    }
+    match text.split_once('/') {
+        Some((host, path)) => Ok((Host::parse(host)?, Repository::parse(path)?)),
+        None if is_domain(text) => Err(NameError::NoNamespace),
+        None => Ok((Host(HUB.into()), Repository::parse(text)?)),
+    }
+}
+
 /// A tag: 1 to 128 characters, beginning with a letter, a digit or `_` (distribution-spec, "Pulling manifests").
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(Arc<str>);
@@ -194,6 +207,16 @@ pub enum Reference {
     Tag(Tag),
     /// The content itself.
     Digest(Digest),
+}
+
+impl Reference {
+    /// The tag, if it is one.
+    pub fn tag(&self) -> Option<&Tag> {
+        match self {
+            Self::Tag(tag) => Some(tag),
+            Self::Digest(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Reference {
@@ -250,6 +273,8 @@ pub enum NameError {
     Component(String),
     /// Over 255 characters.
     TooLong,
+    /// A registry where a namespace of it is wanted.
+    NoNamespace,
     /// 64 hex digits: ambiguous with an image id.
     ImageId,
     /// Not a tag.
@@ -279,6 +304,9 @@ impl fmt::Display for NameError {
                  with single `.`, `_`, `__` or `-` between"
             ),
             Self::TooLong => write!(f, "a repository has at most {MAX_REPOSITORY} characters"),
+            Self::NoNamespace => {
+                f.write_str("a registry is no namespace; write REGISTRY/NAMESPACE")
+            }
             Self::ImageId => write!(f, "64 hex digits are an image id, not a repository"),
             Self::Tag(text) => write!(
                 f,

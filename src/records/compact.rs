@@ -96,7 +96,7 @@ mod tests {
     const A: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
     const LATER: &str = r#"{"v":1,"kind":"later","at":7}"#;
 
-    fn lines() -> [String; 11] {
+    fn lines() -> [String; 13] {
         let line = |fields: &str| format!(r#"{{"v":1,"digest":"{A}",{fields}}}"#);
         [
             line(r#""kind":"blob","at":"a.b/c","size":7"#),
@@ -105,6 +105,8 @@ mod tests {
             line(r#""kind":"image","at":"a.b/c","tag":"t""#).replace("aaa", "bbb"),
             line(r#""kind":"upload","at":"a.b/c","location":"x","offset":5,"hash":"h""#),
             line(r#""kind":"upload","at":"a.b/c","location":"y","offset":9,"hash":"i""#),
+            line(r#""kind":"created","created":"2026-01-01T00:00:00.5Z""#),
+            line(r#""kind":"created","created":"""#),
             format!("e.f,{A},7"),
             LATER.to_owned(),
             line(r#""kind":"blob","at":"a.b/c""#).replace(r#""v":1"#, r#""v":2"#),
@@ -125,6 +127,7 @@ mod tests {
         let at = ["a.b/c", "a.b/d", "e.f/g"].map(place);
         (
             hints.holders(&digest),
+            hints.created(&digest),
             at.clone().map(|place| hints.has_blob(&place, &digest)),
             at.clone().map(|place| hints.tag(&place, &tag).cloned()),
             at.map(|place| hints.upload(&place, &digest).cloned()),
@@ -162,7 +165,7 @@ mod tests {
     fn every_short_file_says_the_same_without_its_stale_lines() {
         let lines = lines();
         // Of the longest, only those of the first lines: the others have nothing to do with each other.
-        for (length, kinds) in [(0, 11), (1, 11), (2, 11), (3, 11), (4, 6)] {
+        for (length, kinds) in [(0, 13), (1, 13), (2, 13), (3, 13), (4, 6)] {
             for number in 0..usize::pow(kinds, length) {
                 let chosen = (0..length).map(|at| &lines[number / kinds.pow(at) % kinds]);
                 check(&chosen.map(|line| line.clone() + "\n").collect::<String>());

@@ -1,18 +1,24 @@
 //! What the records file said when the run began, in tables for a million lines. Not here: what follows from a hint.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::record::{Head, Line};
-use crate::oci::{Digest, Host, Repository, Tag};
+use super::record::{Head, Line, MadeOf};
+use crate::oci::{Digest, Host, PlatformFilter, Repository, Tag};
 use crate::store::{Place, Session};
 
 /// What the file said when the run began. The tables are sorted, and of lines that say the same the last counts.
 #[derive(Debug, Default)]
 pub struct Hints {
-    places: Vec<Place>,
-    place_numbers: HashMap<Box<str>, u32>,
+    /// The texts of places, checked, one behind the other: a file may name as many as it has lines.
+    places: String,
+    /// Where each of them ends.
+    place_ends: Vec<u32>,
+    /// The place of a text's hash. Of two texts with one hash the later counts, which costs hints and nothing else.
+    place_numbers: HashMap<u64, u32>,
+    hasher: RandomState,
     host_numbers: HashMap<Host, u32>,
     /// The places that were seen to have a blob.
     blobs: Vec<Seen>,
@@ -20,6 +26,8 @@ pub struct Hints {
     somewhere: Vec<Seen>,
     /// The newest digest of each tag.
     tags: Vec<Tagged>,
+    /// When images were made, as far as they say, and where the lines begin.
+    created: HashMap<Digest, (Option<SystemTime>, u64)>,
     /// Uploads that were left open.
     uploads: HashMap<(u32, Digest), OpenUpload>,
     /// Where lines begin that a later version wrote.
@@ -45,6 +53,16 @@ struct Tagged {
     digest: Digest,
     /// In seconds since 1970.
     time: u64,
+    filtered: Option<Box<Filtered>>,
+}
+
+/// What a platform filter made a tag of.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Filtered {
+    /// The filter's text.
+    pub platforms: Box<str>,
+    /// The digest at the source.
+    pub source: Digest,
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +80,7 @@ impl Hints {
         let mut rows: Vec<&Seen> = rows.take_while(|row| row.digest == *digest).collect();
         rows.sort_unstable_by_key(|row| row.start);
         rows.iter()
-            .filter_map(|row| self.places.get(row.at as usize).cloned())
+            .filter_map(|row| parse_place(self.place_text(row.at)?))
             .collect()
     }
 
@@ -84,6 +102,12 @@ impl Hints {
         self.tagged(place, tag).map(|row| &row.digest)
     }
 
+    /// What a tag was made of, where a filter was at it; with the digest that was made.
+    pub fn filtered(&self, place: &Place, tag: &Tag) -> Option<(&Filtered, &Digest)> {
+        let row = self.tagged(place, tag)?;
+        Some((row.filtered.as_deref()?, &row.digest))
+    }
+
     /// From now on the newest line of a registry's tag vouches for it where it was written within `time` before `now`.
     pub fn trust(&mut self, time: Duration, now: SystemTime) {
         let now = seconds(now);
@@ -98,13 +122,33 @@ impl Hints {
         vouches.then_some(&row.digest)
     }
 
-    /// Whether a line that says that a tag is `digest` now would tell nothing new.
-    pub fn is_recorded(&self, place: &Place, tag: &Tag, digest: &Digest) -> bool {
+    /// Whether a line that says that a tag is `digest` now, made of `made_of`, would tell nothing new.
+    pub fn is_recorded(
+        &self,
+        place: &Place,
+        tag: &Tag,
+        digest: &Digest,
+        made_of: &MadeOf<'_>,
+    ) -> bool {
         let recorded = match self.trusted {
             Some(_) => self.vouched(place, tag),
             None => self.tag(place, tag),
         };
-        recorded == Some(digest)
+        let filtered = self.filtered(place, tag).map(|(filtered, _)| filtered);
+        let is_same = match (made_of.wanted, filtered) {
+            (Some(wanted), Some(filtered)) => {
+                *filtered.platforms == *wanted.to_string() && filtered.source == *made_of.digest
+            }
+            (Some(_), None) => false,
+            // Where nothing was left out, it does not matter that somebody might have.
+            (None, filtered) => !filtered.is_some_and(Filtered::is_sparse),
+        };
+        is_same && recorded == Some(digest)
+    }
+
+    /// When the image of this digest was made; the inner `None` where it is known not to say.
+    pub fn created(&self, digest: &Digest) -> Option<Option<SystemTime>> {
+        self.created.get(digest).map(|(time, _)| *time)
     }
 
     /// An upload of a blob to a place that an earlier run left open. Only the run that had the file to itself at its
@@ -150,6 +194,7 @@ impl Hints {
         let mut live: Vec<u64> = seen
             .map(|row| row.start)
             .chain(self.tags.iter().map(|row| row.start))
+            .chain(self.created.values().map(|(_, start)| *start))
             .chain(uploads.chain(&self.later).copied())
             .collect();
         live.sort_unstable();
@@ -158,6 +203,14 @@ impl Hints {
 
     fn add(&mut self, line: &Line<'_>, start: u64) -> Option<()> {
         let digest = Digest::parse(&line.digest).ok()?;
+        if line.kind == "created" {
+            let created = match line.created.as_deref()? {
+                "" => None,
+                text => Some(humantime::parse_rfc3339(text).ok()?),
+            };
+            self.created.insert(digest, (created, start));
+            return Some(());
+        }
         let at = self.place(&line.at)?;
         match &*line.kind {
             "blob" => {
@@ -170,6 +223,13 @@ impl Hints {
                 start,
                 digest,
                 time: humantime::parse_rfc3339(&line.time).map_or(NEVER, seconds),
+                filtered: line.platforms.as_deref().and_then(|platforms| {
+                    let (_, source) = line.from.rsplit_once('@')?;
+                    Some(Box::new(Filtered {
+                        platforms: platforms.into(),
+                        source: Digest::parse(source).ok()?,
+                    }))
+                }),
             }),
             _ => {
                 let is_whole = !line.location.is_empty() && !line.hash.is_empty();
@@ -197,30 +257,46 @@ impl Hints {
     }
 
     fn place(&mut self, text: &str) -> Option<u32> {
-        if let Some(&number) = self.place_numbers.get(text) {
+        if let Some(number) = self.place_number(text) {
             return Some(number);
         }
-        let place = if let Some(path) = text.strip_prefix("oci:") {
-            Place::Layout(path.into())
-        } else {
-            let (host, repository) = text.split_once('/')?;
-            let repository = Repository::parse(repository).ok()?;
-            Place::Registry(Host::parse(host).ok()?, repository)
-        };
-        let number = u32::try_from(self.places.len()).ok()?;
-        self.places.push(place);
-        self.place_numbers.insert(text.into(), number);
+        parse_place(text)?;
+        let number = u32::try_from(self.place_ends.len()).ok()?;
+        let end = u32::try_from(self.places.len() + text.len()).ok()?;
+        self.places.push_str(text);
+        self.place_ends.push(end);
+        let hash = self.hasher.hash_one(text);
+        self.place_numbers.insert(hash, number);
         Some(number)
     }
 
     fn number(&self, place: &Place) -> Option<u32> {
-        self.place_numbers.get(&*place.to_string()).copied()
+        self.place_number(&place.to_string())
+    }
+
+    fn place_number(&self, text: &str) -> Option<u32> {
+        let number = *self.place_numbers.get(&self.hasher.hash_one(text))?;
+        (self.place_text(number) == Some(text)).then_some(number)
+    }
+
+    fn place_text(&self, number: u32) -> Option<&str> {
+        let number = number as usize;
+        let end = *self.place_ends.get(number)? as usize;
+        let before = number.checked_sub(1).and_then(|at| self.place_ends.get(at));
+        self.places.get(before.map_or(0, |&end| end as usize)..end)
     }
 
     fn tagged(&self, place: &Place, tag: &Tag) -> Option<&Tagged> {
         let at = self.number(place)?;
         let find = |row: &Tagged| (row.at, &row.tag).cmp(&(at, tag));
         self.tags.get(self.tags.binary_search_by(find).ok()?)
+    }
+}
+
+impl Filtered {
+    /// Whether children of the index were left out.
+    pub fn is_sparse(&self) -> bool {
+        PlatformFilter::is_sparse_text(&self.platforms)
     }
 }
 
@@ -240,6 +316,15 @@ impl OpenUpload {
         self.starts.push(start);
         location.clone_into(&mut self.session.location);
     }
+}
+
+fn parse_place(text: &str) -> Option<Place> {
+    if let Some(path) = text.strip_prefix("oci:") {
+        return Some(Place::Layout(path.into()));
+    }
+    let (host, repository) = text.split_once('/')?;
+    let repository = Repository::parse(repository).ok()?;
+    Some(Place::Registry(Host::parse(host).ok()?, repository))
 }
 
 fn sort<T: Ord>(table: &mut Vec<T>, is_same: impl Fn(&T, &T) -> bool) {

@@ -33,6 +33,20 @@ impl Journal {
         }
     }
 
+    /// Reads what the file says and leaves it as it is: nothing is recorded.
+    pub fn read(path: &Path) -> (Self, Hints, Vec<String>) {
+        let mut hints = Hints::default();
+        let mut options = OpenOptions::new();
+        let file = options.read(true).custom_flags(O_NONBLOCK).open(path);
+        let content = file.and_then(|file| read_lines(buffered(plain(&file)?), &mut hints));
+        let warnings = match content {
+            Ok(content) => content.warning(path).into_iter().collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => vec![cannot_read(path, &error)],
+        };
+        (Self::disabled(), hints, warnings)
+    }
+
     /// Opens the file, made where it is missing, reads what it says, and makes it shorter where most of it says
     /// nothing any more. Whatever is wrong with it is a warning: the run goes on with fewer hints or without records.
     pub fn open(path: &Path) -> (Self, Hints, Vec<String>) {
@@ -46,21 +60,12 @@ impl Journal {
                     } else {
                         hints.forget_uploads();
                     }
-                    if let Some(line) = content.first_unread {
-                        let count = content.unread;
-                        let path = path.display();
-                        warnings.push(format!(
-                            "{path}:{line}: no record (in all {count} such lines), skipped"
-                        ));
-                    }
+                    warnings.extend(content.warning(path));
                     // Other runs may join in from here on.
                     Some(Open::new(file))
                 }
                 Err(error) => {
-                    warnings.push(format!(
-                        "cannot read the records {}: {error}",
-                        path.display()
-                    ));
+                    warnings.push(cannot_read(path, &error));
                     None
                 }
             },
@@ -202,13 +207,25 @@ fn open(path: &Path) -> io::Result<File> {
         .mode(0o600)
         .custom_flags(O_NONBLOCK);
     let file = options.open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a plain file",
-        ));
-    }
+    plain(&file)?;
     Ok(file)
+}
+
+fn plain(file: &File) -> io::Result<&File> {
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        let kind = io::ErrorKind::InvalidInput;
+        Err(io::Error::new(kind, "not a plain file"))
+    }
+}
+
+fn buffered(file: &File) -> BufReader<&File> {
+    BufReader::with_capacity(64 * 1024, file)
+}
+
+fn cannot_read(path: &Path, error: &io::Error) -> String {
+    format!("cannot read the records {}: {error}", path.display())
 }
 
 /// What was found in the file beside hints.
@@ -223,9 +240,18 @@ pub(super) struct Content {
     is_terminated: bool,
 }
 
+impl Content {
+    /// The one warning about all lines that are no records.
+    fn warning(&self, path: &Path) -> Option<String> {
+        let (line, count, path) = (self.first_unread?, self.unread, path.display());
+        let text = format!("{path}:{line}: no record (in all {count} such lines), skipped");
+        Some(text)
+    }
+}
+
 fn read(file: &mut File, hints: &mut Hints) -> io::Result<Content> {
     file.seek(SeekFrom::Start(0))?;
-    let mut content = read_lines(BufReader::with_capacity(64 * 1024, &*file), hints)?;
+    let mut content = read_lines(buffered(file), hints)?;
     if !content.is_terminated {
         // Or the next record would be glued to a torn one, and both be lost.
         file.write_all(b"\n")?;
@@ -307,6 +333,7 @@ mod tests {
     use super::super::tests::{Folder, descriptor, place};
     use super::*;
     use crate::oci::Tag;
+    use crate::records::MadeOf;
 
     #[test]
     fn runs_share_the_lock_and_nobody_else_has_it_meanwhile() {
@@ -322,6 +349,32 @@ mod tests {
         // Somebody else's lock, such as that of a script around the run, is not waited for.
         let (journal, _, warnings) = Journal::open(&path);
         assert!(journal.is_working() && warnings.is_empty());
+    }
+
+    #[test]
+    fn reading_alone_leaves_everything_as_it_is() {
+        let folder = Folder::new("read");
+        let path = folder.0.join("none/records");
+        let (journal, hints, warnings) = Journal::read(&path);
+        assert!(!journal.is_working() && warnings.is_empty() && !folder.0.join("none").exists());
+        assert_eq!(hints.live_lines().len(), 0);
+
+        let path = folder.0.join("records");
+        let line = Record::blob(&place("r.io/a"), &descriptor()).line();
+        let torn = format!("{line}nonsense\n{{\"v\":1");
+        std::fs::write(&path, &torn).unwrap();
+        let (journal, hints, warnings) = Journal::read(&path);
+        journal.append(&Record::blob(&place("r.io/b"), &descriptor()));
+        assert_eq!(hints.live_lines().len(), 1);
+        let warning = format!(
+            "{}:2: no record (in all 2 such lines), skipped",
+            path.display()
+        );
+        assert_eq!(warnings, [warning]);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), torn);
+
+        let (.., warnings) = Journal::read(&folder.0);
+        assert!(warnings[0].ends_with("not a plain file"), "{warnings:?}");
     }
 
     #[test]
@@ -341,9 +394,14 @@ mod tests {
     /// Lines about tags of their own, and so many repetitions of the first.
     fn content(tags: usize, repeated: usize) -> String {
         let at = place("a.b/c");
+        let origin = MadeOf {
+            place: &at,
+            digest: &descriptor().digest,
+            wanted: None,
+        };
         let line = |number: usize| {
             let tag = Tag::parse(&format!("v{number}")).unwrap();
-            Record::image(&at, &tag, &descriptor().digest, &at).line()
+            Record::image(&at, &tag, &descriptor().digest, &origin).line()
         };
         (0..tags).map(line).collect::<String>() + &line(0).repeat(repeated)
     }

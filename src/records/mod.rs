@@ -7,9 +7,9 @@ mod hints;
 mod journal;
 mod record;
 
-pub use hints::Hints;
+pub use hints::{Filtered, Hints};
 pub use journal::Journal;
-pub use record::Record;
+pub use record::{MadeOf, Record};
 
 #[cfg(test)]
 mod tests {
@@ -60,12 +60,12 @@ mod tests {
         assert!(warnings.is_empty());
         let (at, tag) = (place("a.b/c"), Tag::parse("v1").unwrap());
         journal.append(&Record::blob(&at, &descriptor()));
-        journal.append(&Record::image(
-            &at,
-            &tag,
-            &descriptor().digest,
-            &place("s.b/c"),
-        ));
+        let origin = MadeOf {
+            place: &place("s.b/c"),
+            digest: &descriptor().digest,
+            wanted: None,
+        };
+        journal.append(&Record::image(&at, &tag, &descriptor().digest, &origin));
         let (_, hints, warnings) = Journal::open(&path);
         assert!(warnings.is_empty(), "{warnings:?}");
         assert_eq!(

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::oci::{Descriptor, Digest, Hasher, Tag};
+use crate::oci::{Descriptor, Digest, Hasher, PlatformFilter, Tag};
 use crate::store::Place;
 
 /// One line of the file.
@@ -31,8 +31,13 @@ enum Entry {
         tag: String,
         digest: String,
         from: String,
+        /// Which platforms of it were wanted.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        platforms: Option<String>,
         time: String,
     },
+    /// When an image was made; empty where it does not say.
+    Created { digest: String, created: String },
     /// An upload that another process can go on with.
     Upload {
         at: String,
@@ -77,6 +82,16 @@ impl Record {
         Self { v: VERSION, entry }
     }
 
+    /// When the image of a digest was made, or that it does not say. That can never change.
+    pub fn created(digest: &Digest, created: Option<SystemTime>) -> Self {
+        let text = |time| humantime::format_rfc3339_nanos(time).to_string();
+        let entry = Entry::Created {
+            digest: digest.to_string(),
+            created: created.map_or_else(String::new, text),
+        };
+        Self { v: VERSION, entry }
+    }
+
     pub(super) fn is_upload(&self) -> bool {
         matches!(self.entry, Entry::Upload { .. })
     }
@@ -92,17 +107,29 @@ impl Record {
         line
     }
 
-    /// A tag of `place` that is `digest` now, as the source is.
-    pub fn image(place: &Place, tag: &Tag, digest: &Digest, source: &Place) -> Self {
+    /// A tag of `place` that is `digest` now, which was made of `made_of`.
+    pub fn image(place: &Place, tag: &Tag, digest: &Digest, made_of: &MadeOf<'_>) -> Self {
         let entry = Entry::Image {
             at: place.to_string(),
             tag: tag.to_string(),
             digest: digest.to_string(),
-            from: format!("{source}@{digest}"),
+            from: format!("{}@{}", made_of.place, made_of.digest),
+            platforms: made_of.wanted.map(ToString::to_string),
             time: String::new(),
         };
         Self { v: VERSION, entry }
     }
+}
+
+/// What the source of a tag is, and what of it is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct MadeOf<'a> {
+    /// The source's repository.
+    pub place: &'a Place,
+    /// The digest of its manifest.
+    pub digest: &'a Digest,
+    /// Which platforms; `None`: it was not filtered.
+    pub wanted: Option<&'a PlatformFilter>,
 }
 
 /// A line as read: fields of other kinds are ignored, and nothing is copied out of the line that has no escapes in it.
@@ -117,6 +144,10 @@ pub(super) struct Line<'a> {
     #[serde(borrow, default)]
     pub(super) digest: Cow<'a, str>,
     #[serde(borrow, default)]
+    pub(super) from: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) platforms: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
     pub(super) tag: Cow<'a, str>,
     #[serde(borrow, default)]
     pub(super) location: Cow<'a, str>,
@@ -125,6 +156,7 @@ pub(super) struct Line<'a> {
     pub(super) hash: Cow<'a, str>,
     #[serde(borrow, default)]
     pub(super) time: Cow<'a, str>,
+    pub(super) created: Option<Cow<'a, str>>,
 }
 
 /// What tells whether a line was written by a later version, which may mean anything by the other fields.
@@ -149,7 +181,7 @@ impl Line<'_> {
 }
 
 fn is_later(version: u64, kind: &str) -> bool {
-    version > VERSION || !matches!(kind, "blob" | "image" | "upload")
+    version > VERSION || !matches!(kind, "blob" | "created" | "image" | "upload")
 }
 
 /// The version of the lines.

@@ -66,6 +66,17 @@ struct Access {
 }
 
 impl Scope {
+    /// To list the repositories of a registry.
+    pub(crate) fn catalog() -> Self {
+        Self {
+            first: Access {
+                resource: "registry:catalog".to_owned(),
+                actions: BTreeSet::from(["*".to_owned()]),
+            },
+            others: Vec::new(),
+        }
+    }
+
     /// To read a repository.
     pub(crate) fn pull(repository: &Repository) -> Self {
         Self {

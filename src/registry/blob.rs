@@ -39,6 +39,14 @@ pub(super) fn head(client: &Client, digest: &Digest) -> Result<Found, RequestErr
     }
 }
 
+/// Whether a blob is there as it should be. Where the answer does not tell, it is not.
+pub(super) fn is_there(client: &Client, descriptor: &Descriptor) -> Result<bool, RequestError> {
+    Ok(match head(client, &descriptor.digest)? {
+        Found::Present(length) => length.is_none_or(|length| length == descriptor.size),
+        Found::Absent | Found::Unknown => false,
+    })
+}
+
 /// Statuses to a question that say nothing about the answer to it: the same question is asked again later. 500 is not
 /// one of them, since some targets answer every HEAD by it (H09).
 pub(super) fn is_passing(status: u16) -> bool {

@@ -165,6 +165,8 @@ pub(super) enum Failure {
     Schema1Refused(String),
     /// The target does not take a manifest whose foreign layers were left out (M9); its words.
     ForeignWanted(String),
+    /// The target does not take an index some of whose children were left out (M15); its words.
+    ChildrenWanted(String),
     /// Content under another digest than its own.
     Digest {
         /// What was asked for or sent.
@@ -198,8 +200,8 @@ pub(super) enum Failure {
         /// The registry's words.
         message: String,
     },
-    /// A list of tags that does not end (E33).
-    EndlessTags(&'static str),
+    /// A list that does not end (E33).
+    EndlessList(&'static str),
 }
 
 impl fmt::Display for Failure {
@@ -262,6 +264,11 @@ impl fmt::Display for Failure {
                 "{message} (its foreign layers were left out: the target must allow them, distribution by \
                  `validation.manifests.urls.allow`)"
             ),
+            Self::ChildrenWanted(message) => write!(
+                f,
+                "{message} (children that are not wanted were left out, and the target wants every child of an index; \
+                 leave out `sparse`, and the index is cut)"
+            ),
             Self::Digest { expected, actual } => {
                 write!(f, "{expected} was asked for, the bytes are {actual}")
             }
@@ -282,7 +289,7 @@ impl fmt::Display for Failure {
                 }
                 write!(f, ": {message}")
             }
-            Self::EndlessTags(how) => write!(f, "the list of tags does not end: {how}"),
+            Self::EndlessList(how) => write!(f, "the list does not end: {how}"),
         }
     }
 }

@@ -238,6 +238,11 @@ fn refused(
     let parts: Vec<&Digest> = parts.map(|part| &part.digest).collect();
     let named = parts.iter().filter(|part| refusal.named.contains(part));
     let mut missing: Vec<Digest> = named.map(|part| (*part).clone()).collect();
+    // Of those that were left out there are always some.
+    if manifest.is_sparse() && missing.is_empty() && status != 500 {
+        let failure = Failure::ChildrenWanted(refusal.to_string());
+        return Err(RequestError { failure, ..error }.into());
+    }
     if missing.is_empty() && refusal.says_blob_unknown() {
         missing = parts.into_iter().cloned().collect();
     }

@@ -32,7 +32,7 @@ use std::sync::Arc;
 pub(crate) use hosts::Registries;
 pub(crate) use network::Reach;
 
-use crate::oci::{Descriptor, Manifest, Reference, Tag};
+use crate::oci::{Descriptor, Manifest, Reference, Repository, Tag};
 use crate::store::{Begin, Hint, Presence, Source, StoreError, Target};
 use client::Client;
 
@@ -44,6 +44,10 @@ struct RegistryStore {
 impl Source for RegistryStore {
     fn tags(&self) -> Result<Option<Vec<Tag>>, StoreError> {
         tags::list(&self.client)
+    }
+
+    fn repositories(&self) -> Result<Vec<Repository>, StoreError> {
+        tags::catalog(&self.client)
     }
 
     fn head(&self, reference: &Reference) -> Result<Presence, StoreError> {
@@ -60,6 +64,10 @@ impl Source for RegistryStore {
 }
 
 impl Target for RegistryStore {
+    fn has_blob(&self, descriptor: &Descriptor) -> Result<bool, StoreError> {
+        Ok(blob::is_there(&self.client, descriptor)?)
+    }
+
     fn begin(&self, descriptor: &Descriptor, hint: &Hint) -> Result<Begin, StoreError> {
         upload::begin(&self.client, descriptor, hint)
     }

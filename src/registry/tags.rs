@@ -1,141 +1,191 @@
-//! The tags of a repository, page by page. A list is whole or an error: one that is silently shorter would make tags
-//! vanish. Not here: which tags are wanted.
+//! Lists that come page by page: the tags of a repository, the repositories of a registry. A list is whole or an error:
+//! one that is silently shorter would make images vanish. Not here: which of them are wanted.
 
 use std::collections::HashSet;
 
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::auth::Scope;
 use super::client::Client;
 use super::error::{Failure, RequestError};
 use super::exchange::Response;
 use super::request::{Method, Request};
 use super::url::{Purpose, Url, Verdict};
-use crate::oci::Tag;
-use crate::store::StoreError;
+use crate::oci::{Repository, Tag};
+use crate::store::{Class, StoreError};
 
 /// All tags, each once and valid; `None` where the repository is not known (protocol.md E36).
 pub(super) fn list(client: &Client) -> Result<Option<Vec<Tag>>, StoreError> {
-    let mut takes_n = true;
-    let mut response = ask(client, own_page(client, None))?;
-    if response.status == 400 {
-        // Some do not take `n` (E30).
-        takes_n = false;
-        response.discard();
-        let path = client.path("tags/list");
-        response = ask(client, Request::new(Method::Get, path, client.scope()))?;
+    let list = List {
+        path: client.path("tags/list"),
+        scope: client.scope(),
+        is_valid: |name| Tag::parse(name).is_ok(),
+    };
+    let names = list.read(client)?;
+    Ok(names.map(|names| names.iter().flat_map(|name| Tag::parse(name)).collect()))
+}
+
+/// All repositories of the registry, each once and valid. Many registries do not tell (protocol.md E37).
+pub(super) fn catalog(client: &Client) -> Result<Vec<Repository>, StoreError> {
+    let list = List {
+        path: "/v2/_catalog".to_owned(),
+        scope: Scope::catalog(),
+        is_valid: |name| Repository::parse(name).is_ok(),
+    };
+    let not_told = |why: &str| {
+        let host = &client.registry.host;
+        let text = format!("{host} does not list its repositories ({why}); write a rule for each");
+        StoreError::new(Class::Permanent, text)
+    };
+    match list.read(client) {
+        Ok(Some(names)) => Ok(names
+            .iter()
+            .flat_map(|name| Repository::parse(name))
+            .collect()),
+        Ok(None) => Err(not_told("404 Not Found")),
+        Err(error) if error.class.is_final() => Err(not_told(&error.to_string())),
+        Err(error) => Err(error),
     }
-    if response.status == 404 {
-        response.discard();
-        return Ok(None);
+}
+
+/// A list of names in pages.
+struct List {
+    path: String,
+    scope: Scope,
+    is_valid: fn(&str) -> bool,
+}
+
+impl List {
+    /// All names, each once and valid; `None` where there is no such list.
+    fn read(&self, client: &Client) -> Result<Option<Vec<String>>, StoreError> {
+        let mut takes_n = true;
+        let mut response = ask(client, self.own_page(None))?;
+        if response.status == 400 {
+            // Some do not take `n` (E30).
+            takes_n = false;
+            response.discard();
+            let path = self.path.clone();
+            response = ask(client, Request::new(Method::Get, path, self.scope.clone()))?;
+        }
+        if response.status == 404 {
+            response.discard();
+            return Ok(None);
+        }
+
+        let mut names = Names::default();
+        let mut asked: HashSet<Url> = HashSet::new();
+        for _ in 0..MAX_PAGES {
+            if response.status != 200 {
+                return Err(response.refuse().into());
+            }
+            let endless =
+                |response: &Response, how| Err(response.failed(Failure::EndlessList(how)).into());
+            if !asked.insert(response.url.clone()) {
+                return endless(&response, "a page names itself as the next one");
+            }
+            let page = read_page(&mut response)?;
+            let known = names.list.len();
+            names.add(&page, self.is_valid);
+            let is_new = names.list.len() > known;
+            if names.list.len() > MAX_NAMES {
+                return endless(&response, "over a million names");
+            }
+
+            let link = response.headers("link").find_map(next_link);
+            let request = match link {
+                // An empty page may have a next one (E29), one of old names goes in circles (E33).
+                Some(_) if !is_new && !page.is_empty() => {
+                    return endless(&response, "a page brings nothing new");
+                }
+                Some(link) => {
+                    let next = self.next(client, &response, &link)?;
+                    Request::to(Method::Get, next, self.scope.clone())
+                }
+                // Cut off without a word, perhaps: some stop at `n` and say nothing (E34).
+                None if takes_n && is_new && page.len() == PAGE => {
+                    self.own_page(names.list.last().map(String::as_str))
+                }
+                None => return Ok(Some(names.finish(client, &self.path))),
+            };
+            response = ask(client, request)?;
+        }
+        Err(response
+            .failed(Failure::EndlessList("too many pages"))
+            .into())
     }
 
-    let mut listing = Listing::default();
-    let mut asked: HashSet<Url> = HashSet::new();
-    for _ in 0..MAX_PAGES {
-        if response.status != 200 {
-            return Err(response.refuse().into());
-        }
-        let endless =
-            |response: &Response, how| Err(response.failed(Failure::EndlessTags(how)).into());
-        if !asked.insert(response.url.clone()) {
-            return endless(&response, "a page names itself as the next one");
-        }
-        let page = read_page(&mut response)?;
-        let known = listing.tags.len();
-        listing.add(&page);
-        let is_new = listing.tags.len() > known;
-        if listing.tags.len() > MAX_TAGS {
-            return endless(&response, "over a million tags");
-        }
-
-        let link = response.headers("link").find_map(next_link);
-        let request = match link {
-            // An empty page may have a next one (E29), one of old tags goes in circles (E33).
-            Some(_) if !is_new && !page.is_empty() => {
-                return endless(&response, "a page brings no new tag");
-            }
-            Some(link) => Request::to(Method::Get, next(client, &response, &link)?, client.scope()),
-            // Cut off without a word, perhaps: some stop at `n` and say nothing (E34).
-            None if takes_n && is_new && page.len() == PAGE => {
-                own_page(client, listing.tags.last())
-            }
-            None => return Ok(Some(listing.finish(client))),
-        };
-        response = ask(client, request)?;
+    fn own_page(&self, last: Option<&str>) -> Request<'static> {
+        let last = last.map_or_else(String::new, |name| format!("&last={name}"));
+        let path = format!("{}?n={PAGE}{last}", self.path);
+        Request::new(Method::Get, path, self.scope.clone())
     }
-    Err(response
-        .failed(Failure::EndlessTags("too many pages"))
-        .into())
+
+    /// Where the next page is. The path may be wrong, in front of registries whose proxies do not translate it: then
+    /// the query counts (E32).
+    fn next(
+        &self,
+        client: &Client,
+        response: &Response,
+        link: &str,
+    ) -> Result<Verdict, RequestError> {
+        let mut verdict = client.judge(response, link, Purpose::Page)?;
+        if verdict.url.path() != self.path {
+            let query = verdict.url.query().unwrap_or_default();
+            verdict.url = response
+                .url
+                .join(&format!("{}?{query}", self.path))
+                .map_err(|error| response.failed(Failure::Url(error)))?;
+        }
+        Ok(verdict)
+    }
 }
 
 fn ask(client: &Client, mut request: Request<'_>) -> Result<Response, RequestError> {
     client.send(&mut request)
 }
 
-fn own_page(client: &Client, last: Option<&Tag>) -> Request<'static> {
-    let last = last.map_or_else(String::new, |tag| format!("&last={tag}"));
-    let path = client.path(&format!("tags/list?n={PAGE}{last}"));
-    Request::new(Method::Get, path, client.scope())
-}
-
-/// Where the next page is. The path may be wrong, in front of registries whose proxies do not translate it: then the
-/// query counts (E32).
-fn next(client: &Client, response: &Response, link: &str) -> Result<Verdict, RequestError> {
-    let mut verdict = client.judge(response, link, Purpose::Page)?;
-    let path = client.path("tags/list");
-    if verdict.url.path() != path {
-        let query = verdict.url.query().unwrap_or_default();
-        verdict.url = response
-            .url
-            .join(&format!("{path}?{query}"))
-            .map_err(|error| response.failed(Failure::Url(error)))?;
-    }
-    Ok(verdict)
-}
-
 #[derive(Deserialize)]
 struct Page {
-    #[serde(default)]
-    tags: Option<Vec<Value>>,
+    #[serde(default, alias = "tags", alias = "repositories")]
+    names: Option<Vec<Value>>,
 }
 
 fn read_page(response: &mut Response) -> Result<Vec<Value>, RequestError> {
     let body = response.bytes(MAX_PAGE)?;
     let page: Page =
         serde_json::from_slice(&body).map_err(|error| response.failed(Failure::Json(error)))?;
-    Ok(page.tags.unwrap_or_default())
+    Ok(page.names.unwrap_or_default())
 }
 
 /// What was listed so far.
 #[derive(Default)]
-struct Listing {
-    tags: Vec<Tag>,
-    seen: HashSet<Tag>,
+struct Names {
+    list: Vec<String>,
+    seen: HashSet<String>,
     dropped: usize,
 }
 
-impl Listing {
+impl Names {
     /// Adds the entries of a page. Some are null, digests or there twice (E27).
-    fn add(&mut self, page: &[Value]) {
+    fn add(&mut self, page: &[Value], is_valid: fn(&str) -> bool) {
         for entry in page {
-            match entry.as_str().and_then(|text| Tag::parse(text).ok()) {
-                Some(tag) if self.seen.insert(tag.clone()) => self.tags.push(tag),
+            match entry.as_str().filter(|text| is_valid(text)) {
+                Some(name) if self.seen.insert(name.to_owned()) => self.list.push(name.to_owned()),
                 _ => self.dropped += 1,
             }
         }
     }
 
-    fn finish(self, client: &Client) -> Vec<Tag> {
+    fn finish(self, client: &Client, path: &str) -> Vec<String> {
         if self.dropped > 0 {
             log::warn!(
-                "{}/{}: {} entries of the tag list are no tags or there twice",
+                "{}{path}: {} entries of the list are no names or there twice",
                 client.registry.host,
-                client.repository,
                 self.dropped
             );
         }
-        self.tags
+        self.list
     }
 }
 
@@ -165,10 +215,10 @@ fn next_link(header: &[u8]) -> Option<String> {
     None
 }
 
-/// Tags a page. ECR refuses more, others take less.
+/// Names a page. ECR refuses more, others take less.
 const PAGE: usize = 1000;
 const MAX_PAGES: usize = 10_000;
-const MAX_TAGS: usize = 1_000_000;
+const MAX_NAMES: usize = 1_000_000;
 /// Bytes a page.
 const MAX_PAGE: u64 = 16 << 20;
 
@@ -176,7 +226,6 @@ const MAX_PAGE: u64 = 16 << 20;
 mod tests {
     use super::super::testing::{Reply, Server};
     use super::*;
-    use crate::store::Class;
 
     fn page(tags: impl IntoIterator<Item = u32>) -> String {
         let tags: Vec<String> = tags.into_iter().map(|tag| format!("\"{tag}\"")).collect();
@@ -318,6 +367,42 @@ mod tests {
                 .body(page(2..3))
         };
         assert!(next(elsewhere).to_string().contains("another host"));
+    }
+
+    #[test]
+    fn the_repositories_of_a_registry_are_listed_in_pages() {
+        let server = Server::start(|seen| {
+            Some(match seen.target.as_str() {
+                "/v2/_catalog?n=1000" => Reply::new(200)
+                    .header("link", "</v2/_catalog?last=b&n=1000>; rel=\"next\"")
+                    .body(r#"{"repositories":["a/b","UPPER","../x",7]}"#),
+                "/v2/_catalog?last=b&n=1000" => {
+                    Reply::new(200).body(r#"{"repositories":["a/b","c"]}"#)
+                }
+                _ => Reply::new(500),
+            })
+        });
+        let found = server.store("a/b").repositories().unwrap();
+        let names: Vec<_> = found.iter().map(Repository::as_str).collect();
+        assert_eq!(names, ["a/b", "c"]);
+    }
+
+    #[test]
+    fn a_registry_that_lists_no_repositories_is_told_from_one_that_is_busy() {
+        for (status, class) in [
+            (401, Class::Permanent),
+            (403, Class::Permanent),
+            (404, Class::Permanent),
+            (405, Class::Permanent),
+            (500, Class::Transient),
+            (503, Class::Transient),
+        ] {
+            let server = Server::start(move |_| Some(Reply::new(status)));
+            let error = server.store("a/b").repositories().unwrap_err();
+            assert_eq!(error.class, class, "{status}: {error}");
+            let told = error.to_string().contains("does not list its repositories");
+            assert_eq!(told, class == Class::Permanent, "{status}: {error}");
+        }
     }
 
     #[test]

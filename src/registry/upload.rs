@@ -467,10 +467,7 @@ impl RegistryUpload {
     }
 
     fn is_there(&self) -> bool {
-        match blob::head(&self.client, &self.descriptor.digest) {
-            Ok(Head::Present(length)) => length.is_none_or(|length| length == self.descriptor.size),
-            _ => false,
-        }
+        blob::is_there(&self.client, &self.descriptor).unwrap_or(false)
     }
 
     /// What a refusal means for the next attempt.

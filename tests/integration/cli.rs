@@ -113,7 +113,10 @@ fn what_is_wrong_with_the_command_line_is_said_in_one_line_and_nothing_is_touche
             &["--log-level \"loud\"", "debug"],
         ),
         (&[not_text()], &["UTF-8"]),
-        (&["--os=linux".into()], &["--os", "not supported yet"]),
+        (
+            &["--os=linux/amd64".into()],
+            &["--os \"linux/amd64\"", "linux or windows"],
+        ),
     ];
     let world = World::new();
     for (arguments, words) in table {

@@ -152,18 +152,20 @@ fn anchor(title: &str) -> String {
 }
 
 /// Which modules a module may use. What is not named here is `lib`, which knows all.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("oci", &[]),
     ("secret", &[]),
     ("nearest", &[]),
     ("pace", &[]),
     ("logging", &[]),
+    ("output", &["report"]),
     ("report", &[]),
     ("signal", &["pace"]),
+    ("progress", &["engine", "logging", "pace", "report"]),
     ("store", &["oci", "secret"]),
     ("records", &["oci", "store"]),
     ("config", &["nearest", "oci", "secret", "store"]),
-    ("cli", &["config", "nearest"]),
+    ("cli", &["config", "nearest", "oci", "output"]),
     ("engine", &["config", "oci", "records", "report", "store"]),
     ("layout", &["oci", "store"]),
 ];

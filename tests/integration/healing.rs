@@ -1,5 +1,8 @@
 //! What goes wrong and is put right in the same run: blobs that a target lacks although it said otherwise, writes of
-//! which nobody knows whether they were done, sessions that are lost, downloads that break off (decisions D6, D7).
+//! which nobody knows whether they were done, sessions that are lost, downloads that break off (decisions D6, D7). And
+//! what only `--force` finds.
+
+use serde_json::json;
 
 use crate::harness::{Output, Run, assert_in_sync};
 use crate::image::{Blob, Image, Maker};
@@ -406,4 +409,47 @@ fn a_target_that_was_wiped_is_filled_again() {
         drop(run.run().expect(0));
         assert_in_sync(&pair.source, "a", &pair.target, "b", &["v1"]);
     }
+}
+
+#[test]
+fn force_puts_what_is_there_and_asks_for_every_blob() {
+    let image = Maker::new(63).index(&["linux/amd64", "linux/arm64"], 100);
+    let pair = Pair::of(image, Habit::DISTRIBUTION_3);
+    let (source, target) = (pair.source.name("a:v1"), pair.target.name("b"));
+    let run = fast().rule(&source, target.as_str());
+    run.run().expect(0);
+    // A blob is gone, and the tag does not tell.
+    let blob = &pair.image.children[1].blobs[2].digest;
+    pair.target.remove("b", blob);
+    pair.target.forget();
+    run.run().expect(0);
+    assert_eq!(pair.target.total(), 1);
+    pair.source.forget();
+    pair.target.forget();
+    let run = run.args(["--force", "--proc=1"]);
+    let output = run.run().expect(0);
+    assert_in_sync(&pair.source, "a", &pair.target, "b", &["v1"]);
+    let summary = "1 copied, 0 unchanged, 0 failed; blobs: 1 sent, 0 mounted, 4 already there";
+    assert!(output.stderr.contains(summary), "{}", output.stderr);
+    // Three manifests, and five blobs that are each asked for once.
+    let counts = pair.target.counts();
+    let count = |kind| counts.get(&kind).copied().unwrap_or_default();
+    assert_eq!(
+        (count(Kind::ManifestPut), count(Kind::ManifestHead)),
+        (3, 0)
+    );
+    assert_eq!((count(Kind::BlobHead), count(Kind::UploadPut)), (5, 1));
+    assert_eq!(
+        (pair.source.count(Kind::BlobGet), pair.source.total()),
+        (1, 4)
+    );
+    // One rule alone may ask for it.
+    let run = fast().rule(&source, json!({"to": target, "force": true}));
+    let output = run.run().expect(0);
+    check_invariants(&[&pair.source], &[&pair.target], &output);
+    assert!(
+        output.stderr.contains("1 copied, 0 unchanged"),
+        "{}",
+        output.stderr
+    );
 }

@@ -8,16 +8,14 @@ mod cli;
 mod content;
 mod credentials;
 mod documents;
+mod dry_run;
 mod economy;
 mod environment;
 mod failures;
 mod fanout;
+mod files;
 mod golden;
 mod habits;
-#[expect(
-    dead_code,
-    reason = "the tests that need the rest of it come with the program"
-)]
 mod harness;
 mod healing;
 mod hostile;
@@ -29,8 +27,12 @@ mod interrupt;
     reason = "the tests that need the rest of it come with the program"
 )]
 mod invariants;
+mod large;
 mod layers;
 mod moving;
+mod outputs;
+mod platforms;
+mod progress;
 mod proxies;
 mod records;
 #[expect(
@@ -40,6 +42,7 @@ mod records;
 mod registry;
 mod resume;
 mod retries;
+mod rules;
 mod sweep;
 mod sync;
 mod traps;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use image_syncer::oci::{Algorithm, Descriptor, Digest, Host, Repository, Tag};
-use image_syncer::records::{Hints, Journal, Record};
+use image_syncer::records::{Hints, Journal, MadeOf, Record};
 use image_syncer::store::Place;
 use serde_json::{Value, json};
 
@@ -42,7 +42,14 @@ impl Fifty {
         for claim in &claims {
             journal.append(&match &claim.tag {
                 None => Record::blob(&claim.place, &descriptor(&claim.digest)),
-                Some(tag) => Record::image(&claim.place, tag, &claim.digest, &claim.place),
+                Some(tag) => {
+                    let made_of = MadeOf {
+                        place: &claim.place,
+                        digest: &claim.digest,
+                        wanted: None,
+                    };
+                    Record::image(&claim.place, tag, &claim.digest, &made_of)
+                }
             });
         }
         drop(journal);

@@ -95,27 +95,68 @@ fn a_broken_download_goes_on_by_range() {
     assert_eq!(target.count(Kind::UploadPatch), 1);
 }
 
-#[test]
-fn a_target_that_stalls_does_not_hold_up_the_others() {
+/// Copies a large blob to three targets, one of which takes its upload in this way the first time; gives how often the
+/// blob was read.
+fn reads_beside(act: Act, odd: usize, arguments: &[&str], scale: &str) -> usize {
     let source = FakeRegistry::new();
-    source.push("a/b", "v1", &Maker::new(1).oci(&[LARGE]));
-    let targets = [
-        FakeRegistry::new(),
-        FakeRegistry::new(),
-        FakeRegistry::new(),
-    ];
-    targets[1].fault(Fault::on(Kind::UploadPatch, Act::NoRead).nth(Nth::Only(1)));
+    let image = Maker::new(1).oci(&[LARGE]);
+    source.push("a/b", "v1", &image);
+    let targets = [(); 3].map(|()| FakeRegistry::new());
+    targets[odd].fault(Fault::on(Kind::UploadPatch, act).nth(Nth::Only(1)));
     let names: Vec<String> = targets.iter().map(|target| target.name("a/b")).collect();
-    let config = serde_json::json!({ "images": { source.name("a/b"): names } });
-    // The stalled upload is noticed after about a second; a target detached after that would be noticed by its reads.
     let run = Run::new()
-        .config(config)
-        .env("IMAGE_SYNCER_TIME_SCALE", "0.05")
-        .within(Duration::from_mins(1));
-    let output = run.run();
-    output.expect(0);
+        .rule(&source.name("a/b"), names)
+        .args(arguments)
+        .env("IMAGE_SYNCER_TIME_SCALE", scale);
+    let output = run.run().expect(0);
+    check_invariants(&[&source], &targets.each_ref(), &output);
     for target in &targets {
         assert_in_sync(&source, "a/b", target, "a/b", &["v1"]);
+    }
+    let history = source.history();
+    let blob = history
+        .iter()
+        .filter(|e| e.kind == Kind::BlobGet && e.reference == image.blobs[1].digest);
+    blob.count()
+}
+
+#[test]
+fn a_target_that_never_reads_does_not_hold_up_the_others_whichever_it_is() {
+    for odd in 0..3 {
+        // It is left behind first, and its stalled upload is noticed some time later.
+        let reads = reads_beside(Act::NoRead, odd, &["--detach-after=100ms"], "0.01");
+        assert!(reads > 1, "target {odd}");
+    }
+}
+
+#[test]
+fn a_slow_target_is_waited_for_as_long_as_the_user_says() {
+    for arguments in [
+        ["--detach-after=0s", "--detach-share=100%"],
+        ["--detach-after=1h", "--detach-share=0%"],
+    ] {
+        let slowly = Act::ReadSlowly(256 << 10, Duration::from_millis(15));
+        assert_eq!(
+            reads_beside(slowly, 1, &arguments, "0.1"),
+            1,
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
+fn the_user_says_how_often_an_upload_is_recorded() {
+    for (size, marks) in [("4MiB", 4), ("1GiB", 0)] {
+        let (source, target) = pair(Habit::DISTRIBUTION_3);
+        let run = Run::new()
+            .rule(&source.name("a/b"), target.name("a/b"))
+            .args([
+                &format!("--checkpoint-bytes={size}"),
+                "--checkpoint-time=1h",
+            ]);
+        run.run().expect(0);
+        let found = records(&run).matches("\"upload\"").count();
+        assert_eq!(found, marks, "{size}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The sweep (reliability.md 5.3): a faultless run of a scenario is recorded, then each of its requests goes wrong in
-//! each way, once and for ever, and after every run all invariants hold. `cargo test` takes a sample of the cases;
-//! `IMAGE_SYNCER_SWEEP=all` takes all of them, `IMAGE_SYNCER_SEED=N` the sample of a run that failed.
+//! each way, once and for ever, and several at once, and after every run all invariants hold. `cargo test` takes a sample
+//! of the cases; `IMAGE_SYNCER_SWEEP=all` takes all of them, `IMAGE_SYNCER_SEED=N` the sample of a run that failed.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -21,15 +21,29 @@ struct World {
     registries: Vec<FakeRegistry>,
     run: Run,
     images: Vec<(&'static str, Image)>,
+    /// Where they go at each target.
+    repositories: &'static [&'static str],
 }
 
 impl World {
     /// All images of the source's one repository go to the same repository of each target.
     fn new(tags: &str, images: Vec<(&'static str, Image)>, registries: Vec<FakeRegistry>) -> Self {
+        Self::to(&["b"], tags, images, registries)
+    }
+
+    /// The same with several repositories of each target.
+    fn to(
+        repositories: &'static [&'static str],
+        tags: &str,
+        images: Vec<(&'static str, Image)>,
+        registries: Vec<FakeRegistry>,
+    ) -> Self {
         for (tag, image) in &images {
             registries[0].push("a", tag, image);
         }
-        let targets = registries[1..].iter().map(|target| target.name("b"));
+        let targets = registries[1..]
+            .iter()
+            .flat_map(|target| repositories.iter().map(|name| target.name(name)));
         let run = registries
             .iter()
             .filter_map(|registry| Some((registry, registry.login()?)))
@@ -45,14 +59,18 @@ impl World {
             registries,
             run,
             images,
+            repositories,
         }
     }
 
     /// The tags that are not at a target as they are at the source, each with the number of the target.
     fn lacking(&self) -> BTreeSet<(usize, &'static str)> {
         let is_lacking = |target: &FakeRegistry, (tag, image): &(&'static str, Image)| {
-            let found = target.manifest("b", tag);
-            found.is_none_or(|(digest, _)| digest != image.digest)
+            let is_there = |name: &&str| {
+                let found = target.manifest(name, tag);
+                found.is_some_and(|(digest, _)| digest == image.digest)
+            };
+            !self.repositories.iter().all(is_there)
         };
         let targets = self.registries.iter().enumerate().skip(1);
         targets
@@ -156,7 +174,12 @@ fn wrongs(entry: &Entry) -> Vec<Wrong> {
 
 /// Goes wrong once at every request, in every way.
 fn sweep_once(scenario: &str, build: impl Fn() -> World) {
-    for_each_case(scenario, &build, 11, |registry, number, _, wrong| {
+    sweep_once_in(11, scenario, build);
+}
+
+/// The same with one case in `stride`.
+fn sweep_once_in(stride: u64, scenario: &str, build: impl Fn() -> World) {
+    for_each_case(scenario, &build, stride, |registry, number, _, wrong| {
         let world = build().retrying(0);
         let fault = Fault::on_any(wrong.act.clone()).nth(Nth::Only(number));
         world.registries[registry].fault(fault);
@@ -306,6 +329,19 @@ fn unchanged() -> World {
     world
 }
 
+/// The second repository gets its blobs by mounts from the first.
+fn mounts() -> World {
+    let image = Maker::new(44).oci(&[800, 600]);
+    World::to(&["b", "c"], ":v1", vec![("v1", image)], plain(2))
+}
+
+/// A blob so large that its upload can be gone on with.
+fn large_blob() -> World {
+    static IMAGE: OnceLock<Image> = OnceLock::new();
+    let image = IMAGE.get_or_init(|| Maker::new(45).oci(&[(16 << 20) + 100_000]));
+    World::new(":v1", vec![("v1", image.clone())], plain(2))
+}
+
 #[test]
 fn one_fault_in_a_copy_of_shared_layers_fails_nothing() {
     sweep_once("shared layers", shared_layers);
@@ -327,6 +363,16 @@ fn one_fault_in_a_copy_to_two_targets_fails_nothing() {
 }
 
 #[test]
+fn one_fault_in_a_copy_with_mounts_fails_nothing() {
+    sweep_once("mounts", mounts);
+}
+
+#[test]
+fn one_fault_in_a_copy_of_a_large_blob_fails_nothing() {
+    sweep_once_in(41, "large blob", large_blob);
+}
+
+#[test]
 fn one_fault_in_an_unchanged_rerun_fails_nothing() {
     sweep_once("unchanged", unchanged);
 }
@@ -336,5 +382,75 @@ fn lasting_faults_fail_what_needs_the_request_and_nothing_else() {
     sweep_for_ever("shared layers", shared_layers);
     sweep_for_ever("index", index_and_artifact);
     sweep_for_ever("two targets", two_targets);
+    sweep_for_ever("mounts", mounts);
     sweep_for_ever("tokens", tokens);
+}
+
+/// Any faults of a run, on both sides, end in a complete copy or in a failure that is told, and nothing that they leave
+/// behind is in the way of the next run.
+#[test]
+fn any_faults_end_in_a_whole_copy_or_in_a_failure_that_is_told() {
+    type Scenario = (&'static str, fn() -> World);
+    let scenarios: [Scenario; 6] = [
+        ("shared layers", shared_layers),
+        ("tokens", tokens),
+        ("index", index_and_artifact),
+        ("two targets", two_targets),
+        ("mounts", mounts),
+        ("large blob", large_blob),
+    ];
+    let walks = if takes_all() { 100 } else { 4 };
+    for (scenario, build) in scenarios {
+        let calm = build();
+        calm.sync();
+        let histories: Vec<Vec<Entry>> = calm
+            .registries
+            .iter()
+            .map(|registry| {
+                let entries = registry.history().into_iter();
+                entries.filter(|entry| !entry.is_challenged).collect()
+            })
+            .collect();
+        for walk in 0..walks {
+            let seed = seed() + walk;
+            let mut random = Maker::new(seed);
+            let mut faults = Vec::new();
+            for (registry, history) in histories.iter().enumerate() {
+                for _ in 0..below(&mut random, 4) {
+                    let number = below(&mut random, history.len());
+                    let wrongs = wrongs(&history[number]);
+                    let Wrong { act, may_fail } = wrongs[below(&mut random, wrongs.len())].clone();
+                    // Time and again, a tag names what the registry says (E16), and a login that is refused and
+                    // granted by turns is neither right nor wrong (I8).
+                    let may_last = !may_fail && !matches!(act, Act::Flip(_));
+                    let nth = match below(&mut random, 4) {
+                        0 if may_last => Nth::Every(2 + number % 5),
+                        _ => Nth::Only(number + 1),
+                    };
+                    faults.push((registry, act, nth));
+                }
+            }
+            let case = AssertUnwindSafe(|| {
+                let world = build().retrying(1);
+                for (registry, act, nth) in &faults {
+                    world.registries[*registry].fault(Fault::on_any(act.clone()).nth(*nth));
+                }
+                world.sync();
+                world.registries.iter().for_each(FakeRegistry::clear_faults);
+                world.sync();
+                assert!(
+                    world.lacking().is_empty(),
+                    "it is not healed without faults"
+                );
+            });
+            assert!(
+                catch_unwind(case).is_ok(),
+                "{scenario}: {faults:?}; seed {seed}"
+            );
+        }
+    }
+}
+
+fn below(random: &mut Maker, limit: usize) -> usize {
+    usize::try_from(random.number() % limit as u64).expect("less than a usize")
 }

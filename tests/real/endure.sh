@@ -57,11 +57,15 @@ resumed() {
 
 # endure VERSION: all of it against registries of one version.
 endure() {
-    local version=$1 source target
-    free_ports 2
-    source=127.0.0.1:${ports[0]} target=127.0.0.1:${ports[1]}
+    local version=$1 source target counted log=$work/requests-$1
+    free_ports 3
+    source=127.0.0.1:${ports[0]} target=127.0.0.1:${ports[1]} counted=127.0.0.1:${ports[2]}
     begin "source-$version" "${ports[0]}"
     begin "target-$version" "${ports[1]}"
+    : >"$log"
+    python3 "$here/proxy.py" serve "${ports[2]}" "${ports[1]}" "$log" &
+    registries+=($!)
+    answers "${ports[2]}"
     python3 "$here/registry.py" series "$source" small 60 20000
     python3 "$here/registry.py" series "$source" large 1 1073741824
 
@@ -74,22 +78,27 @@ endure() {
     # How long a run takes undisturbed, in milliseconds.
     local began length wait
     began=$(date +%s%N)
-    sync "calm-$version" --records "$work/calm-$version" "$source/small" "$target/calm"
+    sync "calm-$version" --records "$work/calm-$version" "$source/small" "$counted/calm"
     length=$((($(date +%s%N) - began) / 1000000))
     check "$version: 60 images in peace" ended "calm-$version" 0 0 0
     for try in $(seq 25); do
         wait=$((RANDOM % (length + 1)))
         for _ in 1 2; do
-            (cd "$root" && exec "$binary" --records "$work/killed-$version" "$source/small" "$target/killed$try") \
+            (cd "$root" && exec "$binary" --records "$work/killed-$version-$try" "$source/small" "$counted/killed$try") \
                 >/dev/null 2>&1 &
             sleep "$(printf '0.%03d' $((wait > 999 ? 999 : wait)))"
             kill -9 $! 2>/dev/null || true
             wait $! 2>/dev/null || true
+            # What was on its way comes to its end first.
+            until python3 "$here/proxy.py" idle "$log"; do sleep 0.05; done
         done
-        sync "after-$version" --records "$work/killed-$version" "$source/small" "$target/killed$try"
+        sync "after-$version" --records "$work/killed-$version-$try" "$source/small" "$counted/killed$try"
         check "$version: killed twice after $wait of $length ms, and run again" ended "after-$version" 0 0 0
         check "$version: the copy is complete" in_sync "$source/small" "$target/killed$try"
     done
+    check "$version: no blob was sent again, and no more than was on its way at the kills" \
+        python3 "$here/proxy.py" judge "$log" calm killed 2 5
+    sed 's/^/      /' "$work/check"
 
     (
         for _ in 1 2 3 4; do

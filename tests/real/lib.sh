@@ -47,13 +47,19 @@ ${3:-}
 CONFIG
     OTEL_TRACES_EXPORTER=none "${PROGRAM:-docker-registry}" serve "$work/$1.yml" >>"$work/$1.log" 2>&1 &
     registries+=($!)
-    for _ in $(seq 100); do
-        kill -0 $! 2>/dev/null || break
-        (exec 3<>"/dev/tcp/127.0.0.1/$2") 2>/dev/null && return
-        sleep 0.1
-    done
+    answers "$2" && return
     echo "registry $1 did not start:" >&2
     cat "$work/$1.log" >&2
+    return 1
+}
+
+# answers PORT: whether the program that was just started in the background listens there before long.
+answers() {
+    for _ in $(seq 100); do
+        kill -0 $! 2>/dev/null || break
+        (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null && return
+        sleep 0.1
+    done
     return 1
 }
 

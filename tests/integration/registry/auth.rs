@@ -254,7 +254,7 @@ impl Guard {
 /// What a token must allow for a request, as distribution asks for it.
 fn needed_rights(request: &Request, habit: &Habit) -> Rights {
     let actions: &[&str] = match request.kind {
-        Kind::Ping | Kind::Token | Kind::Other => return Rights::new(),
+        Kind::Ping | Kind::Catalog | Kind::Token | Kind::Other => return Rights::new(),
         Kind::TagsList
         | Kind::ManifestHead
         | Kind::ManifestGet

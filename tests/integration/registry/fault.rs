@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
+
 use super::history::{Kind, Request};
 
 /// A rule that makes some requests go wrong. It is matched against requests that the registry lets in: not against
@@ -70,12 +72,16 @@ pub(crate) enum Act {
     RefuseBody(u16),
     /// The request's body is never read.
     NoRead,
+    /// The request's body is read so many bytes at a time, with a pause before each.
+    ReadSlowly(usize, Duration),
     /// The answer begins later.
     Delay(Duration),
     /// There is never an answer, and the connection stays.
     Stall,
     /// The answer's body stops after this many bytes, and the connection stays.
     StallBody(usize),
+    /// The answer's body stops after this many bytes, until the other end of this channel is dropped.
+    HoldBody(usize, Receiver<()>),
     /// The answer goes out so many bytes at a time, with a pause between them.
     Drip(usize, Duration),
     /// The answer's head does so, and its body follows at once.

@@ -17,6 +17,8 @@ pub(crate) struct Habit {
     pub(crate) max_page: Option<usize>,
     /// The tags of a repository that does not exist are an empty list.
     pub(crate) lists_missing_repository: bool,
+    /// It tells its repositories.
+    pub(crate) has_catalog: bool,
     pub(crate) accept: Accept,
     pub(crate) range: Range,
 
@@ -164,6 +166,7 @@ impl Habit {
         link: Link::Relative,
         max_page: Some(1000),
         lists_missing_repository: false,
+        has_catalog: true,
         accept: Accept::Distribution,
         range: Range::Served,
         has_state: true,
@@ -329,6 +332,7 @@ impl Habit {
     /// GHCR, from threads (protocol.md 7).
     pub(crate) const GHCR: Self = Self {
         name: "ghcr",
+        has_catalog: false,
         max_chunk: Some(4 << 20),
         cancel_status: 405,
         ..Self::OTHER

@@ -13,6 +13,7 @@ use super::http::Head;
 pub(crate) enum Kind {
     Ping,
     TagsList,
+    Catalog,
     ManifestHead,
     ManifestGet,
     ManifestPut,
@@ -58,6 +59,9 @@ fn route<'a>(method: &str, path: &'a str) -> (Kind, &'a str, &'a str) {
     let other = (Kind::Other, "", "");
     if path == "/v2/" && method == "GET" {
         return (Kind::Ping, "", "");
+    }
+    if path == "/v2/_catalog" && method == "GET" {
+        return (Kind::Catalog, "", "");
     }
     if path.starts_with("/token") && matches!(method, "GET" | "POST") {
         return (Kind::Token, "", "");

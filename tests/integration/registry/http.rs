@@ -254,6 +254,22 @@ impl Connection {
         self.read_unasked_body(head)
     }
 
+    /// The same, so many bytes at a time with a pause before each, where the length is announced.
+    pub(crate) fn read_body_by(&mut self, head: &Head, size: usize, pause: impl Fn()) -> Body {
+        let mut body = Body::default();
+        let mut missing = head.length().unwrap_or_default();
+        let continues = !head.expects_continue() || self.say_continue().is_ok();
+        let mut is_open = continues && self.take_last_byte().is_ok();
+        while is_open && missing > size {
+            pause();
+            is_open = self.read_some(size, &mut body.bytes).is_ok();
+            missing -= size;
+        }
+        body.is_complete =
+            is_open && missing > 0 && self.read_held_back(missing, &mut body.bytes).is_ok();
+        body
+    }
+
     /// The same without a 100 Continue: a client that waits for one sends its body some time later.
     pub(crate) fn read_unasked_body(&mut self, head: &Head) -> Body {
         let mut bytes = Vec::new();

@@ -21,13 +21,49 @@ pub(super) fn tags(habit: &Habit, addr: &str, state: &State, request: &Request) 
             Answer::error(404, "NAME_UNKNOWN", json!({ "name": name }))
         };
     };
-    let mut tags: Vec<&String> = repository.tags.keys().collect();
+    let tags = repository.tags.keys().collect();
+    let path = format!("/v2/{name}/tags/list");
+    page(
+        habit,
+        addr,
+        request,
+        &path,
+        tags,
+        |tags| json!({"name": name, "tags": tags}),
+    )
+}
+
+/// GET of the catalog, in pages (E37).
+pub(super) fn catalog(habit: &Habit, addr: &str, state: &State, request: &Request) -> Answer {
+    if !habit.has_catalog {
+        return Answer::error(404, "NOT_FOUND", Value::Null);
+    }
+    let names = state.repositories.keys().collect();
+    page(
+        habit,
+        addr,
+        request,
+        "/v2/_catalog",
+        names,
+        |names| json!({"repositories": names}),
+    )
+}
+
+/// One page of a list.
+fn page(
+    habit: &Habit,
+    addr: &str,
+    request: &Request,
+    path: &str,
+    mut names: Vec<&String>,
+    body: impl Fn(&[&String]) -> Value,
+) -> Answer {
     if habit.link == Link::AllAtOnce {
-        tags.reverse();
-        return Answer::json(200, &json!({"name": name, "tags": tags}));
+        names.reverse();
+        return Answer::json(200, &body(&names));
     }
     if let Some(last) = request.head.parameter("last") {
-        tags.retain(|tag| tag.as_str() > last);
+        names.retain(|name| name.as_str() > last);
     }
     let asked = match request.head.parameter("n").map(str::parse::<usize>) {
         None => None,
@@ -35,14 +71,14 @@ pub(super) fn tags(habit: &Habit, addr: &str, state: &State, request: &Request) 
         Some(Err(_)) => return Answer::error(400, "PAGINATION_NUMBER_INVALID", Value::Null),
     };
     let page = asked.into_iter().chain(habit.max_page).min();
-    let has_more = page.is_some_and(|page| tags.len() > page);
-    tags.truncate(page.unwrap_or(usize::MAX));
-    let answer = Answer::json(200, &json!({"name": name, "tags": tags}));
-    let Some(last) = tags.last() else {
+    let has_more = page.is_some_and(|page| names.len() > page);
+    names.truncate(page.unwrap_or(usize::MAX));
+    let answer = Answer::json(200, &body(&names));
+    let Some(last) = names.last() else {
         return answer;
     };
-    let n = page.unwrap_or(tags.len());
-    let next = format!("/v2/{name}/tags/list?last={last}&n={n}");
+    let n = page.unwrap_or(names.len());
+    let next = format!("{path}?last={last}&n={n}");
     match habit.link {
         Link::Relative if has_more => answer.header("Link", format!("<{next}>; rel=\"next\"")),
         Link::AfterLast => answer.header("Link", format!("<{next}>; rel=\"next\"")),

@@ -265,7 +265,7 @@ fn storage_hosts_take_no_credentials() {
 fn requests_that_no_sync_makes_are_remembered() {
     let registry = FakeRegistry::new();
     ask(registry.addr(), "DELETE /v2/a/manifests/v1", None).expect(404);
-    get(&registry, "/v2/_catalog").expect(404);
+    get(&registry, "/v2/_nothing").expect(404);
     assert_eq!(registry.unexpected().len(), 2);
 }
 

@@ -215,7 +215,16 @@ impl Shared {
         if let Some(after) = self.spoil_body(connection, request, entry, &acts)? {
             return Ok(after);
         }
-        let body = connection.read_body(&request.head);
+        let pace = acts.iter().find_map(|act| match act {
+            Act::ReadSlowly(size, every) => Some((*size, *every)),
+            _ => None,
+        });
+        let body = match pace {
+            Some((size, every)) => {
+                connection.read_body_by(&request.head, size, || self.stop.pause(every))
+            }
+            None => connection.read_body(&request.head),
+        };
         entry.bytes_in = body.bytes.len();
         if let Some(refusal) = self.disturb(request, &acts) {
             entry.is_challenged = true;
@@ -370,6 +379,7 @@ impl Shared {
                 Some(server) => Some(server.give(request, &body, &self.habit)),
                 None => Some(self.unexpected(request)),
             },
+            Kind::Catalog => Some(pull::catalog(&self.habit, &self.addr, &state, request)),
             Kind::TagsList => Some(pull::tags(&self.habit, &self.addr, &state, request)),
             Kind::ManifestHead | Kind::ManifestGet => {
                 let answer = pull::manifest(&self.habit, &state, request);
@@ -425,7 +435,7 @@ impl Shared {
         answer.seal();
         let mut end = None;
         let mut stalls = false;
-        let mut pace = None;
+        let (mut pace, mut hold) = (None, None);
         for act in acts {
             match act {
                 Act::SetHeader(name, value) => answer.set_header(name, value),
@@ -438,6 +448,7 @@ impl Shared {
                     truncate(&mut answer, *at);
                     stalls = true;
                 }
+                Act::HoldBody(at, until) => hold = Some((*at, until)),
                 Act::Drip(bytes, every) => pace = Some((*bytes, *every)),
                 _ => {}
             }
@@ -475,6 +486,12 @@ impl Shared {
         if let Some(pace) = head_pace {
             self.drip(connection, answer.head().as_bytes(), pace)?;
             connection.write(&answer.body)?;
+        } else if let Some((at, hold)) = hold {
+            connection.write(answer.head().as_bytes())?;
+            let (begin, rest) = answer.body.split_at(at.min(answer.body.len()));
+            connection.write(begin)?;
+            assert!(hold.recv().is_err(), "nothing goes through it");
+            connection.write(rest)?;
         } else if let Some(pace) = pace.filter(|_| !request.is_head()) {
             connection.write(answer.head().as_bytes())?;
             self.drip(connection, &answer.body, pace)?;

@@ -1,0 +1,87 @@
+//! The files of a configuration: which of those that the command line names are read, and their bytes. Not here: what
+//! they hold.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::error::{Problem, ProblemKind, Shape};
+use super::tree::Position;
+use super::{COMMAND_LINE, DEFAULT_PATH, LoadOptions, STDIN};
+
+/// The files to read. `--config` wins over the other two, as it always has.
+pub(crate) fn chosen<'a>(
+    options: &LoadOptions<'a>,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<String>,
+) -> Vec<(Shape, &'a Path)> {
+    let LoadOptions { auth, images, .. } = *options;
+    let is_split = auth.is_some() || images.is_some();
+    if options.config.is_some() && is_split {
+        warnings.push("--auth and --images are not read: --config names the whole".into());
+    }
+    if options.config.is_some() || !is_split {
+        let path = options.config.unwrap_or(Path::new(DEFAULT_PATH));
+        return vec![(Shape::Config, path)];
+    }
+    let mut files: Vec<_> = auth.into_iter().map(|path| (Shape::Auth, path)).collect();
+    match images {
+        Some(_) if !options.rule.is_empty() => {
+            warnings.push("--images is not read: SOURCE TARGET is the rule".into());
+        }
+        Some(path) => files.push((Shape::Images, path)),
+        None if options.rule.is_empty() => problems.push(Problem {
+            position: Position::whole(&COMMAND_LINE.into()),
+            what: ProblemKind::NoRules,
+        }),
+        None => {}
+    }
+    files
+}
+
+/// A file that was read.
+pub(crate) struct Source {
+    /// What it holds.
+    pub(crate) shape: Shape,
+    /// Its name in messages.
+    pub(crate) file: Arc<str>,
+    /// What was read.
+    pub(crate) content: Content,
+}
+
+/// What is in a file.
+#[derive(Default)]
+pub(crate) struct Content {
+    /// All of it.
+    pub(crate) bytes: Vec<u8>,
+    /// Whether other users of the machine can read it too.
+    pub(crate) readable_by_others: bool,
+}
+
+/// Reads a file once, since it may be a pipe. `-` is standard input.
+pub(crate) fn read(path: &Path) -> io::Result<Content> {
+    let mut content = Content::default();
+    if path.to_str() == Some(STDIN) {
+        io::stdin().read_to_end(&mut content.bytes)?;
+        return Ok(content);
+    }
+    let mut file = File::open(path)?;
+    file.read_to_end(&mut content.bytes)?;
+    content.readable_by_others = readable_by_others(&file)?;
+    Ok(content)
+}
+
+#[cfg(unix)]
+fn readable_by_others(file: &File) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let metadata = file.metadata()?;
+    Ok(metadata.is_file() && metadata.mode() & 0o044 != 0)
+}
+
+#[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "the same signature as for unix")]
+fn readable_by_others(_: &File) -> io::Result<bool> {
+    Ok(false)
+}

@@ -1,0 +1,197 @@
+//! Runs of many images, in simulated time, over registries that remember nothing: what time and memory such a run takes
+//! is the engine's own. `IMAGE_SYNCER_SCALE` says how many images, a million in the longest runs, and `--nocapture` shows
+//! what they cost. Not here: what must hold of each moment (`simulation.rs`).
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::Policy;
+use super::job::{Done, Job};
+use super::schedule::Time;
+use super::simulation::{NoStores, Random, Servers, drive, image, place, rule};
+use crate::config::{Rule, RuleTarget, Selection, TagFilter};
+use crate::oci::{Reference, Tag};
+use crate::report::Report;
+use crate::store::{Class, Place, Presence, StoreError};
+
+/// Registries whose sources make what they are asked for, and whose targets take everything and are empty.
+struct Endless {
+    /// Tags of each source repository.
+    tags: usize,
+    /// Requests in a hundred that fail and may succeed when tried again.
+    transient: usize,
+    random: Random,
+    requests: usize,
+    /// The jobs that were answered.
+    jobs: u32,
+    /// The time that it took to answer them.
+    busy: Duration,
+}
+
+impl Endless {
+    fn meet(&mut self) -> Result<(), StoreError> {
+        self.requests += 1;
+        if self.random.percent(self.transient) {
+            return Err(StoreError::new(Class::Transient, "broken off"));
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, job: Job) {
+        match job {
+            Job::Tags { reply, place } => {
+                let tags = (0..self.tags).map(|number| Tag::parse(&format!("v{number}")).unwrap());
+                let tags = repository(&place)
+                    .starts_with("source")
+                    .then(|| tags.collect());
+                reply.send(self.meet().map(|()| Done::Tags(tags)));
+            }
+            Job::Head { reply, .. } => {
+                reply.send(self.meet().map(|()| Done::Presence(Presence::Absent)));
+            }
+            Job::Fetch {
+                reply,
+                place,
+                reference: Reference::Tag(tag),
+                ..
+            } => {
+                let number: usize = tag.as_str()[1..].parse().unwrap();
+                let repository: usize = repository(&place)["source".len()..].parse().unwrap();
+                // A layer of its own, and one of fifty that the images of a repository share.
+                let own = (repository + 1) * self.tags + number + 100;
+                let manifest = image(&BTreeSet::from([own, number % SHARED]));
+                reply.send(self.meet().map(|()| Done::Manifest(manifest)));
+            }
+            Job::Date { .. } | Job::Catalog { .. } | Job::Filter { .. } => {
+                panic!("no rule asks for these here")
+            }
+            Job::Fetch { .. } => panic!("no image has children here"),
+            Job::Copy {
+                reply,
+                descriptor,
+                wants,
+                ..
+            } => {
+                let read = self.meet();
+                for want in wants {
+                    let sent = self.meet().map(|()| Done::BlobSent {
+                        mount_denied: false,
+                        is_detached: false,
+                    });
+                    let not_sent = Ok(Done::NotSent);
+                    want.reply.send(if read.is_ok() { sent } else { not_sent });
+                }
+                let bytes = descriptor.size;
+                reply.send(read.map(|()| Done::Read { bytes }));
+            }
+            Job::Put { reply, .. } => reply.send(self.meet().map(|()| Done::Put)),
+        }
+    }
+}
+
+impl Servers for Endless {
+    fn serve(&mut self, job: Job, _: Time) {
+        let began = Instant::now();
+        self.jobs += 1;
+        self.answer(job);
+        self.busy += began.elapsed();
+    }
+}
+
+fn repository(place: &Place) -> &str {
+    match place {
+        Place::Registry(_, repository) => repository.as_str(),
+        Place::Layout(_) => panic!("no layouts here"),
+    }
+}
+
+/// Rules for so many repositories, each of a target registry of its own, with all images in equal parts.
+fn rules(repositories: usize) -> Vec<Rule> {
+    let rule = |number| {
+        let source = place(&format!("s{}.io/source{number}", number % 7));
+        let target = RuleTarget {
+            place: place(&format!("t{number}.io/target")),
+            names: Vec::new(),
+        };
+        rule(
+            number,
+            source,
+            Selection::Listed(TagFilter::default()),
+            vec![target],
+        )
+    };
+    (0..repositories).map(rule).collect()
+}
+
+/// Copies all images, and prints what it took.
+fn copy(repositories: usize, transient: usize, workers: usize) -> (Report, Endless) {
+    let mut servers = Endless {
+        tags: scale() / repositories,
+        transient,
+        random: Random(7),
+        requests: 0,
+        jobs: 0,
+        busy: Duration::ZERO,
+    };
+    let rules = rules(repositories);
+    let (before, began) = (resident(), Instant::now());
+    let report = drive(
+        &rules,
+        &NoStores::default(),
+        &mut servers,
+        Policy::of(workers, 1),
+        2,
+    );
+    let time = began.elapsed().saturating_sub(servers.busy);
+    let line = format!(
+        "{} images of {repositories} repositories: {:.1} s, {:.1} us a job, {} MB",
+        servers.tags * repositories,
+        time.as_secs_f64(),
+        time.as_secs_f64() * 1e6 / f64::from(servers.jobs),
+        (resident() - before) / 1000,
+    );
+    show(&line);
+    (report, servers)
+}
+
+#[expect(clippy::print_stdout, reason = "shown by --nocapture")]
+fn show(line: &str) {
+    println!("{line}");
+}
+
+/// The most memory that this process had so far, in KiB. Of other tests that run beside this one, theirs too.
+fn resident() -> i64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let size = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
+    size.unwrap_or_default()
+}
+
+fn scale() -> usize {
+    let given = std::env::var("IMAGE_SYNCER_SCALE").ok();
+    given.and_then(|text| text.parse().ok()).unwrap_or(2_000)
+}
+
+const SHARED: usize = 50;
+
+#[test]
+fn many_images_cost_each_the_same() {
+    let (report, servers) = copy(1, 0, 8);
+    let images = servers.tags;
+    let blobs = 2 * images + SHARED;
+    assert_eq!((report.copied, report.totals.sent), (images, blobs as u64));
+    // One list of each side, a read and a put of each manifest, a read and a write of each blob: nothing else.
+    assert_eq!(servers.requests, 2 + 2 * images + 2 * blobs);
+}
+
+#[test]
+fn fifty_hosts_with_faults_bring_every_image_to_an_end() {
+    let (report, servers) = copy(50, 1, 64);
+    let (images, failed) = (
+        servers.tags * 50,
+        report.failed_tasks + report.failed_generations,
+    );
+    assert_eq!(report.copied + failed, images);
+    // Five attempts in each of three passes leave nothing.
+    assert_eq!(failed, 0, "{report}");
+}
