@@ -48,6 +48,8 @@ struct Queue {
     host: HostId,
     idle: VecDeque<TaskId>,
     running: u32,
+    /// The others of its stream went on without it, and that is counted.
+    is_detached: bool,
     holders: Vec<Holder>,
 }
 
@@ -187,6 +189,7 @@ impl Graph<'_> {
             host,
             idle: VecDeque::new(),
             running: 0,
+            is_detached: false,
             holders: Vec::new(),
         };
         for place in self.hints.holders(&self.blobs[blob].digest) {
@@ -305,6 +308,7 @@ impl Graph<'_> {
             if let Some(queue) = self.blobs[blob].queue(host) {
                 taken.extend(queue.idle.drain(..count));
                 queue.running += u32::try_from(count).unwrap_or(u32::MAX);
+                queue.is_detached = false;
             }
         }
         let mut wants = Vec::new();
@@ -449,9 +453,16 @@ impl Graph<'_> {
             }
             Done::BlobSent {
                 mount_denied,
-                is_detached,
+                detached,
             } => {
-                self.hosts[host].detached += u32::from(*is_detached);
+                // The first of a stream to end tells of all: who is slow would be known too late from its own end.
+                for &slow in detached {
+                    if let Some(queue) = self.blobs[blob].queue(slow)
+                        && !std::mem::replace(&mut queue.is_detached, true)
+                    {
+                        self.detached(slow);
+                    }
+                }
                 self.totals.sent += 1;
                 self.totals.pushed += self.blobs[blob].size;
                 *mount_denied
@@ -487,6 +498,19 @@ impl Graph<'_> {
         let digest = self.blobs[blob].digest.clone();
         self.doubts.remove(&(place, digest.clone()));
         self.part_done(task, place, &digest);
+    }
+
+    /// A host was too slow for the others of a stream. As soon as it gets its blobs alone, they need not wait for it.
+    fn detached(&mut self, host: HostId) {
+        let went_alone = self.hosts[host].goes_alone();
+        self.hosts[host].detached += 1;
+        if !went_alone && self.hosts[host].goes_alone() {
+            for blob in self.blobs.iter_mut() {
+                if blob.queues.iter().any(|queue| queue.host == host) {
+                    self.changed.push(blob.copy);
+                }
+            }
+        }
     }
 
     /// A want of a job is given up for this pass, or waits for a timer: the next place of its host leads.

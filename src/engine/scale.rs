@@ -76,7 +76,7 @@ impl Endless {
                 for want in wants {
                     let sent = self.meet().map(|()| Done::BlobSent {
                         mount_denied: false,
-                        is_detached: false,
+                        detached: Vec::new(),
                     });
                     let not_sent = Ok(Done::NotSent);
                     want.reply.send(if read.is_ok() { sent } else { not_sent });

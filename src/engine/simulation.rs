@@ -292,7 +292,7 @@ impl Registries {
                     .insert(descriptor.digest.clone());
                 want.reply.send(Ok(Done::BlobSent {
                     mount_denied,
-                    is_detached: false,
+                    detached: Vec::new(),
                 }));
             }
         }

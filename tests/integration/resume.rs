@@ -160,6 +160,30 @@ fn the_user_says_how_often_an_upload_is_recorded() {
     }
 }
 
+#[test]
+fn a_target_that_stalls_takes_no_worker_from_the_others() {
+    let (source, fast, slow) = (
+        FakeRegistry::new(),
+        FakeRegistry::new(),
+        FakeRegistry::new(),
+    );
+    source.push("a/b", "v1", &Maker::new(1).oci(&[LARGE; 5]));
+    slow.fault(Fault::on(Kind::UploadPatch, Act::NoRead).nth(Nth::Always));
+    let run = Run::new()
+        .rule(
+            &source.name("a/b"),
+            vec![fast.name("a/b"), slow.name("a/b")],
+        )
+        .arg("--proc=4")
+        .env("IMAGE_SYNCER_TIME_SCALE", "0.2");
+    let running = run.spawn();
+    running.wait_until_says(&format!("-> {}", fast.name("a/b")));
+    // Two streams show that it is slow, and a third may begin between these.
+    assert!(slow.count(Kind::UploadPatch) <= 3);
+    running.signal("KILL");
+    running.wait();
+}
+
 fn records(run: &Run) -> String {
     std::fs::read_to_string(run.path("records")).unwrap_or_default()
 }
