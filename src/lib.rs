@@ -43,10 +43,11 @@ use logging::{Stream, print};
 use oci::{Digest, Host};
 use progress::Progress;
 use records::Journal;
-use registry::Registries;
-use registry::credentials::{Credentials, Entry, docker_config_path};
+use registry::auth_files;
+use registry::credentials::{Credentials, Entry, Given, Proof};
+use registry::{Reach, Registries};
 use report::{ExitStatus, Preview, Report};
-use store::{Limits, Place, Quota, StoreError, Stores, Target};
+use store::{Connection, Limits, Place, Quota, StoreError, Stores, Target};
 
 /// Runs the program with its command line, the program's name first, and gives its exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
@@ -101,17 +102,22 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         failed_rules,
         mut warnings,
     } = config;
-    let docker = docker_config_path(std::env::var_os("DOCKER_CONFIG"), std::env::var_os("HOME"));
+    let places = if options.no_default_auth {
+        Vec::new()
+    } else {
+        auth_files::places(&|name| std::env::var_os(name))
+    };
     let limits: HashMap<Host, Limits> = auth
         .iter()
         .filter(|entry| entry.path.is_empty())
         .map(|entry| (entry.host.clone(), entry.limits))
         .collect();
-    let (credentials, more) = Credentials::load(entries(auth), docker.as_deref());
+    let reach = Reach::new(&|name| std::env::var_os(name), connections(&auth))?;
+    let (credentials, more) = Credentials::load(entries(auth), places);
     warnings.extend(more);
 
     let (running, cancel) = crossbeam_channel::bounded::<()>(0);
-    let registries = Registries::new(credentials, options.workers).limited(&limits, &cancel);
+    let registries = Registries::new(credentials, options.workers, reach).limited(&limits, &cancel);
     let registries = Arc::new(registries);
     let broken_off = registries.clone();
     // Before any other thread is started.
@@ -263,6 +269,17 @@ fn tell(report: &Report, options: &Options) {
     }
 }
 
+/// How registries are reached, each with the place of its entry.
+fn connections(auth: &[AuthEntry]) -> Vec<(String, Host, Connection)> {
+    let whole = auth.iter().filter(|entry| entry.path.is_empty());
+    whole
+        .map(|entry| {
+            let place = format!("{}: auth key {:?}", entry.position, entry.key);
+            (place, entry.host.clone(), entry.connection.clone())
+        })
+        .collect()
+}
+
 fn entries(auth: Vec<AuthEntry>) -> Vec<Entry> {
     let entry = |entry: AuthEntry| {
         let AuthEntry {
@@ -272,15 +289,26 @@ fn entries(auth: Vec<AuthEntry>) -> Vec<Entry> {
             path,
             username,
             password,
+            password_file,
+            token,
+            token_file,
+            helper,
             insecure,
             limits: _,
+            connection: _,
         } = entry;
+        let of_user = username.clone().zip(password_file);
+        let login = Proof::password(username, password)
+            .or(token.map(Proof::Bearer))
+            .map(Given::Proof)
+            .or(of_user.map(|(username, path)| Given::File(Some(username), path)))
+            .or(token_file.map(|path| Given::File(None, path)))
+            .or(helper.map(Given::Helper));
         Entry {
             key,
             host,
             path,
-            username,
-            password,
+            login,
             insecure,
         }
     };

@@ -2,6 +2,9 @@
 //! a registry. Not here: which entry serves a request (`registry/credentials.rs`).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::{Problem, ProblemKind};
@@ -12,7 +15,7 @@ use super::variables::{self, Environment, Expanded, Form};
 use crate::nearest::nearest;
 use crate::oci::{Host, NameError, Repository};
 use crate::secret::Secret;
-use crate::store::{Limits, Place};
+use crate::store::{Connection, Limits, Place};
 
 /// Credentials and their reach.
 #[derive(Clone, Debug)]
@@ -29,19 +32,34 @@ pub struct AuthEntry {
     pub username: Option<String>,
     /// Never empty.
     pub password: Option<Secret>,
+    /// The file that holds the password.
+    pub password_file: Option<PathBuf>,
+    /// A token for the registry itself; never empty.
+    pub token: Option<Secret>,
+    /// The file that holds the token.
+    pub token_file: Option<PathBuf>,
+    /// The name of a credential helper, without `docker-credential-`.
+    pub helper: Option<String>,
     /// Whether certificates are not checked, and http is spoken where there is no https.
     pub insecure: bool,
     /// How much may be asked; nothing is bounded for a part of a registry.
     pub limits: Limits,
+    /// How it is reached; as usual for a part of a registry. Paths are as seen from the current folder.
+    pub connection: Connection,
 }
 
-/// Whether a password is written in these entries, and not only the name of a variable that has it.
+/// Whether a password or token is written in these entries, and not only the name of a variable that has it.
 pub(crate) fn holds_password(members: &[Member]) -> bool {
     let fields = members.iter().flat_map(|member| match &member.value.value {
         Value::Object(fields) => fields.as_slice(),
         _ => &[],
     });
-    let mut passwords = fields.filter(|field| field.key.eq_ignore_ascii_case("password"));
+    let is_secret = |name: &str| {
+        ["password", "token"]
+            .iter()
+            .any(|secret| name.eq_ignore_ascii_case(secret))
+    };
+    let mut passwords = fields.filter(|field| is_secret(&field.key));
     let is_written = |text: &str| !text.is_empty() && !variables::is_whole(text);
     passwords.any(|field| {
         let password = &field.value.value;
@@ -77,11 +95,11 @@ pub(crate) fn read(
             ));
         }
         if !path.is_empty()
-            && let Some((field, position)) = fields.first_limit()
+            && let Some((field, position)) = fields.first_of_whole()
         {
             problems.push(Problem {
                 position: position.clone(),
-                what: ProblemKind::LimitOfPart { field, host },
+                what: ProblemKind::FieldOfPart { field, host },
             });
             continue;
         }
@@ -108,8 +126,13 @@ pub(crate) fn read(
             path,
             username: fields.username.filter(|text| !text.is_empty()),
             password: fields.password.filter(|text| !text.is_empty()),
+            password_file: fields.password_file,
+            token: fields.token.filter(|text| !text.is_empty()),
+            token_file: fields.token_file,
+            helper: fields.helper,
             insecure: fields.insecure,
             limits: fields.limits,
+            connection: fields.connection,
         };
         let reach = (entry.host.clone(), entry.path.clone());
         let first = indexes.get(&reach).and_then(|index| entries.get(*index));
@@ -120,8 +143,13 @@ pub(crate) fn read(
         };
         let same = first.username == entry.username
             && first.password == entry.password
+            && first.password_file == entry.password_file
+            && first.token == entry.token
+            && first.token_file == entry.token_file
+            && first.helper == entry.helper
             && first.insecure == entry.insecure
-            && first.limits == entry.limits;
+            && first.limits == entry.limits
+            && first.connection == entry.connection;
         if same {
             warn(format!(
                 "auth key {key:?} says the same again as {:?} at {}; delete one",
@@ -247,8 +275,13 @@ fn parse_key(key: &str) -> Result<(Host, String), NameError> {
 struct Fields {
     username: Option<String>,
     password: Option<Secret>,
+    password_file: Option<PathBuf>,
+    token: Option<Secret>,
+    token_file: Option<PathBuf>,
+    helper: Option<String>,
     insecure: bool,
     limits: Limits,
+    connection: Connection,
     /// The variables that are set and empty.
     empty: Vec<String>,
     /// Whether a text has a variable that is not replaced.
@@ -261,28 +294,72 @@ impl Fields {
     /// Whether credentials were begun but not given: a field without text, as a missing variable leaves it, or one
     /// field of two.
     fn left_empty(&self) -> bool {
-        let is_login = |name: &str| matches!(name, "username" | "password");
+        let is_login = |name: &str| name == "username" || LOGINS.contains(&name);
         let begun = self.seen.iter().any(|(name, _)| is_login(name));
-        let whole = self.username.as_ref().is_some_and(|text| !text.is_empty())
-            && self.password.as_ref().is_some_and(|text| !text.is_empty());
-        begun && !whole
+        let is_given = |text: &Option<Secret>| text.as_ref().is_some_and(|text| !text.is_empty());
+        let has_password = is_given(&self.password) || self.password_file.is_some();
+        let whole = has_password && self.username.as_ref().is_some_and(|text| !text.is_empty());
+        let others = is_given(&self.token) || self.token_file.is_some() || self.helper.is_some();
+        begun && !whole && !others
     }
 
+    /// What is wrong with two fields that are two logins, or with a user name that nothing has a use for.
+    fn conflict(&self) -> Option<Problem> {
+        let is_given = |name: &str| match name {
+            "username" => self.username.is_some(),
+            "password" => self.password.is_some(),
+            "password_file" => self.password_file.is_some(),
+            "token" => self.token.is_some(),
+            "token_file" => self.token_file.is_some(),
+            "helper" => self.helper.is_some(),
+            _ => false,
+        };
+        let given = || self.seen.iter().filter(|(name, _)| is_given(name));
+        let (login, place) = given().find(|(name, _)| LOGINS.contains(name))?;
+        let has_user = login.starts_with("password");
+        let mut others = given().filter(|(name, _)| name != login);
+        let (field, position) = others.find(|(name, _)| !(has_user && *name == "username"))?;
+        Some(Problem {
+            position: position.clone(),
+            what: ProblemKind::TwoLogins {
+                field,
+                login,
+                place: place.clone(),
+            },
+        })
+    }
+
+    /// Takes a text that may be a variable as a whole.
     fn take_login(&mut self, field: &str, written: &str, expanded: Expanded<'_>) {
         let Expanded { text, empty } = expanded;
         self.empty.extend(empty.into_iter().map(String::from));
         self.holds_variable |= written == text && written.contains("${");
-        if field == "username" {
-            self.username = Some(text.into());
-        } else {
-            self.password = Some(Secret::new(text.into()));
+        match field {
+            "username" => self.username = Some(text.into()),
+            "password" => self.password = Some(Secret::new(text.into())),
+            _ => self.token = Some(Secret::new(text.into())),
         }
     }
 
-    /// The first field that bounds what may be asked, and where it stands.
-    fn first_limit(&self) -> Option<(&'static str, &Position)> {
-        let limit = self.seen.iter().find(|(name, _)| LIMITS.contains(name));
-        limit.map(|(name, position)| (*name, position))
+    /// The first field that is one of whole registries, and where it stands.
+    fn first_of_whole(&self) -> Option<(&'static str, &Position)> {
+        let is_of_whole = |name: &str| LIMITS.contains(&name) || OF_CONNECTION.contains(&name);
+        let field = self.seen.iter().find(|(name, _)| is_of_whole(name));
+        field.map(|(name, position)| (*name, position))
+    }
+
+    /// Takes a text that says how the registry is reached. A relative path begins at the folder of the file that it
+    /// stands in.
+    fn read_connection(&mut self, field: &str, text: &str, file: &str) {
+        let folder = Path::new(file).parent().unwrap_or(Path::new(""));
+        let path = || Some(folder.join(text)).filter(|_| !text.is_empty());
+        let connection = &mut self.connection;
+        match field {
+            "ca" => connection.ca = path(),
+            "cert" => connection.cert = path(),
+            "key" => connection.key = path(),
+            _ => connection.proxy = Some(Secret::new(text.to_owned())),
+        }
     }
 
     /// Takes the text of a limit, if it is one.
@@ -332,8 +409,14 @@ fn read_fields(
             ("insecure", value) if let Some(insecure) = value.boolean() => {
                 fields.insecure = insecure;
             }
+            ("plain_http", value) if let Some(plain) = value.boolean() => {
+                fields.connection.plain_http = plain;
+            }
+            ("ca" | "cert" | "key" | "proxy", value) if let Some(text) = value.text() => {
+                fields.read_connection(field, text, &member.position.file);
+            }
             // Some registries give their users numbers for names.
-            ("username" | "password", value)
+            ("username" | "password" | "token", value)
                 if let Some(text) = value.text().or(value.number()) =>
             {
                 match variables::whole(text, environment) {
@@ -344,6 +427,25 @@ fn read_fields(
                     }),
                 }
             }
+            ("password_file" | "token_file", value) if let Some(text) = value.text() => {
+                // As the file says it, from where the file is.
+                let folder = Path::new(&*member.position.file).parent();
+                let path = folder.unwrap_or(Path::new("")).join(text);
+                match check_file(&path) {
+                    Err(error) => problems.push(Problem {
+                        position: member.position.clone(),
+                        what: ProblemKind::LoginFile { field, path, error },
+                    }),
+                    Ok(()) if field == "token_file" => fields.token_file = Some(path),
+                    Ok(()) => fields.password_file = Some(path),
+                }
+            }
+            ("helper", value)
+                if let Some(text) = value.text()
+                    && is_helper(text) =>
+            {
+                fields.helper = Some(text.to_owned());
+            }
             (field, value)
                 if value
                     .number()
@@ -351,7 +453,10 @@ fn read_fields(
             ("bandwidth", Value::String(text)) if fields.read_limit("bandwidth", text) => {}
             (field, value) => {
                 let expected = match field {
-                    "insecure" => "true or false without quotes",
+                    "insecure" | "plain_http" => "true or false without quotes",
+                    "helper" => {
+                        "what follows \"docker-credential-\" in the name of the program, such as \"ecr-login\""
+                    }
                     "concurrency" => "a whole number of requests at once, such as 4",
                     "requests_per_second" => "a number from 0.001 up, such as 10 or 0.5",
                     "bandwidth" => {
@@ -361,7 +466,7 @@ fn read_fields(
                 };
                 problems.push(match value {
                     Value::Number(text) | Value::String(text) | Value::Word(text)
-                        if LIMITS.contains(&field) =>
+                        if field == "helper" || LIMITS.contains(&field) =>
                     {
                         Problem {
                             position: member.value.position.clone(),
@@ -377,7 +482,24 @@ fn read_fields(
             }
         }
     }
+    problems.extend(fields.conflict());
     Some(fields)
+}
+
+/// Whether a file can be read, not only once.
+fn check_file(path: &Path) -> io::Result<()> {
+    let file = File::open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(())
+    } else {
+        Err(io::Error::other("it is not a file"))
+    }
+}
+
+/// Whether a text can be part of a program's name, and is not the whole of it.
+fn is_helper(name: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    !name.is_empty() && name.bytes().all(fits) && !name.starts_with("docker-credential-")
 }
 
 /// A number of bytes with a unit of a thousand or of 1024, or without one.
@@ -401,13 +523,26 @@ pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
 }
 
 /// The fields of an entry.
-pub(crate) const FIELDS: [&str; 6] = [
+pub(crate) const FIELDS: [&str; 15] = [
     "username",
     "password",
+    "password_file",
+    "token",
+    "token_file",
+    "helper",
     "insecure",
+    "ca",
+    "cert",
+    "key",
+    "plain_http",
+    "proxy",
     "concurrency",
     "requests_per_second",
     "bandwidth",
 ];
+/// Those that are a login, or all of one but the user name: there can be one.
+const LOGINS: [&str; 5] = ["password", "password_file", "token", "token_file", "helper"];
+/// Those that say how a registry is reached.
+const OF_CONNECTION: [&str; 5] = ["ca", "cert", "key", "plain_http", "proxy"];
 /// Those that bound what may be asked.
 const LIMITS: [&str; 3] = ["concurrency", "requests_per_second", "bandwidth"];

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use super::syntax::{GITHUB_EXPRESSION, SyntaxError};
 use super::tree::{Node, Position};
@@ -90,8 +91,8 @@ pub enum ProblemKind {
         /// As written.
         found: String,
     },
-    /// A limit of a whole registry in the entry of a part of one.
-    LimitOfPart {
+    /// A field of whole registries in the entry of a part of one.
+    FieldOfPart {
         /// The field.
         field: &'static str,
         /// The registry.
@@ -121,6 +122,24 @@ pub enum ProblemKind {
         field: &'static str,
         /// Where the first one is.
         first: Position,
+    },
+    /// A field of an entry of `auth` beside a login that it does not go with.
+    TwoLogins {
+        /// Its name.
+        field: &'static str,
+        /// The field of the login.
+        login: &'static str,
+        /// Where that is.
+        place: Position,
+    },
+    /// A file that should hold a login.
+    LoginFile {
+        /// The field that names it.
+        field: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// Why it cannot be read.
+        error: io::Error,
     },
     /// A registry, or part of one, with two different entries.
     AuthTwice {
@@ -180,9 +199,9 @@ impl fmt::Display for ProblemKind {
                 expected,
                 found,
             } => write!(f, "{name} is {found:?}; write {expected}"),
-            Self::LimitOfPart { field, host } => write!(
+            Self::FieldOfPart { field, host } => write!(
                 f,
-                "\"{field}\" bounds a whole registry; write it in the entry \"{host}\""
+                "\"{field}\" is for a whole registry; write it in the entry \"{host}\""
             ),
             Self::Misspelt { key, meant } => {
                 write!(f, "the key {key:?} looks like `{meant}`; write \"{meant}\"")
@@ -202,6 +221,26 @@ impl fmt::Display for ProblemKind {
             Self::FieldTwice { field, first } => {
                 write!(f, "\"{field}\" is there already at {first}; delete one")
             }
+            Self::TwoLogins {
+                field: "username",
+                login,
+                place,
+            } => write!(
+                f,
+                "\"username\" does not go with \"{login}\" at {place}; delete it, or write \"password\" in place of \"{login}\""
+            ),
+            Self::TwoLogins {
+                field,
+                login,
+                place,
+            } => write!(f, "\"{field}\" is a second login beside \"{login}\" at {place}; delete one"),
+            Self::LoginFile { field, path, error } => write!(
+                f,
+                "\"{field}\" names {}, which cannot be read: {error}; name a file that holds nothing but the {} (a \
+                 relative path begins at the folder of this file)",
+                path.display(),
+                field.trim_end_matches("_file"),
+            ),
             Self::AuthTwice {
                 key,
                 first_key,

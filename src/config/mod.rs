@@ -487,11 +487,12 @@ fn add_rule(
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
     use std::time::Duration;
 
     use super::*;
     use crate::secret::Secret;
-    use crate::store::Limits;
+    use crate::store::{Connection, Limits};
 
     const DEFAULTS: LoadOptions<'_> = LoadOptions {
         config: None,
@@ -717,7 +718,8 @@ mod tests {
             &[
                 "f:1:19: an auth entry is a text; write an object such as {\"username\": \"NAME\", \"password\": \
                  \"WORD\"}",
-                "f:1:35: an auth entry has no field \"user\"; it has \"username\", \"password\", \"insecure\", \
+                "f:1:35: an auth entry has no field \"user\"; it has \"username\", \"password\", \"password_file\", \
+                 \"token\", \"token_file\", \"helper\", \"insecure\", \"ca\", \"cert\", \"key\", \"plain_http\", \"proxy\", \
                  \"concurrency\", \"requests_per_second\" and \"bandwidth\"",
                 "f:1:48: an auth entry has no field \"username\\\"\"; write \"username\"",
                 "f:1:67: an auth entry has no field \"pasword\"; write \"password\"",
@@ -745,7 +747,7 @@ mod tests {
                 &format!("f:3:72: bandwidth is \"99999999999GB\"; {BYTES}"),
                 &format!("f:4:23: bandwidth is an array; {BYTES}"),
                 "f:4:28: an auth entry has no field \"bandwith\"; write \"bandwidth\"",
-                "f:5:30: \"bandwidth\" bounds a whole registry; write it in the entry \"e.io\"",
+                "f:5:30: \"bandwidth\" is for a whole registry; write it in the entry \"e.io\"",
             ],
         );
         refuse(
@@ -768,10 +770,93 @@ mod tests {
         );
     }
 
+    #[test]
+    fn how_a_registry_is_reached() {
+        for (fields, ca, cert, key, plain_http, proxy) in [
+            ("", "", "", "", false, ""),
+            ("\"ca\": \"\", \"cert\": null", "", "", "", false, ""),
+            ("\"CA\": \"ca.pem\"", "/etc/sync/ca.pem", "", "", false, ""),
+            ("\"ca\": \"/srv/ca\"", "/srv/ca", "", "", false, ""),
+            (
+                "\"cert\": \"../c.pem\", \"key\": \"k\", \"plain_http\": true",
+                "",
+                "/etc/sync/../c.pem",
+                "/etc/sync/k",
+                true,
+                "",
+            ),
+            ("\"proxy\": \"http://p:1\"", "", "", "", false, "http://p:1"),
+        ] {
+            let text = format!("{{\"auth\": {{\"a.io\": {{{fields}}}}}}}");
+            let source = Source {
+                shape: Shape::Config,
+                file: "/etc/sync/f.json".into(),
+                content: files::Content {
+                    bytes: text.into_bytes(),
+                    readable_by_others: false,
+                },
+            };
+            let config = build(
+                vec![source],
+                &DEFAULTS,
+                &environment,
+                Vec::new(),
+                Vec::new(),
+            )
+            .unwrap();
+            let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+            let expected = Connection {
+                ca: path(ca),
+                cert: path(cert),
+                key: path(key),
+                plain_http,
+                proxy: (!proxy.is_empty()).then(|| Secret::new(proxy.into())),
+            };
+            assert_eq!(config.auth[0].connection, expected, "{fields}");
+        }
+        let fields = "\"ca\": 1, \"plain_http\": \"yes\"";
+        refuse(
+            &format!(
+                "{{\"auth\": {{\"a.io\": {{{fields}}}, \"b.io/c\": {{\"proxy\": \"none\"}}}}}}"
+            ),
+            &[
+                "f:1:26: ca is a number; write a text in quotes",
+                "f:1:43: plain_http is a text; write true or false without quotes",
+                "f:1:62: \"proxy\" is for a whole registry; write it in the entry \"b.io\"",
+            ],
+        );
+    }
+
     const AT_ONCE: &str = "write a whole number of requests at once, such as 4";
     const A_SECOND: &str = "write a number from 0.001 up, such as 10 or 0.5";
+    const HELPER: &str = "write what follows \"docker-credential-\" in the name of the program, such as \"ecr-login\"";
     const BYTES: &str =
         "write bytes a second: a whole number or a text such as \"10MB\" or \"10MiB\"";
+
+    #[test]
+    fn an_entry_has_one_login_that_can_be_had() {
+        refuse(
+            "{\"auth\": {\"a.io\": {\"username\": \"u\", \"password\": \"p\", \"token\": \"t\"},\n\
+             \"b.io\": {\"Token\": \"t\", \"helper\": \"h\", \"password\": null},\n\
+             \"c.io\": {\"username\": \"u\", \"helper\": \"h\"},\n\
+             \"d.io\": {\"password_file\": \"no/such\", \"token\": [7]},\n\
+             \"e.io\": {\"token_file\": \"/\"},\n\
+             \"f.io\": {\"helper\": \"../x\"}, \"g.io\": {\"helper\": \"docker-credential-x\"}}}",
+            &[
+                "f:1:54: \"token\" is a second login beside \"password\" at f:1:37; delete one",
+                "f:2:24: \"helper\" is a second login beside \"token\" at f:2:10; delete one",
+                "f:3:10: \"username\" does not go with \"helper\" at f:3:27; delete it, or write \"password\" in place of \
+                 \"helper\"",
+                "f:4:10: \"password_file\" names no/such, which cannot be read: No such file or directory (os error 2); \
+                 name a file that holds nothing but the password (a relative path begins at the folder of this file)",
+                "f:4:47: token is an array; write a text in quotes",
+                "f:5:10: \"token_file\" names /, which cannot be read: it is not a file; name a file that holds nothing \
+                 but the token (a relative path begins at the folder of this file)",
+                &format!("f:6:20: helper is \"../x\"; {HELPER}"),
+                &format!("f:6:48: helper is \"docker-credential-x\"; {HELPER}"),
+            ],
+        );
+    }
 
     #[test]
     fn limits_of_a_registry() {
@@ -912,6 +997,8 @@ mod tests {
             "\"username\": \"u\", \"password\": \"q\"",
             "\"username\": \"v\", \"password\": \"p\"",
             "\"username\": \"u\", \"password\": \"p\", \"insecure\": true",
+            "\"token\": \"p\"",
+            "\"helper\": \"h\"",
             "\"username\": \"u\", \"password\": \"p\", \"concurrency\": 4",
             "",
         ] {
@@ -1388,9 +1475,10 @@ mod tests {
             warned(secret, 0o640),
             warned(secret, 0o604),
             warned(secret, 0o600),
-            warned("{\"auth\": {\"a.io\": {\"insecure\": true}}}", 0o644),
+            warned("{\"auth\": {\"a.io\": {\"token\": \"t\"}}}", 0o644),
+            warned("{\"auth\": {\"a.io\": {\"helper\": \"h\"}}}", 0o644),
         ];
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(seen, [true, true, true, false, false]);
+        assert_eq!(seen, [true, true, true, false, true, false]);
     }
 }

@@ -451,7 +451,8 @@ const CONTENT: &[Row] = &[
         Auth,
         "a.io: {user: u}\n",
         &[
-            "a:1:8: an auth entry has no field \"user\"; it has \"username\", \"password\", \"insecure\", \
+            "a:1:8: an auth entry has no field \"user\"; it has \"username\", \"password\", \"password_file\", \
+         \"token\", \"token_file\", \"helper\", \"insecure\", \"ca\", \"cert\", \"key\", \"plain_http\", \"proxy\", \
          \"concurrency\", \"requests_per_second\" and \"bandwidth\"",
         ],
     ),
@@ -513,7 +514,7 @@ const CONTENT: &[Row] = &[
     (
         Auth,
         "a.io/b: {concurrency: 1}\n",
-        &["a:1:10: \"concurrency\" bounds a whole registry; write it in the entry \"a.io\""],
+        &["a:1:10: \"concurrency\" is for a whole registry; write it in the entry \"a.io\""],
     ),
     (
         Auth,

@@ -162,7 +162,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("report", &[]),
     ("signal", &["pace"]),
     ("progress", &["engine", "logging", "pace", "report"]),
-    ("store", &["oci"]),
+    ("store", &["oci", "secret"]),
     ("records", &["oci", "store"]),
     ("config", &["nearest", "oci", "secret", "store"]),
     ("cli", &["config", "nearest", "oci", "output"]),

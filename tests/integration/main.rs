@@ -3,8 +3,10 @@
 
 mod abilities;
 mod auth;
+mod certificates;
 mod cli;
 mod content;
+mod credentials;
 mod documents;
 mod dry_run;
 mod economy;
@@ -31,6 +33,7 @@ mod moving;
 mod outputs;
 mod platforms;
 mod progress;
+mod proxies;
 mod records;
 #[expect(
     dead_code,
