@@ -401,7 +401,7 @@ fn any_faults_end_in_a_whole_copy_or_in_a_failure_that_is_told() {
         ("mounts", mounts),
         ("large blob", large_blob),
     ];
-    let walks = if takes_all() { 25 } else { 4 };
+    let walks = if takes_all() { 8 } else { 4 };
     for (scenario, build) in scenarios {
         let calm = build();
         calm.sync();
