@@ -220,8 +220,10 @@ fn sweep_for_ever(scenario: &str, build: impl Fn() -> World) {
             .flat_map(|entry| world.dependents(registry, entry))
             .collect();
         let lacking = world.lacking();
+        // All tokens of the registry die time and again, those of the other images too: their attempts can be used up.
+        let hits_all = matches!(wrong.act, Act::ExpireTokens);
         let is_hit = |(target, tag): &(usize, &str)| {
-            (registry == 0 || registry == *target) && hit.contains(tag)
+            (registry == 0 || registry == *target) && (hits_all || hit.contains(tag))
         };
         assert!(lacking.iter().all(is_hit), "{lacking:?}, hit {hit:?}");
     });
@@ -399,7 +401,7 @@ fn any_faults_end_in_a_whole_copy_or_in_a_failure_that_is_told() {
         ("mounts", mounts),
         ("large blob", large_blob),
     ];
-    let walks = if takes_all() { 25 } else { 4 };
+    let walks = if takes_all() { 8 } else { 4 };
     for (scenario, build) in scenarios {
         let calm = build();
         calm.sync();
