@@ -144,7 +144,7 @@ fn anchor(title: &str) -> String {
 }
 
 /// Which modules a module may use. What is not named here is `lib`, which knows all.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("oci", &[]),
     ("secret", &[]),
     ("nearest", &[]),
@@ -160,15 +160,14 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("cli", &["config", "nearest", "oci", "output"]),
     ("engine", &["config", "oci", "records", "report", "store"]),
     ("layout", &["oci", "store"]),
+    ("registry", &["logging", "oci", "pace", "secret", "store"]),
 ];
-/// The last row, which does not fit a line.
-const REGISTRY: (&str, &[&str]) = ("registry", &["logging", "oci", "pace", "secret", "store"]);
 
 #[test]
 fn no_module_looks_up() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut seen = BTreeSet::new();
-    for (module, allowed) in ARROWS.into_iter().chain([REGISTRY]) {
+    for (module, allowed) in ARROWS {
         let mut files = vec![source.join(format!("{module}.rs"))];
         if let Ok(folder) = fs::read_dir(source.join(module)) {
             files.extend(folder.map(|entry| entry.expect("no entry").path()));
@@ -178,7 +177,10 @@ fn no_module_looks_up() {
         for file in files {
             seen.insert(file.clone());
             let text = fs::read_to_string(&file).expect("cannot read a source file");
-            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let code = text
+                .split("#[cfg(test)]\nmod tests")
+                .next()
+                .unwrap_or_default();
             for used in code.split("crate::").skip(1) {
                 let used: String = used.chars().take_while(|c| c.is_alphanumeric()).collect();
                 assert!(
