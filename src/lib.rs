@@ -53,12 +53,8 @@ use store::{Connection, Limits, Place, Quota, StoreError, Stores, Target};
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
     let environment = |name: &str| std::env::var_os(name);
     match cli::parse(arguments.into_iter().skip(1), &environment) {
-        Ok(Command::Help(text) | Command::Version(text)) => {
-            print(Stream::Stdout, &format!("{text}\n"));
-            ExitStatus::InSync
-        }
-        Ok(Command::Schema) => {
-            print(Stream::Stdout, config::SCHEMA);
+        Ok(Command::Print(text)) => {
+            print(Stream::Stdout, &text);
             ExitStatus::InSync
         }
         Ok(Command::Sync(options)) => sync(&options).unwrap_or_else(|problem| {
