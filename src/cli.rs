@@ -926,7 +926,6 @@ mod tests {
         }
     }
 
-    #[cfg(unix)]
     #[test]
     fn what_is_no_text_is_refused() {
         use std::os::unix::ffi::OsStringExt as _;

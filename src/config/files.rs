@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -68,20 +69,7 @@ pub(crate) fn read(path: &Path) -> io::Result<Content> {
     }
     let mut file = File::open(path)?;
     file.read_to_end(&mut content.bytes)?;
-    content.readable_by_others = readable_by_others(&file)?;
-    Ok(content)
-}
-
-#[cfg(unix)]
-fn readable_by_others(file: &File) -> io::Result<bool> {
-    use std::os::unix::fs::MetadataExt as _;
-
     let metadata = file.metadata()?;
-    Ok(metadata.is_file() && metadata.mode() & 0o044 != 0)
-}
-
-#[cfg(not(unix))]
-#[expect(clippy::unnecessary_wraps, reason = "the same signature as for unix")]
-fn readable_by_others(_: &File) -> io::Result<bool> {
-    Ok(false)
+    content.readable_by_others = metadata.is_file() && metadata.mode() & 0o044 != 0;
+    Ok(content)
 }

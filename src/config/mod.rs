@@ -1450,7 +1450,6 @@ mod tests {
         );
     }
 
-    #[cfg(unix)]
     #[test]
     fn a_password_that_others_can_read_is_warned_of() {
         use std::os::unix::fs::PermissionsExt as _;

@@ -1182,7 +1182,6 @@ mod tests {
         assert_eq!(failed[0].what, RuleFault::SomeTagged);
     }
 
-    #[cfg(unix)]
     #[test]
     fn a_layout_behind_a_link_is_the_same_place() {
         let folder = std::env::temp_dir().join(format!("image-syncer-rule-{}", std::process::id()));

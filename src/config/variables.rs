@@ -148,7 +148,6 @@ mod tests {
             "NS" | "_n1" => Some("ns".into()),
             "PRICE" => Some("$HOST ${NS}".into()),
             "EMPTY" => Some(OsString::new()),
-            #[cfg(unix)]
             "BYTES" => Some(std::os::unix::ffi::OsStringExt::from_vec(vec![0xff])),
             _ => None,
         }
