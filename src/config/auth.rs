@@ -97,10 +97,8 @@ pub(crate) fn read(
         if !path.is_empty()
             && let Some((field, position)) = fields.first_of_whole()
         {
-            problems.push(Problem {
-                position: position.clone(),
-                what: ProblemKind::FieldOfPart { field, host },
-            });
+            let what = ProblemKind::FieldOfPart { field, host };
+            problems.push(Problem::at(position, what));
             continue;
         }
         if fields.holds_variable {
@@ -156,14 +154,12 @@ pub(crate) fn read(
                 first.key, first.position
             ));
         } else {
-            problems.push(Problem {
-                position: position.clone(),
-                what: ProblemKind::AuthTwice {
-                    key: entry.key,
-                    first_key: first.key.clone(),
-                    first: first.position.clone(),
-                },
-            });
+            let what = ProblemKind::AuthTwice {
+                key: entry.key,
+                first_key: first.key.clone(),
+                first: first.position.clone(),
+            };
+            problems.push(Problem::at(position, what));
         }
     }
     entries
@@ -217,10 +213,8 @@ fn read_key(
     let Expanded { text: name, empty } = match variables::in_name(key, Form::Any, environment) {
         Ok(expanded) => expanded,
         Err(kinds) => {
-            problems.extend(kinds.into_iter().map(|what| Problem {
-                position: position.clone(),
-                what,
-            }));
+            let problem = |what| Problem::at(position, what);
+            problems.extend(kinds.into_iter().map(problem));
             return None;
         }
     };
@@ -319,14 +313,12 @@ impl Fields {
         let has_user = login.starts_with("password");
         let mut others = given().filter(|(name, _)| name != login);
         let (field, position) = others.find(|(name, _)| !(has_user && *name == "username"))?;
-        Some(Problem {
-            position: position.clone(),
-            what: ProblemKind::TwoLogins {
-                field,
-                login,
-                place: place.clone(),
-            },
-        })
+        let what = ProblemKind::TwoLogins {
+            field,
+            login,
+            place: place.clone(),
+        };
+        Some(Problem::at(position, what))
     }
 
     /// Takes a text that may be a variable as a whole.
@@ -421,10 +413,7 @@ fn read_fields(
             {
                 match variables::whole(text, environment) {
                     Ok(expanded) => fields.take_login(field, text, expanded),
-                    Err(what) => problems.push(Problem {
-                        position: member.value.position.clone(),
-                        what,
-                    }),
+                    Err(what) => problems.push(Problem::at(&member.value.position, what)),
                 }
             }
             ("password_file" | "token_file", value) if let Some(text) = value.text() => {
@@ -432,10 +421,10 @@ fn read_fields(
                 let folder = Path::new(&*member.position.file).parent();
                 let path = folder.unwrap_or(Path::new("")).join(text);
                 match check_file(&path) {
-                    Err(error) => problems.push(Problem {
-                        position: member.position.clone(),
-                        what: ProblemKind::LoginFile { field, path, error },
-                    }),
+                    Err(error) => {
+                        let what = ProblemKind::LoginFile { field, path, error };
+                        problems.push(Problem::at(&member.position, what));
+                    }
                     Ok(()) if field == "token_file" => fields.token_file = Some(path),
                     Ok(()) => fields.password_file = Some(path),
                 }
@@ -468,14 +457,7 @@ fn read_fields(
                     Value::Number(text) | Value::String(text) | Value::Word(text)
                         if field == "helper" || LIMITS.contains(&field) =>
                     {
-                        Problem {
-                            position: member.value.position.clone(),
-                            what: ProblemKind::Range {
-                                name: field,
-                                expected,
-                                found: text.clone(),
-                            },
-                        }
+                        Problem::range(&member.value, field, expected, text)
                     }
                     _ => Problem::kind(&member.value, field, expected),
                 });

@@ -40,16 +40,37 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// A problem at a place.
+    pub(crate) fn at(position: &Position, what: ProblemKind) -> Self {
+        let position = position.clone();
+        Self { position, what }
+    }
+
     /// A value of the wrong kind.
     pub(crate) fn kind(node: &Node, name: &'static str, expected: &'static str) -> Self {
-        Self {
-            position: node.position.clone(),
-            what: ProblemKind::Kind {
-                name,
-                expected,
-                found: node.value.kind(),
-            },
-        }
+        let found = node.value.kind();
+        let what = ProblemKind::Kind {
+            name,
+            expected,
+            found,
+        };
+        Self::at(&node.position, what)
+    }
+
+    /// A value of the right kind, here as it is written, that says nothing of use.
+    pub(crate) fn range(
+        node: &Node,
+        name: &'static str,
+        expected: &'static str,
+        found: &str,
+    ) -> Self {
+        let found = found.to_owned();
+        let what = ProblemKind::Range {
+            name,
+            expected,
+            found,
+        };
+        Self::at(&node.position, what)
     }
 }
 

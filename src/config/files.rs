@@ -32,10 +32,10 @@ pub(crate) fn chosen<'a>(
             warnings.push("--images is not read: SOURCE TARGET is the rule".into());
         }
         Some(path) => files.push((Shape::Images, path)),
-        None if options.rule.is_empty() => problems.push(Problem {
-            position: Position::whole(&COMMAND_LINE.into()),
-            what: ProblemKind::NoRules,
-        }),
+        None if options.rule.is_empty() => {
+            let position = Position::whole(&COMMAND_LINE.into());
+            problems.push(Problem::at(&position, ProblemKind::NoRules));
+        }
         None => {}
     }
     files

@@ -122,14 +122,12 @@ pub fn load(
                     }
                     continue;
                 }
-                problems.push(Problem {
-                    position: Position::whole(&file),
-                    what: if is_missing {
-                        ProblemKind::Missing(shape)
-                    } else {
-                        ProblemKind::Unreadable(error)
-                    },
-                });
+                let what = if is_missing {
+                    ProblemKind::Missing(shape)
+                } else {
+                    ProblemKind::Unreadable(error)
+                };
+                problems.push(Problem::at(&Position::whole(&file), what));
             }
         }
     }
@@ -257,13 +255,9 @@ impl Sections {
                 "images" => (&mut self.images, Shape::Images),
                 _ => {
                     if let Some(meant) = nearest(&key, ["auth", "images"]) {
-                        problems.push(Problem {
-                            position: member.position,
-                            what: ProblemKind::Misspelt {
-                                key: member.key,
-                                meant,
-                            },
-                        });
+                        let key = member.key;
+                        let what = ProblemKind::Misspelt { key, meant };
+                        problems.push(Problem::at(&member.position, what));
                     } else if !["_", "$", "x-", "//"]
                         .iter()
                         .any(|mark| key.starts_with(mark))
@@ -296,10 +290,10 @@ fn unnested(shape: Shape, members: Vec<Member>, problems: &mut Vec<Problem>) -> 
     let mut others = Vec::new();
     for member in members {
         match part_of(&member) {
-            Some(part) => problems.push(Problem {
-                position: member.position,
-                what: ProblemKind::Nested { part, shape },
-            }),
+            Some(part) => {
+                let what = ProblemKind::Nested { part, shape };
+                problems.push(Problem::at(&member.position, what));
+            }
             None => others.push(member),
         }
     }
@@ -352,10 +346,10 @@ fn expand(
             warnings.extend(expanded.empty.into_iter().map(warn));
             *text = expanded.text.into_owned();
         }
-        Err(kinds) => problems.extend(kinds.into_iter().map(|what| Problem {
-            position: position.clone(),
-            what,
-        })),
+        Err(kinds) => {
+            let problem = |what| Problem::at(position, what);
+            problems.extend(kinds.into_iter().map(problem));
+        }
     }
 }
 
