@@ -41,7 +41,6 @@ pub use variables::Environment;
 
 use body::Body;
 use files::Source;
-use rule::Defaults;
 use side::Written;
 use tree::{Member, Node, Value};
 use variables::Form;
@@ -437,13 +436,7 @@ fn add_rule(
     seen: &mut Seen,
     config: &mut Config,
 ) {
-    let defaults = Defaults {
-        registry: options.registry,
-        namespace: options.namespace,
-        platforms: options.platforms,
-        force: options.force,
-    };
-    let (rule, failed) = rule::validate(source, body, &defaults, &mut config.warnings);
+    let (rule, failed) = rule::validate(source, body, options, &mut config.warnings);
     config.failed_rules.extend(failed);
     let Some(mut rule) = rule else { return };
     let mut repeated = None;
@@ -488,17 +481,6 @@ mod tests {
     use crate::secret::Secret;
     use crate::store::{Connection, Limits};
 
-    const DEFAULTS: LoadOptions<'_> = LoadOptions {
-        config: None,
-        auth: None,
-        images: None,
-        rule: &[],
-        registry: None,
-        namespace: None,
-        platforms: None,
-        force: false,
-    };
-
     fn environment(name: &str) -> Option<std::ffi::OsString> {
         match name {
             "HOST" => Some("a.io".into()),
@@ -523,7 +505,13 @@ mod tests {
             },
         };
         let sources = files.iter().map(source).collect();
-        build(sources, &DEFAULTS, &environment, Vec::new(), Vec::new())
+        build(
+            sources,
+            &LoadOptions::default(),
+            &environment,
+            Vec::new(),
+            Vec::new(),
+        )
     }
 
     #[track_caller]
@@ -792,7 +780,7 @@ mod tests {
             };
             let config = build(
                 vec![source],
-                &DEFAULTS,
+                &LoadOptions::default(),
                 &environment,
                 Vec::new(),
                 Vec::new(),
@@ -1385,7 +1373,7 @@ mod tests {
             rule: &images,
             registry: Some("r.io"),
             namespace: Some("n"),
-            ..DEFAULTS
+            ..LoadOptions::default()
         };
         let result = load(&options, &environment);
         if text.is_some() {
@@ -1418,7 +1406,7 @@ mod tests {
         let folder = std::env::temp_dir();
         let options = LoadOptions {
             config: Some(&folder),
-            ..DEFAULTS
+            ..LoadOptions::default()
         };
         let error = load(&options, &environment);
         assert!(
@@ -1455,7 +1443,7 @@ mod tests {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
             let options = LoadOptions {
                 config: Some(&path),
-                ..DEFAULTS
+                ..LoadOptions::default()
             };
             let warnings = load(&options, &environment).unwrap().warnings;
             warnings
