@@ -1054,6 +1054,21 @@ mod tests {
     }
 
     #[test]
+    fn the_fields_of_a_rule_in_yaml_say_the_same_in_json() {
+        let yaml = accept(
+            "images:\n  a:\n    to: b.io/a\n    force: yes\n    sparse: off\n    platforms: linux/amd64\n    \
+             tags: {allow: [true, yes, 1.10, 2020, '3', v1*], deny: false, latest: 5, newer_than: 30d, min: }\n",
+        );
+        let fields = yaml.rules[0].members(false);
+        let json = accept(&format!(
+            "{{\"images\": {{\"a\": {{\"to\": \"b.io/a\", {fields}}}}}}}"
+        ));
+        assert_eq!(json.rules[0].selection, yaml.rules[0].selection, "{fields}");
+        assert_eq!(json.rules[0].platforms, yaml.rules[0].platforms, "{fields}");
+        assert_eq!(json.rules[0].force, yaml.rules[0].force, "{fields}");
+    }
+
+    #[test]
     fn a_rule_chooses_tags() {
         let filter = |tags: &str| {
             let config = accept(&format!(
