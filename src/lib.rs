@@ -31,6 +31,7 @@ pub mod store;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -84,14 +85,7 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     let config =
         config::load(&load, &|name| std::env::var_os(name)).map_err(|error| error.to_string())?;
     check_outputs(options)?;
-    let rust_log = std::env::var("RUST_LOG").ok();
-    logging::init(
-        options.log_level,
-        rust_log.as_deref(),
-        options.quiet,
-        options.log.as_deref(),
-    )
-    .map_err(|error| format!("cannot write the log: {error}; name another file with --log"))?;
+    start_log(options)?;
     let Config {
         auth,
         rules,
@@ -216,13 +210,25 @@ fn check_outputs(options: &Options) -> Result<(), String> {
         ("--output-failed-images", &options.output_failed_images),
     ] {
         if let Some(path) = path {
-            output::check(path).map_err(|error| {
-                let path = path.display();
-                format!("cannot write {path}: {error}; name another file with {flag}")
-            })?;
+            output::check(path).map_err(|error| cannot_write(path, &error, flag))?;
         }
     }
     Ok(())
+}
+
+/// Starts the log as the command line and the environment have it.
+fn start_log(options: &Options) -> Result<(), String> {
+    let rust_log = std::env::var("RUST_LOG").ok();
+    let (level, file) = (options.log_level, options.log.as_deref());
+    logging::init(level, rust_log.as_deref(), options.quiet, file).map_err(|error| {
+        let path = file.unwrap_or(Path::new("the log"));
+        cannot_write(path, &error, "--log")
+    })
+}
+
+fn cannot_write(path: &Path, error: &io::Error, flag: &str) -> String {
+    let path = path.display();
+    format!("cannot write {path}: {error}; name another file with {flag}")
 }
 
 /// Writes the files that name images. A run that was asked for one and cannot write it is not to look successful.

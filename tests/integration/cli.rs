@@ -167,11 +167,14 @@ fn every_exit_status_has_its_cause() {
     check_invariants(&[&world.source], &[&world.target], &output);
     // Nothing can be done.
     Run::new().arg("--config=none").run().expect(2);
-    Run::new()
-        .config("{}")
-        .arg("--log=none/log")
-        .run()
-        .expect(2);
+    let output = Run::new().config("{}").arg("--log=none/log").run();
+    let output = output.expect(2);
+    assert!(
+        output.stderr.starts_with("cannot write none/log: ")
+            && output.stderr.ends_with("; name another file with --log\n"),
+        "{}",
+        output.stderr
+    );
     // A target on this machine cannot be written.
     let output = no_room(&world).run().expect(3);
     assert!(output.stderr.contains("the run could not go on: "));
