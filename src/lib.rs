@@ -1,15 +1,7 @@
 //! image-syncer copies container images from registries to registries by a file of rules.
 //!
-//! There is no promise of stability for this library: it is the program, cut so that its tests can reach it.
-//!
-//! ```text
-//! main -> lib -> cli, config, logging, signal, progress
-//!          |---> engine -> store (ports) -> oci
-//!          |       +-----> config, records, report (values)
-//!          +--> registry, layout (implement store) -> store, oci, secret
-//! ```
-//!
-//! Arrows are `use` and never point up. Only this file knows both the engine and the two kinds of places.
+//! There is no promise of stability for this library: it is the program, cut so that its tests can reach it. Its layers
+//! are in ARCHITECTURE.md; only this file knows both the engine and the two kinds of places. Not here: any of the work.
 
 pub mod cli;
 pub mod config;
@@ -52,7 +44,6 @@ use store::{Connection, Limits, Place, Quota, StoreError, Stores, Target};
 
 /// Runs the program with its command line, the program's name first, and gives its exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
-    let environment = |name: &str| std::env::var_os(name);
     match cli::parse(arguments.into_iter().skip(1), &environment) {
         Ok(Command::Print(text)) => {
             print(Stream::Stdout, &text);
@@ -69,6 +60,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
     }
 }
 
+fn environment(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
 /// One sync. An error is one of usage: nothing was touched.
 fn sync(options: &Options) -> Result<ExitStatus, String> {
     let platforms = options.platforms.clone().map(Arc::new);
@@ -82,8 +77,7 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         platforms: platforms.as_ref(),
         force: options.force,
     };
-    let config =
-        config::load(&load, &|name| std::env::var_os(name)).map_err(|error| error.to_string())?;
+    let config = config::load(&load, &environment).map_err(|error| error.to_string())?;
     check_outputs(options)?;
     start_log(options)?;
     let Config {
@@ -95,14 +89,14 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     let places = if options.no_default_auth {
         Vec::new()
     } else {
-        auth_files::places(&|name| std::env::var_os(name))
+        auth_files::places(&environment)
     };
     let limits: HashMap<Host, Limits> = auth
         .iter()
         .filter(|entry| entry.path.is_empty())
         .map(|entry| (entry.host.clone(), entry.limits))
         .collect();
-    let reach = Reach::new(&|name| std::env::var_os(name), connections(&auth))?;
+    let reach = Reach::new(&environment, connections(&auth))?;
     let (credentials, more) = Credentials::load(entries(auth), places);
     warnings.extend(more);
 
@@ -140,10 +134,8 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     };
     let gauge = Arc::new(Gauge::default());
     // With a log file, nothing but the log says anything.
-    let progress = (!options.quiet && options.log.is_none()).then(|| {
-        let environment = |name: &str| std::env::var(name).ok();
-        Progress::start(gauge.clone(), cancel.clone(), &environment)
-    });
+    let progress = (!options.quiet && options.log.is_none())
+        .then(|| Progress::start(gauge.clone(), cancel.clone(), &environment));
     let run = engine::Options {
         policy: policy(options),
         retries: options.retries,
