@@ -18,7 +18,7 @@ use crate::secret::Secret;
 use crate::store::{Connection, Limits, Place};
 
 /// Credentials and their reach.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthEntry {
     /// Where the key stands.
     pub position: Position,
@@ -139,16 +139,12 @@ pub(crate) fn read(
             entries.push(entry);
             continue;
         };
-        let same = first.username == entry.username
-            && first.password == entry.password
-            && first.password_file == entry.password_file
-            && first.token == entry.token
-            && first.token_file == entry.token_file
-            && first.helper == entry.helper
-            && first.insecure == entry.insecure
-            && first.limits == entry.limits
-            && first.connection == entry.connection;
-        if same {
+        let in_its_place = AuthEntry {
+            position: first.position.clone(),
+            key: first.key.clone(),
+            ..entry.clone()
+        };
+        if *first == in_its_place {
             warn(format!(
                 "auth key {key:?} says the same again as {:?} at {}; delete one",
                 first.key, first.position
@@ -340,11 +336,9 @@ impl Fields {
         field.map(|(name, position)| (*name, position))
     }
 
-    /// Takes a text that says how the registry is reached. A relative path begins at the folder of the file that it
-    /// stands in.
+    /// Takes a text that says how the registry is reached.
     fn read_connection(&mut self, field: &str, text: &str, file: &str) {
-        let folder = Path::new(file).parent().unwrap_or(Path::new(""));
-        let path = || Some(folder.join(text)).filter(|_| !text.is_empty());
+        let path = || Some(path_in(file, text)).filter(|_| !text.is_empty());
         let connection = &mut self.connection;
         match field {
             "ca" => connection.ca = path(),
@@ -417,9 +411,7 @@ fn read_fields(
                 }
             }
             ("password_file" | "token_file", value) if let Some(text) = value.text() => {
-                // As the file says it, from where the file is.
-                let folder = Path::new(&*member.position.file).parent();
-                let path = folder.unwrap_or(Path::new("")).join(text);
+                let path = path_in(&member.position.file, text);
                 match check_file(&path) {
                     Err(error) => {
                         let what = ProblemKind::LoginFile { field, path, error };
@@ -466,6 +458,12 @@ fn read_fields(
     }
     problems.extend(fields.conflict());
     Some(fields)
+}
+
+/// A path that stands in a file, where a relative one begins at the folder of the file.
+fn path_in(file: &str, path: &str) -> PathBuf {
+    let folder = Path::new(file).parent();
+    folder.unwrap_or(Path::new("")).join(path)
 }
 
 /// Whether a file can be read, not only once.
