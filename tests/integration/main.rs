@@ -10,7 +10,6 @@ mod credentials;
 mod documents;
 mod dry_run;
 mod economy;
-mod environment;
 mod failures;
 mod fanout;
 mod files;

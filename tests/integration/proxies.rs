@@ -66,6 +66,19 @@ fn what_the_environment_names_is_used_for_its_scheme() {
 }
 
 #[test]
+fn a_registry_on_this_machine_is_reached_without_the_proxy() {
+    let source = source();
+    for variable in ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"] {
+        let target = FakeRegistry::new();
+        copy(&source, &target, &json!({"insecure": true}))
+            .env(variable, "http://nobody.invalid:1")
+            .run()
+            .expect(0);
+        assert_in_sync(&source, "a", &target, "b", &["v1"]);
+    }
+}
+
+#[test]
 fn tls_goes_through_a_proxy_to_the_registry_itself() {
     let (source, authority) = (source(), Authority::new("corp"));
     let identity = authority.sign(&["registry.example"]);
