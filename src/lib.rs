@@ -155,12 +155,11 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     write_images(&mut report, options);
     tell(&report, options);
     // A signal that came when all was done changes nothing.
-    let status = interrupt
-        .exit_status()
-        .filter(|_| report.status() != ExitStatus::InSync);
-    Ok(status.map_or(report.status(), |status| {
-        ExitStatus::Interrupted(status - 128)
-    }))
+    let status = report.status();
+    Ok(match interrupt.signal() {
+        Some(signal) if status != ExitStatus::InSync => ExitStatus::Interrupted(signal),
+        _ => status,
+    })
 }
 
 /// What the engine may do, with the waits of tests.
