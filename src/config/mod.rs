@@ -688,12 +688,6 @@ mod tests {
             ],
         );
         refuse(
-            "[{\"src\": \"a\", \"dest\": \"b\"}]",
-            &[
-                "f:1:1: the file is an array; write an object such as {\"images\": {\"SOURCE\": \"TARGET\"}}",
-            ],
-        );
-        refuse(
             "{\"auth\": {\"a.io\": \"u:p\", \"b.io\": {\"user\": \"u\", \"username\\\"\": \"u\", \"pasword\": \"p\"},\n\
              \"c.io\": {\"insecure\": \"true\", \"username\": true, \"password\": []},\n\
              \"d.io\": {\"username\": \"a\", \"Username\": \"a\"}}}",

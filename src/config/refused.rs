@@ -1,5 +1,6 @@
-//! Every way in which a file is refused as a whole, with the exact words: the one table of them. Not here: rules that fail
-//! alone (`rule.rs`), and files that are accepted with a warning (`mod.rs`).
+//! The ways in which a file is refused as a whole, with the exact words. Not here: logins and choices of tags that make a
+//! file unusable, files with several mistakes and those that are accepted with a warning (`mod.rs`), and rules that fail
+//! alone (`rule.rs`).
 
 use super::Shape::{self, Auth, Config, Images};
 use super::tests::parse_as;
