@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::{Problem, ProblemKind};
-use super::fields;
 use super::rule::Rule;
 use super::tree::{Member, Node, Position, Value};
-use super::variables::{self, Environment, Expanded, Form};
+use super::variables::{self, Expanded, Form};
+use super::{Reading, fields};
 use crate::nearest::nearest;
 use crate::oci::{Host, NameError, Repository};
 use crate::secret::Secret;
@@ -70,25 +70,20 @@ pub(crate) fn holds_password(members: &[Member]) -> bool {
     })
 }
 
-/// Reads all entries. What stops the program goes to `problems`, what does not to `warnings`.
-pub(crate) fn read(
-    members: &[Member],
-    environment: Environment<'_>,
-    problems: &mut Vec<Problem>,
-    warnings: &mut Vec<String>,
-) -> Vec<AuthEntry> {
+/// Reads all entries.
+pub(super) fn read(members: &[Member], reading: &mut Reading<'_>) -> Vec<AuthEntry> {
     let mut entries: Vec<AuthEntry> = Vec::new();
     let mut indexes = HashMap::new();
     for member in members {
-        let Some(fields) = read_fields(&member.value, environment, problems) else {
+        let Some(fields) = read_fields(&member.value, reading) else {
             continue;
         };
         let position = &member.position;
         let key = member.key.trim();
-        let Some((host, path)) = read_key(key, position, environment, problems, warnings) else {
+        let Some((host, path)) = read_key(key, position, reading) else {
             continue;
         };
-        let mut warn = |text: String| warnings.push(format!("{position}: {text}"));
+        let mut warn = |text: String| reading.warnings.push(format!("{position}: {text}"));
         if key.starts_with("http://") && !fields.insecure {
             warn(format!(
                 "auth key {key:?} does not make {host} speak http: add \"insecure\": true"
@@ -98,7 +93,7 @@ pub(crate) fn read(
             && let Some((field, position)) = fields.first_of_whole()
         {
             let what = ProblemKind::FieldOfPart { field, host };
-            problems.push(Problem::at(position, what));
+            reading.problems.push(Problem::at(position, what));
             continue;
         }
         if fields.holds_variable {
@@ -155,7 +150,7 @@ pub(crate) fn read(
                 first_key: first.key.clone(),
                 first: first.position.clone(),
             };
-            problems.push(Problem::at(position, what));
+            reading.problems.push(Problem::at(position, what));
         }
     }
     entries
@@ -199,25 +194,14 @@ pub(crate) fn warn_unused(entries: &[AuthEntry], rules: &[Rule], warnings: &mut 
 }
 
 /// The registry and the path of a key, if it can match anything.
-fn read_key(
-    key: &str,
-    position: &Position,
-    environment: Environment<'_>,
-    problems: &mut Vec<Problem>,
-    warnings: &mut Vec<String>,
-) -> Option<(Host, String)> {
-    let Expanded { text: name, empty } = match variables::in_name(key, Form::Any, environment) {
-        Ok(expanded) => expanded,
-        Err(kinds) => {
-            let problem = |what| Problem::at(position, what);
-            problems.extend(kinds.into_iter().map(problem));
-            return None;
-        }
-    };
-    warnings.extend(empty.iter().map(|name| variables::empty(position, name)));
+fn read_key(key: &str, position: &Position, reading: &mut Reading<'_>) -> Option<(Host, String)> {
+    let mut name = key.to_owned();
+    if !reading.expand(&mut name, Form::Any, position) {
+        return None;
+    }
     if name.contains('@') {
         // The key is not shown, since it may hold a password.
-        warnings.push(format!(
+        reading.warnings.push(format!(
             "{position}: an auth key with a user name can never match and is ignored; write REGISTRY or \
              REGISTRY/NAMESPACE, and the user as `username`"
         ));
@@ -232,7 +216,7 @@ fn read_key(
             } else {
                 "its variables make no such name".into()
             };
-            warnings.push(format!(
+            reading.warnings.push(format!(
                 "{position}: auth key {key:?} can never match and is ignored: {reason}; write REGISTRY or \
                  REGISTRY/NAMESPACE"
             ));
@@ -370,11 +354,12 @@ impl Fields {
     }
 }
 
-fn read_fields(
-    entry: &Node,
-    environment: Environment<'_>,
-    problems: &mut Vec<Problem>,
-) -> Option<Fields> {
+fn read_fields(entry: &Node, reading: &mut Reading<'_>) -> Option<Fields> {
+    let Reading {
+        environment,
+        problems,
+        ..
+    } = reading;
     let members = match &entry.value {
         Value::Object(members) => members.as_slice(),
         Value::Null => &[],

@@ -9,14 +9,16 @@ use std::sync::Arc;
 
 use super::error::{Problem, ProblemKind, Shape};
 use super::tree::Position;
-use super::{COMMAND_LINE, DEFAULT_PATH, LoadOptions, STDIN};
+use super::{COMMAND_LINE, DEFAULT_PATH, LoadOptions, Reading, STDIN};
 
 /// The files to read. `--config` wins over the other two, as it always has.
 pub(crate) fn chosen<'a>(
     options: &LoadOptions<'a>,
-    problems: &mut Vec<Problem>,
-    warnings: &mut Vec<String>,
+    reading: &mut Reading<'_>,
 ) -> Vec<(Shape, &'a Path)> {
+    let Reading {
+        problems, warnings, ..
+    } = reading;
     let LoadOptions { auth, images, .. } = *options;
     let is_split = auth.is_some() || images.is_some();
     if options.config.is_some() && is_split {

@@ -43,7 +43,7 @@ use body::Body;
 use files::Source;
 use side::Written;
 use tree::{Member, Node, Value};
-use variables::Form;
+use variables::{Expanded, Form};
 
 /// Where the configuration is read from if the user names no file.
 pub const DEFAULT_PATH: &str = "./image-syncer.json";
@@ -97,10 +97,9 @@ pub fn load(
     options: &LoadOptions<'_>,
     environment: Environment<'_>,
 ) -> Result<Config, ConfigError> {
-    let mut warnings = Vec::new();
-    let mut problems = Vec::new();
+    let mut reading = Reading::new(environment);
     let mut sources = Vec::new();
-    for (shape, path) in files::chosen(options, &mut problems, &mut warnings) {
+    for (shape, path) in files::chosen(options, &mut reading) {
         let file: Arc<str> = match path.to_str() {
             Some(STDIN) => "standard input".into(),
             _ => path.display().to_string().into(),
@@ -115,7 +114,7 @@ pub fn load(
                 let is_missing = error.kind() == io::ErrorKind::NotFound;
                 if is_missing && shape == Shape::Config && !options.rule.is_empty() {
                     if options.config.is_some() {
-                        warnings.push(format!(
+                        reading.warnings.push(format!(
                             "{file}: there is no such file: no credentials are taken from it"
                         ));
                     }
@@ -126,24 +125,20 @@ pub fn load(
                 } else {
                     ProblemKind::Unreadable(error)
                 };
-                problems.push(Problem::at(&Position::whole(&file), what));
+                let position = Position::whole(&file);
+                reading.problems.push(Problem::at(&position, what));
             }
         }
     }
-    build(sources, options, environment, problems, warnings)
+    build(sources, options, reading)
 }
 
 fn build(
     sources: Vec<Source>,
     options: &LoadOptions<'_>,
-    environment: Environment<'_>,
-    mut problems: Vec<Problem>,
-    warnings: Vec<String>,
+    mut reading: Reading<'_>,
 ) -> Result<Config, ConfigError> {
-    let mut config = Config {
-        warnings,
-        ..Config::default()
-    };
+    let mut config = Config::default();
     let mut sections = Sections::default();
     let mut of_rules = None;
     for source in sources {
@@ -154,9 +149,9 @@ fn build(
         } = source;
         match tree::parse(&file, &content.bytes) {
             Ok(root) => {
-                let more = Sections::of(shape, root, &mut problems, &mut config.warnings);
+                let more = Sections::of(shape, root, &mut reading);
                 if content.readable_by_others && auth::holds_password(&more.auth) {
-                    config.warnings.push(format!(
+                    reading.warnings.push(format!(
                         "{file}: the file holds a password and other users can read it; `chmod 600` keeps them out"
                     ));
                 }
@@ -171,28 +166,24 @@ fn build(
                         mistake => ProblemKind::Syntax(mistake),
                     },
                 };
-                problems.extend(mistakes.into_iter().map(problem));
+                reading.problems.extend(mistakes.into_iter().map(problem));
             }
         }
         of_rules = Some(file).filter(|_| shape != Shape::Auth);
     }
-    config.auth = auth::read(
-        &sections.auth,
-        environment,
-        &mut problems,
-        &mut config.warnings,
-    );
+    config.auth = auth::read(&sections.auth, &mut reading);
     if options.rule.is_empty() {
-        expand_rules(
-            &mut sections.images,
-            environment,
-            &mut problems,
-            &mut config.warnings,
-        );
-        add_rules(&sections.images, options, &mut config, &mut problems);
+        expand_rules(&mut sections.images, &mut reading);
+        add_rules(&sections.images, options, &mut config, &mut reading);
     } else {
-        add_command_line_rule(options, environment, &mut config, &mut problems);
+        add_command_line_rule(options, &mut config, &mut reading);
     }
+    let Reading {
+        mut problems,
+        warnings,
+        ..
+    } = reading;
+    config.warnings = warnings;
     if !problems.is_empty() {
         let place = |problem: &Problem| {
             let Position { file, line, column } = problem.position.clone();
@@ -214,6 +205,46 @@ fn build(
     Ok(config)
 }
 
+/// What is read with, and what is found meanwhile.
+struct Reading<'a> {
+    /// Looks up variables.
+    environment: Environment<'a>,
+    /// What stops the program.
+    problems: Vec<Problem>,
+    /// What does not.
+    warnings: Vec<String>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(environment: Environment<'a>) -> Self {
+        Self {
+            environment,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Replaces the variables of a name, and tells whether that could be done.
+    fn expand(&mut self, text: &mut String, form: Form, position: &Position) -> bool {
+        match variables::in_name(text, form, self.environment) {
+            Ok(Expanded {
+                text: expanded,
+                empty,
+            }) => {
+                let warn = |name| format!("{position}: the variable {name} is set but empty");
+                self.warnings.extend(empty.into_iter().map(warn));
+                *text = expanded.into_owned();
+                true
+            }
+            Err(kinds) => {
+                let problem = |what| Problem::at(position, what);
+                self.problems.extend(kinds.into_iter().map(problem));
+                false
+            }
+        }
+    }
+}
+
 /// The parts of a configuration. A part that is there twice is one part.
 #[derive(Default)]
 struct Sections {
@@ -222,31 +253,22 @@ struct Sections {
 }
 
 impl Sections {
-    fn of(
-        shape: Shape,
-        root: Node,
-        problems: &mut Vec<Problem>,
-        warnings: &mut Vec<String>,
-    ) -> Self {
+    fn of(shape: Shape, root: Node, reading: &mut Reading<'_>) -> Self {
+        let problems = &mut reading.problems;
         let mut sections = Self::default();
         let Value::Object(members) = root.value else {
             problems.push(Problem::kind(&root, "the file", shape.expected()));
             return sections;
         };
         match shape {
-            Shape::Config => sections.take_parts(members, problems, warnings),
+            Shape::Config => sections.take_parts(members, reading),
             Shape::Auth => sections.auth = unnested(shape, members, problems),
             Shape::Images => sections.images = unnested(shape, members, problems),
         }
         sections
     }
 
-    fn take_parts(
-        &mut self,
-        members: Vec<Member>,
-        problems: &mut Vec<Problem>,
-        warnings: &mut Vec<String>,
-    ) {
+    fn take_parts(&mut self, members: Vec<Member>, reading: &mut Reading<'_>) {
         for member in members {
             let key = member.key.to_ascii_lowercase();
             let (section, part) = match key.as_str() {
@@ -256,12 +278,12 @@ impl Sections {
                     if let Some(meant) = nearest(&key, ["auth", "images"]) {
                         let key = member.key;
                         let what = ProblemKind::Misspelt { key, meant };
-                        problems.push(Problem::at(&member.position, what));
+                        reading.problems.push(Problem::at(&member.position, what));
                     } else if !["_", "$", "x-", "//"]
                         .iter()
                         .any(|mark| key.starts_with(mark))
                     {
-                        warnings.push(format!(
+                        reading.warnings.push(format!(
                             "{}: the key {:?} is ignored: a file holds `auth` and `images`",
                             member.position, member.key
                         ));
@@ -272,7 +294,10 @@ impl Sections {
             match member.value.value {
                 Value::Object(members) => section.extend(members),
                 Value::Null => {}
-                _ => problems.push(Problem::kind(&member.value, part.name(), part.expected())),
+                _ => {
+                    let problem = Problem::kind(&member.value, part.name(), part.expected());
+                    reading.problems.push(problem);
+                }
             }
         }
     }
@@ -300,54 +325,13 @@ fn unnested(shape: Shape, members: Vec<Member>, problems: &mut Vec<Problem>) -> 
 }
 
 /// Replaces the variables in sources and targets.
-fn expand_rules(
-    rules: &mut [Member],
-    environment: Environment<'_>,
-    problems: &mut Vec<Problem>,
-    warnings: &mut Vec<String>,
-) {
+fn expand_rules(rules: &mut [Member], reading: &mut Reading<'_>) {
     for rule in rules {
-        let place = &rule.position;
-        expand(
-            &mut rule.key,
-            Form::Braces,
-            place,
-            environment,
-            problems,
-            warnings,
-        );
+        reading.expand(&mut rule.key, Form::Braces, &rule.position);
         for node in targets_mut(&mut rule.value) {
             if let Value::String(text) | Value::Word(text) = &mut node.value {
-                expand(
-                    text,
-                    Form::Any,
-                    &node.position,
-                    environment,
-                    problems,
-                    warnings,
-                );
+                reading.expand(text, Form::Any, &node.position);
             }
-        }
-    }
-}
-
-fn expand(
-    text: &mut String,
-    form: Form,
-    position: &Position,
-    environment: Environment<'_>,
-    problems: &mut Vec<Problem>,
-    warnings: &mut Vec<String>,
-) {
-    match variables::in_name(text, form, environment) {
-        Ok(expanded) => {
-            let warn = |name| variables::empty(position, name);
-            warnings.extend(expanded.empty.into_iter().map(warn));
-            *text = expanded.text.into_owned();
-        }
-        Err(kinds) => {
-            let problem = |what| Problem::at(position, what);
-            problems.extend(kinds.into_iter().map(problem));
         }
     }
 }
@@ -374,7 +358,7 @@ fn add_rules(
     members: &[Member],
     options: &LoadOptions<'_>,
     config: &mut Config,
-    problems: &mut Vec<Problem>,
+    reading: &mut Reading<'_>,
 ) {
     let mut seen = Seen::default();
     for member in members {
@@ -382,30 +366,22 @@ fn add_rules(
             text: &member.key,
             position: &member.position,
         };
-        if let Some(body) = Body::read(&member.value, problems) {
-            add_rule(&source, &body, options, &mut seen, config);
+        if let Some(body) = Body::read(&member.value, &mut reading.problems) {
+            add_rule(&source, &body, options, &mut seen, config, reading);
         }
     }
 }
 
 fn add_command_line_rule(
     options: &LoadOptions<'_>,
-    environment: Environment<'_>,
     config: &mut Config,
-    problems: &mut Vec<Problem>,
+    reading: &mut Reading<'_>,
 ) {
     let position = Position::whole(&COMMAND_LINE.into());
     let mut texts = options.rule.to_vec();
     for (index, text) in texts.iter_mut().enumerate() {
         let form = if index == 0 { Form::Braces } else { Form::Any };
-        expand(
-            text,
-            form,
-            &position,
-            environment,
-            problems,
-            &mut config.warnings,
-        );
+        reading.expand(text, form, &position);
     }
     let written = |text| Written {
         text,
@@ -423,6 +399,7 @@ fn add_command_line_rule(
         options,
         &mut Seen::default(),
         config,
+        reading,
     );
 }
 
@@ -435,8 +412,9 @@ fn add_rule(
     options: &LoadOptions<'_>,
     seen: &mut Seen,
     config: &mut Config,
+    reading: &mut Reading<'_>,
 ) {
-    let (rule, failed) = rule::validate(source, body, options, &mut config.warnings);
+    let (rule, failed) = rule::validate(source, body, options, &mut reading.warnings);
     config.failed_rules.extend(failed);
     let Some(mut rule) = rule else { return };
     let mut repeated = None;
@@ -462,7 +440,7 @@ fn add_rule(
         } else {
             format!("the rule at {first}")
         };
-        config.warnings.push(format!(
+        reading.warnings.push(format!(
             "{}: the rule repeats a target of {place}: it is copied once, delete one",
             rule.position
         ));
@@ -505,13 +483,7 @@ mod tests {
             },
         };
         let sources = files.iter().map(source).collect();
-        build(
-            sources,
-            &LoadOptions::default(),
-            &environment,
-            Vec::new(),
-            Vec::new(),
-        )
+        build(sources, &LoadOptions::default(), Reading::new(&environment))
     }
 
     #[track_caller]
@@ -775,9 +747,7 @@ mod tests {
             let config = build(
                 vec![source],
                 &LoadOptions::default(),
-                &environment,
-                Vec::new(),
-                Vec::new(),
+                Reading::new(&environment),
             )
             .unwrap();
             let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));

@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 
 use super::error::ProblemKind;
-use super::tree::Position;
 
 /// Looks up a variable of the environment.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -117,11 +116,6 @@ fn name_of(text: &str) -> Option<&str> {
         .strip_prefix('{')
         .and_then(|rest| rest.strip_suffix('}'));
     braced.or(Some(inside)).filter(|name| is_name(name))
-}
-
-/// The warning of a variable that is set and empty.
-pub(crate) fn empty(position: &Position, name: &str) -> String {
-    format!("{position}: the variable {name} is set but empty")
 }
 
 fn look_up(name: &str, environment: Environment<'_>) -> Result<Option<String>, ProblemKind> {
