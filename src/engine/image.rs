@@ -135,6 +135,14 @@ impl Content {
             digest,
         }
     }
+
+    /// How many bytes it holds.
+    fn held_bytes(&self) -> usize {
+        match self {
+            Self::Held { manifest, .. } => manifest.bytes().len(),
+            Self::Unknown | Self::Named { .. } | Self::Unnamed | Self::Dropped { .. } => 0,
+        }
+    }
 }
 
 impl Image {
@@ -368,23 +376,16 @@ impl Graph<'_> {
 
     /// The source has answered which manifest the image is.
     pub(super) fn resolved(&mut self, image: ImageId, presence: Presence) {
-        let row = &mut self.images[image];
-        row.is_asking = false;
-        let content = match (
-            presence,
-            std::mem::replace(&mut row.content, Content::Unnamed),
-        ) {
-            (Presence::Present(digest), Content::Held { manifest, .. })
-                if digest == *manifest.source_digest() =>
-            {
+        self.images[image].is_asking = false;
+        let content = match (presence, self.images[image].manifest()) {
+            (Presence::Present(digest), Some(manifest)) if digest == *manifest.source_digest() => {
                 Content::Held {
                     manifest,
                     is_current: true,
                 }
             }
-            (Presence::Present(digest), old) => {
-                if let Content::Held { manifest, .. } = old {
-                    self.held_bytes = self.held_bytes.saturating_sub(manifest.bytes().len());
+            (Presence::Present(digest), held) => {
+                if let Some(manifest) = held {
                     log::warn!(
                         "{} moved from {} to {digest} meanwhile",
                         self.image_source(image),
@@ -396,7 +397,7 @@ impl Graph<'_> {
             // Some registries answer a HEAD with 404 where a GET works (protocol.md E15).
             (Presence::Absent | Presence::Unknown, _) => Content::Unnamed,
         };
-        self.images[image].content = content;
+        self.set_content(image, content);
         self.consider(image);
     }
 
@@ -414,12 +415,18 @@ impl Graph<'_> {
                 manifest.source_digest()
             );
         }
-        self.held_bytes += manifest.bytes().len();
-        self.images[image].content = Content::Held {
+        let content = Content::Held {
             manifest,
             is_current: true,
         };
+        self.set_content(image, content);
         self.consider(image);
+    }
+
+    fn set_content(&mut self, image: ImageId, content: Content) {
+        self.held_bytes += content.held_bytes();
+        let before = std::mem::replace(&mut self.images[image].content, content);
+        self.held_bytes -= before.held_bytes();
     }
 
     /// Targets that have the source's manifest are done. Where the records vouch for another one, it is time to ask.
@@ -583,12 +590,9 @@ impl Graph<'_> {
     /// old manifest is put nowhere any more.
     fn read_again(&mut self, image: ImageId, failure: &Arc<Failure>) {
         log::warn!("{} is read again: {failure}", self.image_source(image));
+        self.set_content(image, Content::Unnamed);
         let row = &mut self.images[image];
         row.is_reread = true;
-        self.held_bytes = self
-            .held_bytes
-            .saturating_sub(row.manifest().map_or(0, |manifest| manifest.bytes().len()));
-        row.content = Content::Unnamed;
         let mut roots = Vec::new();
         for target in &mut row.targets {
             if let TargetState::Copying(root) = target.state {
@@ -664,26 +668,27 @@ impl Graph<'_> {
         let Content::Held { manifest, .. } = &row.content else {
             return;
         };
-        let is_late = |target: &Target| {
-            matches!(
-                target.state,
-                TargetState::Asking | TargetState::AskingAgain | TargetState::Waiting
-            ) && self.hosts[self.places[target.place].host].late
-        };
-        let is_done = |target: &Target| matches!(target.state, TargetState::Done(_));
         // Schema 1 cannot be read by its digest.
-        let droppable = manifest.kind() != ManifestKind::Schema1;
-        if row
-            .targets
-            .iter()
-            .all(|target| is_done(target) || (droppable && is_late(target)))
-        {
-            let length = manifest.bytes().len();
-            self.images[image].content = Content::Dropped {
+        let is_readable = manifest.kind() != ManifestKind::Schema1;
+        let wants_no_bytes = |target: &Target| match &target.state {
+            TargetState::Done(_) => true,
+            TargetState::Failed { failure, .. } => {
+                failure.is_final || self.held_bytes > MAX_HELD_BYTES / 2
+            }
+            TargetState::Asking | TargetState::AskingAgain | TargetState::Waiting => {
+                is_readable && self.hosts[self.places[target.place].host].late
+            }
+            TargetState::Lacks
+            | TargetState::Has(_)
+            | TargetState::Vouched(_)
+            | TargetState::Copying(_) => false,
+        };
+        if row.targets.iter().all(wants_no_bytes) {
+            let content = Content::Dropped {
                 source: manifest.source_digest().clone(),
                 digest: manifest.digest().clone(),
             };
-            self.held_bytes = self.held_bytes.saturating_sub(length);
+            self.set_content(image, content);
         }
     }
 
@@ -754,6 +759,10 @@ impl Graph<'_> {
         join(&self.places[target.place].place, &target.name)
     }
 }
+
+/// Bytes of manifests that are held for images: no image is admitted above this. Those that failed are read again in the
+/// next pass, where there is half of it already.
+pub(super) const MAX_HELD_BYTES: usize = 64 * 1024 * 1024;
 
 fn join(place: &Place, reference: &Reference) -> String {
     match reference {
