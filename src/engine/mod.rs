@@ -172,6 +172,7 @@ fn report(graph: &mut Graph<'_>, plan: &Plan, fatal: Option<String>) -> Report {
                     TargetState::Done(Outcome::Unchanged) => &mut preview.equal,
                     TargetState::Done(Outcome::Copied) if target.is_lacking => &mut preview.new,
                     TargetState::Done(Outcome::Copied) => &mut preview.changed,
+                    TargetState::Done(Outcome::Skipped) => &mut preview.skipped,
                     _ => &mut preview.failed,
                 } += 1;
             }
