@@ -11,7 +11,7 @@ use super::job::{Done, Job, Reply, Want};
 use super::places::{HostId, PlaceId};
 use super::task::{Failure, Key, Kind, Readiness, State, TaskId};
 use crate::oci::{Descriptor, Digest, Repository};
-use crate::store::{Class, Found, Hint, Place, Prior, StoreError};
+use crate::store::{Found, Hint, Place, Prior, StoreError};
 
 pub(super) type BlobId = Id<Blob>;
 
@@ -132,15 +132,13 @@ impl Graph<'_> {
         let task = self.add_task(Kind::Want(blob, place), order, State::Waiting);
         self.add_source(&descriptor.digest, source);
         if self.blobs[blob].size != descriptor.size {
-            let failure = Failure {
-                operation: format!("copy blob {}", descriptor.digest),
-                cause: format!(
+            let failure = Failure::for_good(
+                format!("copy blob {}", descriptor.digest),
+                format!(
                     "it is named with two sizes, {} and {}",
                     self.blobs[blob].size, descriptor.size
                 ),
-                is_final: true,
-                not_found: false,
-            };
+            );
             self.tasks[task].state = State::Failed(Arc::new(failure));
             return task;
         }
@@ -554,12 +552,7 @@ impl Graph<'_> {
     /// The source in use is given up for this pass. The wants go on from another, or fail with it.
     pub(super) fn source_failed(&mut self, blob: BlobId, error: &StoreError) {
         let copy = self.blobs[blob].copy;
-        let failure = Arc::new(Failure {
-            operation: self.operation(&Kind::Copy(blob)),
-            cause: error.to_string(),
-            is_final: error.class.is_final(),
-            not_found: error.class == Class::NotFound,
-        });
+        let failure = Arc::new(self.failure(&Kind::Copy(blob), error));
         let row = &mut self.blobs[blob];
         row.hold = Hold::No;
         row.source.failure = Some(failure.clone());

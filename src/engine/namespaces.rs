@@ -157,11 +157,11 @@ impl Plan {
             return Ok(());
         };
         let (rule, order) = (rule.clone(), state.order);
-        let failure = |cause: String| Failure {
-            operation: format!("find the repositories below {}", rule.source),
-            cause,
-            is_final: true,
-            not_found: false,
+        let failure = |cause: String| {
+            Failure::for_good(
+                format!("find the repositories below {}", rule.source),
+                cause,
+            )
         };
         let rules = repositories.iter();
         let rules: Result<Vec<Rule>, _> =

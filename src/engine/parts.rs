@@ -32,12 +32,10 @@ impl Graph<'_> {
         let mut failure = None;
         let order = self.tasks[parent].order;
         if depth >= MAX_DEPTH && !manifest.children().is_empty() {
-            failure = Some(Arc::new(Failure {
-                operation: format!("copy the index {}", manifest.digest()),
-                cause: format!("indexes are nested more than {MAX_DEPTH} deep"),
-                is_final: true,
-                not_found: false,
-            }));
+            failure = Some(Arc::new(Failure::for_good(
+                format!("copy the index {}", manifest.digest()),
+                format!("indexes are nested more than {MAX_DEPTH} deep"),
+            )));
         }
         let is_forced = match self.tasks[parent].kind {
             Kind::Root(image, index) => self.images[image].target(index).is_forced,

@@ -441,25 +441,20 @@ impl Plan {
         let Some(rule) = self.rules.get(number) else {
             return Ok(Vec::new());
         };
-        let failure = |cause: &str, not_found| Failure {
-            operation: format!("find the images of {}", rule.source),
-            cause: cause.to_owned(),
-            is_final: true,
-            not_found,
-        };
+        let failure =
+            |cause: &str| Failure::for_good(format!("find the images of {}", rule.source), cause);
         match &rule.selection {
             Selection::Named(references) => Ok(references.clone()),
             Selection::Sole => match stores.sole(&rule.source) {
                 Ok(Some(digest)) => Ok(vec![Reference::Digest(digest)]),
                 Ok(None) => Err(failure(
                     "the layout does not hold exactly one image: name a tag",
-                    true,
                 )),
-                Err(error) => Err(failure(&error.to_string(), false)),
+                Err(error) => Err(failure(&error.to_string())),
             },
             Selection::Listed(filter) => match &graph.places[source].tags {
                 Tags::Listed(_, tags) if tags.is_empty() && filter.min() > 0 => {
-                    Err(failure("the repository has no tags", true))
+                    Err(failure("the repository has no tags"))
                 }
                 Tags::Listed(_, tags) => {
                     let choice = graph.choose(source, filter, tags)?;
@@ -476,7 +471,7 @@ impl Plan {
                     let (left, min) = (choice.kept.len(), filter.min());
                     if left < min {
                         let cause = format!("the rule wants {choice}; it must be {min} at least");
-                        return Err(failure(&cause, true));
+                        return Err(failure(&cause));
                     }
                     if !choice.dropped.is_empty() {
                         log::info!("{}: the rule wants {choice}", rule.source);
@@ -485,11 +480,10 @@ impl Plan {
                 }
                 Tags::Missing => Err(failure(
                     "there is no such repository, or no permission to see it",
-                    true,
                 )),
                 Tags::Failed(failure) => Err(Failure::clone(failure)),
                 Tags::Unknown | Tags::Asked => {
-                    Err(failure("its tags were never listed: this is a bug", false))
+                    Err(failure("its tags were never listed: this is a bug"))
                 }
             },
         }
@@ -861,13 +855,10 @@ impl RuleState {
 }
 
 fn circle() -> Failure {
-    Failure {
-        operation: "order the rules".to_owned(),
-        cause: "rules feed each other in a circle: the target of each is the source of the next"
-            .to_owned(),
-        is_final: true,
-        not_found: false,
-    }
+    Failure::for_good(
+        "order the rules",
+        "rules feed each other in a circle: the target of each is the source of the next",
+    )
 }
 
 /// What will be told of a rule in a dry run, without its images yet.
@@ -886,14 +877,8 @@ fn preview(rule: &Rule) -> Preview {
 }
 
 fn failed(operation: String, cause: String) -> TargetState {
-    let failure = Arc::new(Failure {
-        operation,
-        cause,
-        is_final: true,
-        not_found: false,
-    });
     TargetState::Failed {
-        failure,
+        failure: Arc::new(Failure::for_good(operation, cause)),
         at_source: false,
     }
 }
