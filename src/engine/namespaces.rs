@@ -68,8 +68,6 @@ impl Plan {
             let target = graph.place(target);
             hosts.push(graph.places[target].host);
         }
-        hosts.sort_unstable();
-        hosts.dedup();
         // One list for all rules for this namespace that can go now.
         let is_under_way =
             |other: &Namespace| other.source == source && other.listing == Listing::Queued;

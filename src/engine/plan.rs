@@ -284,12 +284,10 @@ impl Plan {
             return;
         };
         let states = group.rules.iter().filter_map(|&rule| self.states.get(rule));
-        let mut targets: Vec<HostId> = states
+        let targets: Vec<HostId> = states
             .flat_map(|state| &state.targets)
             .map(|&target| graph.places[target].host)
             .collect();
-        targets.sort_unstable();
-        targets.dedup();
         let source = graph.places[group.source].host;
         for entry in entries {
             self.admission.push(source, targets.clone(), entry);
@@ -633,11 +631,9 @@ impl Plan {
             .targets
             .iter()
             .filter(|target| !target.state.is_settled());
-        let mut targets: Vec<HostId> = unsettled
+        let targets = unsettled
             .map(|target| graph.places[target.place].host)
             .collect();
-        targets.sort_unstable();
-        targets.dedup();
         self.admission
             .push(graph.places[row.source].host, targets, Entry::Image(image));
     }
