@@ -311,8 +311,7 @@ impl Graph<'_> {
         self.settle_equal(image);
         self.start_roots(image);
         let row = &self.images[image];
-        let is_late = |place| self.hosts[self.places[place].host].late;
-        let question = row.question(is_late, || self.head_tells(image));
+        let question = row.question(|place| self.is_late(place), || self.head_tells(image));
         if let (Some(Question::Head), Reference::Digest(digest)) = (&question, &row.reference) {
             let digest = digest.clone();
             return self.resolved(image, Presence::Present(digest));
@@ -473,8 +472,7 @@ impl Graph<'_> {
                 self.images[image].target(index).state,
                 TargetState::Waiting | TargetState::Asking
             );
-            waits |= (is_open || self.lacks_list(image, index))
-                && !self.hosts[self.places[place].host].late;
+            waits |= (is_open || self.lacks_list(image, index)) && !self.is_late(place);
         }
         if waits {
             return;
@@ -676,7 +674,7 @@ impl Graph<'_> {
                 failure.is_final || self.held_bytes > MAX_HELD_BYTES / 2
             }
             TargetState::Asking | TargetState::AskingAgain | TargetState::Waiting => {
-                is_readable && self.hosts[self.places[target.place].host].late
+                is_readable && self.is_late(target.place)
             }
             TargetState::Lacks
             | TargetState::Has(_)
@@ -718,9 +716,7 @@ impl Graph<'_> {
                 .targets
                 .iter()
                 .all(|target| match target.state {
-                    TargetState::Waiting | TargetState::Asking => {
-                        self.hosts[self.places[target.place].host].late
-                    }
+                    TargetState::Waiting | TargetState::Asking => self.is_late(target.place),
                     ref state => state.is_settled(),
                 })
     }
