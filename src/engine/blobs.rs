@@ -343,22 +343,15 @@ impl Graph<'_> {
             .upload(&self.places[place].place, digest)
             .cloned();
         let session = session.filter(|_| self.offered.insert((place, digest.clone())));
-        match self.doubts.get(&(place, digest.clone())) {
-            Some(Doubt::Send) => {
-                return Hint {
-                    mount_from: None,
-                    prior: Prior::Distrusted,
-                    session: None,
-                };
-            }
-            Some(Doubt::Ask) => {
-                return Hint {
-                    mount_from: None,
-                    prior: Prior::Recorded,
-                    session: None,
-                };
-            }
-            None => {}
+        if let Some(doubt) = self.doubts.get(&(place, digest.clone())) {
+            return Hint {
+                mount_from: None,
+                prior: match doubt {
+                    Doubt::Send => Prior::Distrusted,
+                    Doubt::Ask => Prior::Recorded,
+                },
+                session: None,
+            };
         }
         let row = &self.places[place];
         let prior = if self.hints.has_blob(&row.place, digest) {
@@ -488,9 +481,7 @@ impl Graph<'_> {
                 self.hosts[host].mounts = false;
             }
         }
-        if let Some(queue) = self.blobs[blob].queue(host) {
-            queue.add_holder(place, true);
-        }
+        queue.add_holder(place, true);
         self.preview(task, blob, done);
         self.counts.left -= self.blobs[blob].size;
         let digest = self.blobs[blob].digest.clone();
