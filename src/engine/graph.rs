@@ -12,7 +12,7 @@ use super::blobs::{Blob, BlobId, Doubts};
 use super::children::{Child, ChildId, ChildState};
 use super::dates::{Date, Dates};
 use super::gauge::Counts;
-use super::image::{Image, ImageId};
+use super::image::{Image, ImageId, Outcome};
 use super::job::{Done, Job, Reply};
 use super::parts::Part;
 use super::places::{HostId, HostKey, HostRow, PlaceId, PlaceRow, Tags};
@@ -300,7 +300,7 @@ impl<'a> Graph<'a> {
             }
             (Kind::Root(image, target), Done::Put) => {
                 self.finish(task);
-                self.root_put(task, image, target);
+                self.root_done(task, image, target, Outcome::Copied);
             }
             (Kind::Child(at), Done::Presence(presence)) => match presence {
                 Presence::Present(_) => self.child_done(task, at),

@@ -526,16 +526,14 @@ impl Graph<'_> {
         })
     }
 
-    pub(super) fn root_put(&mut self, root: TaskId, image: ImageId, index: usize) {
-        self.root_done(root, image, index, Outcome::Copied);
-    }
-
-    /// All parts of a manifest are there, as it is itself.
-    pub(super) fn root_there(&mut self, root: TaskId, image: ImageId, index: usize) {
-        self.root_done(root, image, index, Outcome::Unchanged);
-    }
-
-    fn root_done(&mut self, root: TaskId, image: ImageId, index: usize, outcome: Outcome) {
+    /// The manifest of an image was put, or was there with all of its parts.
+    pub(super) fn root_done(
+        &mut self,
+        root: TaskId,
+        image: ImageId,
+        index: usize,
+        outcome: Outcome,
+    ) {
         if self.is_copying(root, image, index) {
             self.settle(image, index, TargetState::Done(outcome));
             self.consider(image);

@@ -8,6 +8,7 @@ use super::blobs::Doubt;
 use super::children::ChildAt;
 use super::dates::Date;
 use super::graph::Graph;
+use super::image::Outcome;
 use super::places::{PlaceId, Tags};
 use super::task::{Failure, Kind, State, TaskId};
 use crate::oci::{Descriptor, Digest, Manifest};
@@ -137,7 +138,7 @@ impl Graph<'_> {
             Kind::Child(at) if self.children[at.child].is_blob() => self.child_done(task, at),
             Kind::Root(image, index) if self.images[image].target(index).is_there => {
                 self.finish(task);
-                self.root_there(task, image, index);
+                self.root_done(task, image, index, Outcome::Unchanged);
             }
             _ => self.set_ready(task),
         }
