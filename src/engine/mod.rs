@@ -1,6 +1,6 @@
-//! The run: from rules to a report. `plan.rs` makes images of the rules, `graph.rs` and `image.rs` know what must
-//! happen before what, `schedule.rs` when it may; `run.rs` puts them together, `coordinator.rs` drives it, and `worker.rs` does the work.
-//! Not here: HTTP, paths and printing; the engine knows only the ports of `store.rs`.
+//! The run: from rules to a report. `plan.rs` and `form.rs` make images of the rules, `graph.rs` and `image.rs` know what
+//! must happen before what, `schedule.rs` when it may; `run.rs` puts them together, `coordinator.rs` drives it, and
+//! `worker.rs` does the work. Not here: HTTP, paths and printing; the engine knows only the ports of `store.rs`.
 
 mod admission;
 mod arena;
@@ -9,6 +9,7 @@ mod children;
 mod coordinator;
 mod dates;
 mod filter;
+mod form;
 mod gauge;
 mod graph;
 mod image;
