@@ -27,7 +27,7 @@ pub(super) struct Blob {
     copy: TaskId,
     hold: Hold,
     /// The rule that it would be sent for, where that was found out last.
-    sent_for: usize,
+    pub(super) sent_for: usize,
 }
 
 struct BlobSource {
@@ -388,34 +388,6 @@ impl Graph<'_> {
         self.totals.pulled += bytes;
         if let Some(preview) = self.previews.get_mut(self.blobs[blob].sent_for) {
             preview.pull += bytes;
-        }
-    }
-
-    /// Puts what would be done about a want on the account of the rule that first wanted it.
-    fn preview(&mut self, task: TaskId, blob: BlobId, done: &Done) {
-        let Some(rule) = self.rule_of(task) else {
-            return;
-        };
-        let row = &mut self.blobs[blob];
-        if let Some(preview) = self.previews.get_mut(rule) {
-            match done {
-                Done::BlobFound(Found::Mounted) => preview.mount += row.size,
-                Done::BlobSent { .. } => {
-                    preview.push += row.size;
-                    row.sent_for = rule;
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// The rule of the first image that waits for a task.
-    fn rule_of(&self, mut task: TaskId) -> Option<usize> {
-        loop {
-            match self.tasks[task].kind {
-                Kind::Root(image, target) => return Some(self.images[image].target(target).rule),
-                _ => task = *self.tasks[task].dependents.first()?,
-            }
         }
     }
 

@@ -8,6 +8,7 @@ mod blobs;
 mod children;
 mod coordinator;
 mod dates;
+mod dry;
 mod filter;
 mod form;
 mod gauge;
@@ -49,6 +50,7 @@ use crate::report::Report;
 use crate::store::Stores;
 use coordinator::coordinate;
 use dates::Dates;
+use dry::count;
 use graph::Graph;
 use image::{Outcome, TargetState};
 use plan::Plan;
@@ -169,13 +171,7 @@ fn report(graph: &mut Graph<'_>, plan: &Plan, fatal: Option<String>) -> Report {
         let mut source_failure = None;
         for (index, target) in graph.images[image].targets.iter().enumerate() {
             if let Some(preview) = previews.get_mut(target.rule) {
-                *match &target.state {
-                    TargetState::Done(Outcome::Unchanged) => &mut preview.equal,
-                    TargetState::Done(Outcome::Copied) if target.is_lacking => &mut preview.new,
-                    TargetState::Done(Outcome::Copied) => &mut preview.changed,
-                    TargetState::Done(Outcome::Skipped) => &mut preview.skipped,
-                    _ => &mut preview.failed,
-                } += 1;
+                count(preview, target);
             }
             let pair = || {
                 format!(

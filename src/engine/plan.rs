@@ -2,11 +2,12 @@
 //! that write there, and an image that another rule feeds waits for it. Not here: what a rule comes to (`form.rs`), the
 //! queues in which images wait (`admission.rs`), and what happens to an admitted image (`image.rs`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::admission::{Admission, Entry};
 use super::dates::Date;
+use super::dry::preview;
 use super::gauge::Counts;
 use super::graph::Graph;
 use super::image::{ImageId, Outcome, Target, TargetState};
@@ -15,7 +16,6 @@ use super::places::{HostId, PlaceId, Tags};
 use super::task::Failure;
 use crate::config::{Rule, Selection};
 use crate::oci::{PlatformFilter, Reference, Tag};
-use crate::report::Preview;
 use crate::store::Stores;
 
 pub(super) struct Plan {
@@ -352,31 +352,6 @@ impl Plan {
         }
     }
 
-    /// Of a dry run: tags that other rules would have put into a repository by now.
-    fn add_brought(&self, place: PlaceId, graph: &mut Graph<'_>) {
-        if !graph.is_dry {
-            return;
-        }
-        let would_be_there = |claim: &Claim| {
-            let target = graph.images[claim.image].target(claim.index);
-            target.place == place && matches!(target.state, TargetState::Done(_))
-        };
-        let claims = self.claims.iter();
-        let mut brought: Vec<Tag> = claims
-            .filter(|(_, claim)| would_be_there(claim))
-            .filter_map(|((_, name), _)| name.tag().cloned())
-            .collect();
-        brought.sort_unstable();
-        let tags = &mut graph.places[place].tags;
-        if matches!(tags, Tags::Missing) && !brought.is_empty() {
-            *tags = Tags::Listed(HashSet::new(), Vec::new());
-        }
-        if let Tags::Listed(known, listed) = tags {
-            brought.retain(|tag| known.insert(tag.clone()));
-            listed.append(&mut brought);
-        }
-    }
-
     /// Makes the images of a group's rules and has them admitted.
     fn form(&mut self, number: usize, graph: &mut Graph<'_>, stores: &dyn Stores) {
         for image in self.form_images(number, graph, stores) {
@@ -636,21 +611,6 @@ fn circle() -> Failure {
         "order the rules",
         "rules feed each other in a circle: the target of each is the source of the next",
     )
-}
-
-/// What will be told of a rule in a dry run, without its images yet.
-fn preview(rule: &Rule) -> Preview {
-    let targets = rule.targets.iter().map(|target| target.place.to_string());
-    let targets: Vec<String> = targets.collect();
-    Preview {
-        title: format!(
-            "{}: {} -> {}",
-            rule.position,
-            rule.source,
-            targets.join(", ")
-        ),
-        ..Preview::default()
-    }
 }
 
 /// The image that another one was to bring is not there: it is skipped, and taken up in the next pass.
