@@ -49,7 +49,7 @@ impl Plan {
         }
         let would_be_there = |claim: &Claim| {
             let target = graph.images[claim.image].target(claim.index);
-            target.place == place && matches!(target.state, TargetState::Done(_))
+            target.place == place && matches!(target.state, TargetState::Done(Outcome::Copied))
         };
         let claims = self.claims.iter();
         let mut brought: Vec<Tag> = claims
