@@ -169,9 +169,16 @@ impl Image {
         }
     }
 
-    /// Of a dry run: another image would have been put where this one is read, so it is read where that one is.
-    pub(super) fn read_as(&mut self, source: PlaceId, reference: Reference) {
+    /// Of a dry run: another image would have been put where this one is read, so it is read where that one is, and as
+    /// much of it, unless this one has a filter of its own.
+    pub(super) fn read_as(
+        &mut self,
+        source: PlaceId,
+        reference: Reference,
+        wanted: Option<Arc<PlatformFilter>>,
+    ) {
         self.source = source;
+        self.wanted = self.wanted.take().or(wanted);
         self.content = Content::named_by(&reference, self.wanted.as_deref());
         self.reference = reference;
     }

@@ -375,7 +375,8 @@ impl Plan {
                 TargetState::Done(Outcome::Copied) if graph.is_dry => {
                     let feeder = &graph.images[feeder];
                     let (source, reference) = (feeder.source, feeder.reference.clone());
-                    graph.images[image].read_as(source, reference);
+                    let wanted = feeder.wanted.clone();
+                    graph.images[image].read_as(source, reference, wanted);
                 }
                 TargetState::Done(_) => {}
                 TargetState::Failed { .. } => return fail_fed(image, feeder, index, graph),
