@@ -8,14 +8,16 @@ use crate::works::Work;
 const WIDTH: usize = 1000;
 const MARGIN: usize = 20;
 const LINE: usize = 20;
+/// Where the first column of bars begins.
+const FIRST: f64 = 280.0;
+/// From one column to the next: the longest bar of each work, and its caption to the right of it.
+const COLUMN: f64 = 185.0;
+/// The length of the longest bar.
+const BAR: f64 = 100.0;
 
 /// A column of bars.
 struct Panel {
     heading: &'static str,
-    /// Where its bars begin; their captions stand to the right of them.
-    x: f64,
-    /// The length of the longest bar of each work.
-    room: f64,
     figure: fn(&Round) -> f64,
     caption: fn(f64) -> String,
 }
@@ -23,33 +25,35 @@ struct Panel {
 const PANELS: [Panel; 4] = [
     Panel {
         heading: "wall time",
-        x: 280.0,
-        room: 110.0,
         figure: |round| round.spent.wall.as_secs_f64(),
-        caption: |seconds| format!("{seconds:.2} s"),
+        caption: seconds,
     },
     Panel {
         heading: "CPU time",
-        x: 470.0,
-        room: 110.0,
         figure: |round| round.spent.cpu.as_secs_f64(),
-        caption: |seconds| format!("{seconds:.2} s"),
+        caption: seconds,
     },
     Panel {
         heading: "requests",
-        x: 660.0,
-        room: 110.0,
         figure: |round| round.requests() as f64,
         caption: |requests| format!("{requests}"),
     },
     Panel {
         heading: "read and sent",
-        x: 840.0,
-        room: 90.0,
         figure: |round| (round.source.read + round.target.sent) as f64 / 1e6,
         caption: |megabytes| format!("{megabytes:.0} MB"),
     },
 ];
+
+fn seconds(seconds: f64) -> String {
+    format!("{seconds:.2} s")
+}
+
+/// The columns, and where each begins.
+fn panels() -> impl Iterator<Item = (f64, &'static Panel)> {
+    let starts = (0..).map(|number| FIRST + COLUMN * f64::from(number));
+    starts.zip(&PANELS)
+}
 
 /// Draws the results under a title, with lines about the machine below.
 pub(crate) fn chart(results: &[(Work, Vec<Row<'_>>)], title: &str, notes: &[String]) -> String {
@@ -58,8 +62,8 @@ pub(crate) fn chart(results: &[(Work, Vec<Row<'_>>)], title: &str, notes: &[Stri
     let mut y = MARGIN + LINE;
     text(&mut body, left, y, "title", title);
     y += LINE + LINE / 2;
-    for panel in &PANELS {
-        text(&mut body, panel.x, y, "heading", panel.heading);
+    for (x, panel) in panels() {
+        text(&mut body, x, y, "heading", panel.heading);
     }
     for (work, rows) in results {
         y += LINE + LINE / 2;
@@ -78,18 +82,17 @@ pub(crate) fn chart(results: &[(Work, Vec<Row<'_>>)], title: &str, notes: &[Stri
             } else {
                 "theirs"
             };
-            for panel in &PANELS {
+            for (x, panel) in panels() {
                 let figures = rows.iter().filter_map(median).map(panel.figure);
                 let longest = figures.fold(f64::MIN_POSITIVE, f64::max);
                 let figure = (panel.figure)(round);
-                let width = (figure / longest * panel.room).max(1.0);
+                let width = (figure / longest * BAR).max(1.0);
                 body += &format!(
-                    "<rect class=\"{class}\" x=\"{}\" y=\"{}\" width=\"{width:.1}\" height=\"14\"/>\n",
-                    panel.x,
+                    "<rect class=\"{class}\" x=\"{x}\" y=\"{}\" width=\"{width:.1}\" height=\"14\"/>\n",
                     y - 11
                 );
                 let caption = (panel.caption)(figure);
-                text(&mut body, panel.x + width + 5.0, y, "name", &caption);
+                text(&mut body, x + width + 5.0, y, "name", &caption);
             }
         }
     }
