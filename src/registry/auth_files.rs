@@ -64,13 +64,15 @@ pub(crate) struct AuthFile {
 
 /// Reads a place, if there is anything. What cannot be read or understood is a warning, which tells no secret.
 pub(crate) fn load(place: Place, warnings: &mut Vec<String>) -> Option<AuthFile> {
-    let (name, is_named, read) = match place {
+    let is_named = !matches!(place, Place::Usual(_));
+    let (name, read) = match place {
         Place::Variable(text) => {
             let bytes = Zeroizing::new(text.expose().as_bytes().to_vec());
-            ("DOCKER_AUTH_CONFIG".to_owned(), true, Ok(bytes))
+            ("DOCKER_AUTH_CONFIG".to_owned(), Ok(bytes))
         }
-        Place::Named(path) => (path.display().to_string(), true, read_bounded(&path)),
-        Place::Usual(path) => (path.display().to_string(), false, read_bounded(&path)),
+        Place::Named(path) | Place::Usual(path) => {
+            (path.display().to_string(), read_bounded(&path, MAX_FILE))
+        }
     };
     let content = match read {
         Ok(content) => content,
@@ -190,13 +192,11 @@ fn read_entry(entry: Value) -> Result<Option<Proof>, FileError> {
     Ok(Proof::password(Some(username.to_owned()), Some(password)))
 }
 
-/// A regular file, or one like it that is not endless.
-pub(super) fn read_bounded(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+/// A regular file, or one like it that is not endless: of so many bytes at most.
+pub(super) fn read_bounded(path: &Path, max: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut content = Zeroizing::new(Vec::new());
-    File::open(path)?
-        .take(MAX_FILE + 1)
-        .read_to_end(&mut content)?;
-    if content.len() as u64 > MAX_FILE {
+    File::open(path)?.take(max + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > max {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
     Ok(content)
@@ -223,7 +223,8 @@ impl fmt::Display for FileError {
     }
 }
 
-const MAX_FILE: u64 = 1024 * 1024;
+/// Bytes of a file that holds logins.
+pub(super) const MAX_FILE: u64 = 1 << 20;
 /// Some programs leave the padding out.
 pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,

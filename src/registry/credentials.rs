@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::auth_files::{self, AuthFile, Place, read_bounded};
+use super::auth_files::{self, AuthFile, MAX_FILE, Place, read_bounded};
 use super::google::{self, KeyError};
 use super::helper::{Helper, HelperError};
 use super::hosts::lock;
@@ -259,7 +259,8 @@ impl LoginFile {
             origin: self.origin.clone(),
             what: Problem::File(self.path.clone(), error),
         };
-        let bytes = read_bounded(&self.path).map_err(|error| failed(error.to_string()))?;
+        let bytes =
+            read_bounded(&self.path, MAX_FILE).map_err(|error| failed(error.to_string()))?;
         let text = std::str::from_utf8(&bytes).map_err(|_| failed("it is not UTF-8".into()))?;
         let proof = match &self.username {
             Some(username) => {
