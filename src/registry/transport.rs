@@ -220,15 +220,10 @@ pub(super) fn body_broken(error: io::Error) -> Transport {
 fn socket_broken(error: io::Error) -> Transport {
     use io::ErrorKind as Kind;
     let inner = error.get_ref();
-    if inner
-        .and_then(|inner| inner.downcast_ref::<Interrupted>())
-        .is_some()
-    {
+    if matches!(inner, Some(inner) if inner.is::<Interrupted>()) {
         return Transport::new(Break::Interrupted);
     }
-    let tls = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let kind = match (tls, error.kind()) {
         (Some(error), _) => tls_broken(error),
         (None, Kind::ConnectionRefused) => Break::Refused,
