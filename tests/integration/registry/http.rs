@@ -170,7 +170,8 @@ impl Answer {
             .retain(|(known, _)| !known.eq_ignore_ascii_case(name));
     }
 
-    fn has_header(&self, name: &str) -> bool {
+    /// By any case of its name.
+    pub(crate) fn has_header(&self, name: &str) -> bool {
         let mut names = self.headers.iter().map(|(known, _)| known);
         names.any(|known| known.eq_ignore_ascii_case(name))
     }
