@@ -22,10 +22,6 @@ mod hostile;
 mod hosts;
 mod image;
 mod interrupt;
-#[expect(
-    dead_code,
-    reason = "the tests that need the rest of it come with the program"
-)]
 mod invariants;
 mod large;
 mod layers;
@@ -35,10 +31,6 @@ mod platforms;
 mod progress;
 mod proxies;
 mod records;
-#[expect(
-    dead_code,
-    reason = "the tests that need the rest of it come with the program"
-)]
 mod registry;
 mod resume;
 mod retries;

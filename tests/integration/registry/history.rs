@@ -140,7 +140,6 @@ pub(crate) struct Entry {
     pub(crate) authorization: Option<String>,
     /// The request's head as it came.
     pub(crate) head: String,
-    pub(crate) connection: u64,
     /// It was let in by nobody: its answer is a challenge.
     pub(crate) is_challenged: bool,
     /// A fault rule acted on it.
@@ -150,7 +149,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn new(request: &Request, connection: u64) -> Self {
+    pub(crate) fn new(request: &Request) -> Self {
         let head = &request.head;
         let parameter = |name| head.parameter(name).map(str::to_string);
         let is_digest = request.reference.contains(':');
@@ -172,7 +171,6 @@ impl Entry {
             bytes_out: 0,
             authorization: head.header("authorization").map(str::to_string),
             head: head.text.clone(),
-            connection,
             is_challenged: false,
             has_fault: false,
             missing: Vec::new(),

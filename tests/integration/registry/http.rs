@@ -199,20 +199,17 @@ impl Answer {
 /// One connection.
 pub(crate) struct Connection {
     stream: TcpStream,
-    /// Which connection of the registry this is.
-    pub(crate) number: u64,
     /// The last byte of the request read last is still in the socket.
     holds_back: bool,
 }
 
 impl Connection {
-    pub(crate) fn new(stream: TcpStream, number: u64) -> io::Result<Self> {
+    pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(READ_LIMIT))?;
         stream.set_write_timeout(Some(WRITE_LIMIT))?;
         stream.set_nodelay(true)?;
         Ok(Self {
             stream,
-            number,
             holds_back: false,
         })
     }

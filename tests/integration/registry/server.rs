@@ -150,7 +150,7 @@ impl Shared {
         }
         // The copy is a second handle of the socket, which would keep it from closing.
         let forget = || lock(&self.connections.open).remove(&number);
-        let Ok(mut connection) = Connection::new(stream, number) else {
+        let Ok(mut connection) = Connection::new(stream) else {
             drop(forget());
             return;
         };
@@ -172,7 +172,7 @@ impl Shared {
                 break After::Reset;
             }
             let request = Request::new(head);
-            let mut entry = Entry::new(&request, number);
+            let mut entry = Entry::new(&request);
             self.history.note(&entry);
             let after = self.converse(&mut connection, &request, &mut entry);
             if entry.ended == 0 {
@@ -414,7 +414,7 @@ impl Shared {
             | Kind::UploadPatch
             | Kind::UploadPut
             | Kind::UploadGet
-            | Kind::UploadDelete => writing.upload(request, body, entry),
+            | Kind::UploadDelete => writing.upload(request, &body, entry),
             Kind::Other => Some(self.unexpected(request)),
         }
     }
