@@ -495,8 +495,8 @@ const MAX_REFUSALS: u8 = 3;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Barrier, OnceLock};
     use std::thread;
 
     use serde_json::json;
@@ -651,6 +651,37 @@ mod tests {
         let error = ask(&*store).unwrap_err();
         assert_eq!(error.class, Class::Transient, "{error}");
         assert_eq!(server.requests().len(), 5, "{error}");
+    }
+
+    #[test]
+    fn tokens_that_others_renewed_and_that_die_again_are_no_denial() {
+        let (given, dead) = (AtomicUsize::new(0), Mutex::new(String::new()));
+        let other: Arc<OnceLock<Arc<dyn Target>>> = Arc::default();
+        let beside = Arc::clone(&other);
+        let server = Server::start(move |seen| {
+            let number = given.fetch_add(1, Ordering::Relaxed);
+            let token = seen.header("authorization").unwrap_or_default();
+            Some(if seen.target.starts_with("/token") {
+                Reply::new(200).body(format!("{{\"token\":\"t{number}\"}}"))
+            } else if token.is_empty() {
+                bearer(seen, "")
+            } else if seen.target.ends_with("/v1") {
+                // Before the answer comes, another request finds the token dead and renews it for both.
+                token.clone_into(&mut lock(&dead));
+                let tag = Reference::Tag(Tag::parse("v2").unwrap());
+                beside.get().unwrap().head(&tag).unwrap();
+                bearer(seen, ",error=\"invalid_token\"")
+            } else if token == *lock(&dead) {
+                bearer(seen, ",error=\"invalid_token\"")
+            } else {
+                found()
+            })
+        });
+        let registries = server.registries(None);
+        let store = || registries.store(&server.host, &Repository::parse("a/b").unwrap());
+        assert!(other.set(store()).is_ok());
+        let error = ask(&*store()).unwrap_err();
+        assert_eq!(error.class, Class::Transient, "{error}");
     }
 
     #[test]

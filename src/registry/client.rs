@@ -174,6 +174,11 @@ impl Client {
             response.discard();
             response = self.exchange_in(request, url, round.authorization.as_ref())?;
         }
+        // A denial leaves nothing to try. This is one token after another that died before it was used, some of them
+        // those of other requests (H02).
+        if response.status == 401 {
+            return Err(response.failed(Failure::TokensInvalid));
+        }
         Ok(response)
     }
 
