@@ -24,10 +24,11 @@ impl Transport {
         Self { kind, cause: None }
     }
 
-    /// The same of a request that went through a proxy. What fails before there is TLS is the proxy's word.
+    /// The same of a request that went through a proxy. What fails before there is TLS is the proxy's word, and the only
+    /// name that was looked up is its own.
     pub(super) fn through(self, proxy: &Proxy) -> Self {
         let status = match self.kind {
-            Break::Refused | Break::NoRoute | Break::ConnectTimeout => None,
+            Break::Lookup { .. } | Break::Refused | Break::NoRoute | Break::ConnectTimeout => None,
             Break::Other if proxy.is_socks() => None,
             Break::Proxy { status, .. } => status,
             _ => return self,

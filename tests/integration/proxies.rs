@@ -144,15 +144,15 @@ fn a_proxy_that_refuses_is_named_with_the_remedy_and_without_its_login() {
         assert!(!said.contains("hunter2"), "{said}");
         assert_eq!(proxy.asked(), vec![NAME; attempts]);
     }
-    let said = copy(&source, &to, &json!({"plain_http": true}))
-        .env("HTTP_PROXY", "http://127.0.0.1:1")
-        .run()
-        .expect(1)
-        .stderr;
-    assert!(
-        said.contains("no connection through the proxy http://127.0.0.1:1 (HTTP_PROXY)"),
-        "{said}"
-    );
+    for proxy in ["http://127.0.0.1:1", "http://nobody.invalid:1"] {
+        let said = copy(&source, &to, &json!({"plain_http": true}))
+            .env("HTTP_PROXY", proxy)
+            .run()
+            .expect(1)
+            .stderr;
+        let words = format!("no connection through the proxy {proxy} (HTTP_PROXY)");
+        assert!(said.contains(&words), "{said}");
+    }
     assert!(to.history().is_empty());
 }
 
