@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::hosts::lock;
 use super::url::{Url, encode};
 use crate::oci::Repository;
 use crate::secret::Secret;
@@ -318,11 +319,8 @@ impl TokenCache {
         refused: Option<&Secret>,
         fetch: impl FnOnce() -> Result<Token, E>,
     ) -> Result<Secret, E> {
-        let slot = {
-            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(slots.entry(key).or_default())
-        };
-        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = lock(&self.slots).entry(key).or_default().clone();
+        let mut slot = lock(&slot);
         if let Some(token) = slot.as_ref()
             && token.is_fresh(Instant::now())
             && refused != Some(&token.secret)

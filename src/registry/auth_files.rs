@@ -7,6 +7,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::alphabet;
@@ -15,7 +16,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::credentials::Proof;
+use super::credentials::{Credential, Proof, Table};
 use super::helper::HUB_KEY;
 use crate::oci::Host;
 use crate::secret::Secret;
@@ -57,32 +58,21 @@ pub(crate) struct AuthFile {
     pub(crate) helpers: HashMap<Host, String>,
     /// The helper that knows those of all others.
     pub(crate) store: Option<String>,
-    /// In the order in which they are to count, the last one most.
-    pub(crate) logins: Vec<FileLogin>,
-}
-
-/// An entry of `auths` that holds a login.
-#[derive(Debug)]
-pub(crate) struct FileLogin {
-    /// As written.
-    pub(crate) key: String,
-    /// The registry.
-    pub(crate) host: Host,
-    /// The first components of the repositories that it is for; empty for the whole registry.
-    pub(crate) path: String,
-    /// The login.
-    pub(crate) proof: Proof,
+    /// The logins that stand there themselves.
+    pub(super) logins: Table<Arc<Credential>>,
 }
 
 /// Reads a place, if there is anything. What cannot be read or understood is a warning, which tells no secret.
 pub(crate) fn load(place: Place, warnings: &mut Vec<String>) -> Option<AuthFile> {
-    let (name, is_named, read) = match place {
+    let is_named = !matches!(place, Place::Usual(_));
+    let (name, read) = match place {
         Place::Variable(text) => {
             let bytes = Zeroizing::new(text.expose().as_bytes().to_vec());
-            ("DOCKER_AUTH_CONFIG".to_owned(), true, Ok(bytes))
+            ("DOCKER_AUTH_CONFIG".to_owned(), Ok(bytes))
         }
-        Place::Named(path) => (path.display().to_string(), true, read_bounded(&path)),
-        Place::Usual(path) => (path.display().to_string(), false, read_bounded(&path)),
+        Place::Named(path) | Place::Usual(path) => {
+            (path.display().to_string(), read_bounded(&path, MAX_FILE))
+        }
     };
     let content = match read {
         Ok(content) => content,
@@ -105,18 +95,19 @@ fn parse(name: &str, content: &[u8], warnings: &mut Vec<String>) -> Result<AuthF
     let Value::Object(mut file) = file else {
         return Err(FileError::NotAnObject("it"));
     };
-    let mut logins = Vec::new();
-    for (key, value) in object(file.remove("auths"), "`auths`")? {
+    let auths = object(file.remove("auths"), "`auths`")?;
+    let mut auths: Vec<(String, Value)> = auths.into_iter().collect();
+    auths.sort_by_key(|(key, _)| (key == HUB_KEY, !key.contains("://")));
+    let mut logins = Table::default();
+    for (key, value) in auths {
         let Some((host, path)) = split_key(&key) else {
             continue;
         };
         match read_entry(value) {
-            Ok(Some(proof)) => logins.push(FileLogin {
-                key,
-                host,
-                path,
-                proof,
-            }),
+            Ok(Some(proof)) => {
+                let credential = Credential::new(proof, format!("{name}, key {key:?}"));
+                logins.insert(host, path, Arc::new(credential));
+            }
             Ok(None) => {}
             Err(error) => {
                 warnings.push(format!("{name}: the entry {key:?} is not used: {error}"));
@@ -128,7 +119,6 @@ fn parse(name: &str, content: &[u8], warnings: &mut Vec<String>) -> Result<AuthF
         let (host, _) = split_key(&key)?;
         Some((host, helper(name)?))
     });
-    logins.sort_by_key(|login| (login.key == HUB_KEY, !login.key.contains("://")));
     Ok(AuthFile {
         name: name.to_owned(),
         helpers: helpers.collect(),
@@ -202,13 +192,11 @@ fn read_entry(entry: Value) -> Result<Option<Proof>, FileError> {
     Ok(Proof::password(Some(username.to_owned()), Some(password)))
 }
 
-/// A regular file, or one like it that is not endless.
-pub(super) fn read_bounded(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+/// A regular file, or one like it that is not endless: of so many bytes at most.
+pub(super) fn read_bounded(path: &Path, max: u64) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut content = Zeroizing::new(Vec::new());
-    File::open(path)?
-        .take(MAX_FILE + 1)
-        .read_to_end(&mut content)?;
-    if content.len() as u64 > MAX_FILE {
+    File::open(path)?.take(max + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > max {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
     Ok(content)
@@ -235,7 +223,8 @@ impl fmt::Display for FileError {
     }
 }
 
-const MAX_FILE: u64 = 1024 * 1024;
+/// Bytes of a file that holds logins.
+pub(super) const MAX_FILE: u64 = 1 << 20;
 /// Some programs leave the padding out.
 pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -245,14 +234,16 @@ pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::Repository;
 
-    /// For which keys a file has logins, and the warnings.
-    fn read(content: &str) -> (Vec<String>, Vec<String>) {
+    /// Whether a file has a login for `a.io`, and the warnings.
+    fn read(content: &str) -> (bool, Vec<String>) {
         let mut warnings = Vec::new();
         let place = Place::Variable(Secret::new(content.into()));
-        let logins = load(place, &mut warnings).map(|file| file.logins);
-        let logins = logins.unwrap_or_default().into_iter();
-        (logins.map(|login| login.key).collect(), warnings)
+        let file = load(place, &mut warnings).unwrap_or_default();
+        let (host, repository) = (Host::parse("a.io"), Repository::parse("x"));
+        let login = file.logins.longest(&host.unwrap(), &repository.unwrap());
+        (login.is_some(), warnings)
     }
 
     #[test]
@@ -280,13 +271,12 @@ mod tests {
                 ": the entry \"a.io\" is not used: its `auth` is not base64 of user:password",
             ),
         ] {
-            let (logins, warnings) = read(file);
             let separator = if expected.starts_with(':') { "" } else { " " };
             let expected = format!("DOCKER_AUTH_CONFIG{separator}{expected}");
-            assert_eq!((logins.len(), warnings), (0, vec![expected]), "{file}");
+            assert_eq!(read(file), (false, vec![expected]), "{file}");
         }
         for file in ["{}", r#"{"auths": null}"#, r#"{"auths": {}}"#] {
-            assert_eq!(read(file), (Vec::new(), Vec::new()), "{file}");
+            assert_eq!(read(file), (false, Vec::new()), "{file}");
         }
     }
 

@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::auth_files::{self, AuthFile, Place, read_bounded};
+use super::auth_files::{self, AuthFile, MAX_FILE, Place, read_bounded};
 use super::google::{self, KeyError};
 use super::helper::{Helper, HelperError};
 use super::hosts::lock;
@@ -218,18 +218,9 @@ impl std::error::Error for CredentialError {}
 #[derive(Debug, Default)]
 pub(crate) struct Credentials {
     entries: Table<Chosen>,
-    files: Vec<Kept>,
+    files: Vec<AuthFile>,
     /// One for each program and registry, however many name it.
     helpers: Mutex<HashMap<(String, Host), Arc<Helper>>>,
-}
-
-/// What another program keeps in one place.
-#[derive(Debug)]
-struct Kept {
-    name: String,
-    helpers: HashMap<Host, String>,
-    store: Option<String>,
-    logins: Table<Arc<Credential>>,
 }
 
 /// What may know the login for a repository.
@@ -268,7 +259,8 @@ impl LoginFile {
             origin: self.origin.clone(),
             what: Problem::File(self.path.clone(), error),
         };
-        let bytes = read_bounded(&self.path).map_err(|error| failed(error.to_string()))?;
+        let bytes =
+            read_bounded(&self.path, MAX_FILE).map_err(|error| failed(error.to_string()))?;
         let text = std::str::from_utf8(&bytes).map_err(|_| failed("it is not UTF-8".into()))?;
         let proof = match &self.username {
             Some(username) => {
@@ -303,7 +295,10 @@ impl Credentials {
 
     /// Of two entries for one path the later counts.
     pub(crate) fn new(entries: Vec<Entry>, files: Vec<AuthFile>) -> Self {
-        let mut credentials = Self::default();
+        let mut credentials = Self {
+            files,
+            ..Self::default()
+        };
         for entry in entries {
             let origin = format!("auth key {:?}", entry.key);
             let source = entry.login.map(|login| match login {
@@ -322,20 +317,6 @@ impl Credentials {
                 source,
             };
             credentials.entries.insert(entry.host, entry.path, chosen);
-        }
-        for file in files {
-            let mut logins = Table::default();
-            for login in file.logins {
-                let origin = format!("{}, key {:?}", file.name, login.key);
-                let credential = Credential::new(login.proof, origin);
-                logins.insert(login.host, login.path, Arc::new(credential));
-            }
-            credentials.files.push(Kept {
-                name: file.name,
-                helpers: file.helpers,
-                store: file.store,
-                logins,
-            });
         }
         credentials
     }
@@ -381,7 +362,7 @@ impl Credentials {
 
 /// Values by registry and by the first components of a repository.
 #[derive(Debug)]
-struct Table<T>(HashMap<Host, BTreeMap<String, T>>);
+pub(super) struct Table<T>(HashMap<Host, BTreeMap<String, T>>);
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
@@ -390,12 +371,12 @@ impl<T> Default for Table<T> {
 }
 
 impl<T> Table<T> {
-    fn insert(&mut self, host: Host, path: String, value: T) {
+    pub(super) fn insert(&mut self, host: Host, path: String, value: T) {
         self.0.entry(host).or_default().insert(path, value);
     }
 
     /// The value with the longest path that the repository begins with, by whole components (S03).
-    fn longest(&self, host: &Host, repository: &Repository) -> Option<&T> {
+    pub(super) fn longest(&self, host: &Host, repository: &Repository) -> Option<&T> {
         let paths = self.0.get(host)?;
         let mut path = repository.as_str();
         loop {

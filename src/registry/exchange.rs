@@ -29,27 +29,21 @@ impl Client {
         url: &Url,
         authorization: Option<&Authorization>,
     ) -> Result<Response, RequestError> {
-        let method = request.method;
-        let failed = |failure| RequestError {
-            method,
-            url: url.to_string(),
-            failure,
-        };
         let route = &self.registry.route;
         let proxy = route
             .proxy(url)
-            .map_err(|error| failed(Failure::Url(error)))?;
+            .map_err(|error| request.failed(url, Failure::Url(error)))?;
 
         if let Some(rate) = &self.registry.rates.requests
             && route.is_own(url)
             && rate.take(1).is_err()
         {
             let interrupted = Transport::new(Break::Interrupted);
-            return Err(failed(Failure::Transport(interrupted)));
+            return Err(request.failed(url, Failure::Transport(interrupted)));
         }
 
         let mut head = http::Request::builder()
-            .method(method.name())
+            .method(request.method.name())
             .uri(url.to_request_string());
         for (name, value) in &request.headers {
             head = head.header(*name, value);
@@ -93,10 +87,11 @@ impl Client {
             Ok(answer) => answer,
             Err(error) => {
                 let broken = transport(error);
-                let error = failed(Failure::Transport(match proxy {
+                let broken = match proxy {
                     Some(proxy) => broken.through(proxy),
                     None => broken,
-                }));
+                };
+                let error = request.failed(url, Failure::Transport(broken));
                 log::debug!("{error} {milliseconds}ms");
                 return Err(error);
             }
@@ -104,7 +99,7 @@ impl Client {
 
         let (parts, body) = answer.into_parts();
         let response = Response {
-            method,
+            method: request.method,
             url: url.clone(),
             status: parts.status.as_u16(),
             reason: parts.status.canonical_reason().unwrap_or_default(),
@@ -117,7 +112,8 @@ impl Client {
         };
         let bytes = length.filter(|&length| length > 0).or(response.length());
         log::debug!(
-            "{method} {url} {} {} {milliseconds}ms",
+            "{} {url} {} {} {milliseconds}ms",
+            request.method,
             response.status,
             bytes.unwrap_or(0)
         );

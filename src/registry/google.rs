@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -35,12 +35,18 @@ pub(super) fn plain(key: &Secret) -> Option<Secret> {
 }
 
 /// What there is in a key.
+#[derive(Deserialize)]
 pub(super) struct ServiceKey {
-    email: String,
-    id: Option<String>,
-    private: Zeroizing<String>,
+    client_email: String,
+    private_key_id: Option<String>,
+    #[serde(deserialize_with = "wiped")]
+    private_key: Zeroizing<String>,
     /// Where its access tokens are given, as written: it is to be judged.
     pub(super) token_uri: String,
+}
+
+fn wiped<'de, D: Deserializer<'de>>(text: D) -> Result<Zeroizing<String>, D::Error> {
+    String::deserialize(text).map(Zeroizing::new)
 }
 
 impl ServiceKey {
@@ -48,23 +54,16 @@ impl ServiceKey {
     pub(super) fn parse(key: &Secret) -> Result<Self, KeyError> {
         let text = plain(key).ok_or(KeyError::Malformed)?;
         // Serde's own words could quote the key.
-        let members: Members =
-            serde_json::from_str(text.expose()).map_err(|_| KeyError::Malformed)?;
-        Ok(Self {
-            email: members.client_email,
-            id: members.private_key_id,
-            private: Zeroizing::new(members.private_key),
-            token_uri: members.token_uri,
-        })
+        serde_json::from_str(text.expose()).map_err(|_| KeyError::Malformed)
     }
 
     /// A statement signed by the key, good for an hour from `now`.
     pub(super) fn assertion(&self, now: SystemTime) -> Result<Secret, KeyError> {
         let since = now.duration_since(SystemTime::UNIX_EPOCH);
         let now = since.unwrap_or_default();
-        let header = json!({"alg": "RS256", "typ": "JWT", "kid": self.id});
+        let header = json!({"alg": "RS256", "typ": "JWT", "kid": self.private_key_id});
         let claims = json!({
-            "iss": self.email,
+            "iss": self.client_email,
             "scope": SCOPE,
             "aud": self.token_uri,
             "iat": now.as_secs(),
@@ -74,7 +73,10 @@ impl ServiceKey {
             [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
         let statement = format!("{header}.{claims}");
 
-        let lines = self.private.lines().filter(|line| !line.contains("-----"));
+        let lines = self
+            .private_key
+            .lines()
+            .filter(|line| !line.contains("-----"));
         let lines = Zeroizing::new(lines.map(str::trim).collect::<String>());
         let der = BASE64.decode(lines.as_bytes()).map(Zeroizing::new);
         let der = der.map_err(|_| KeyError::Private)?;
@@ -92,14 +94,6 @@ impl ServiceKey {
         let signature = URL_SAFE_NO_PAD.encode(signature);
         Ok(Secret::new(format!("{statement}.{signature}")))
     }
-}
-
-#[derive(Deserialize)]
-struct Members {
-    client_email: String,
-    private_key: String,
-    private_key_id: Option<String>,
-    token_uri: String,
 }
 
 /// Why a key is of no use.

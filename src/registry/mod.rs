@@ -1,6 +1,6 @@
 //! Registries as places of images: the OCI distribution API over HTTP. Not here: rules, the order of work, attempts.
 
-pub(crate) mod auth;
+mod auth;
 pub(crate) mod auth_files;
 mod authorise;
 mod blob;
@@ -24,7 +24,7 @@ mod testing;
 mod transport;
 mod trust;
 mod upload;
-pub(crate) mod url;
+mod url;
 
 use std::io::Read;
 use std::sync::Arc;

@@ -37,7 +37,7 @@ pub(crate) struct Reach {
 }
 
 /// What the entry of one registry says.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Entry {
     certificates: Certificates,
     is_plain: bool,
@@ -88,10 +88,9 @@ impl Reach {
             };
             match Certificates::read(&connection) {
                 Ok(certificates) => {
-                    let is_plain = connection.plain_http;
                     let entry = Entry {
                         certificates,
-                        is_plain,
+                        is_plain: connection.plain_http,
                         way,
                     };
                     known.insert(host, entry);
@@ -201,24 +200,22 @@ impl Network {
             Ok(url) => (url.origin().host().to_owned(), url.origin().address()),
             Err(_) => (host.name().to_owned(), None),
         };
-        let entry = self.reach.entries.get(host);
-        let way = entry.map(|entry| entry.way.clone()).unwrap_or_default();
-        let named = entry
-            .map(|entry| entry.certificates.clone())
-            .unwrap_or_default();
-        let certificates = if named.is_complete() {
-            named
-        } else {
-            named.or(self.reach.trust.certs_d(host))
-        };
+        let entry = self.reach.entries.get(host).cloned();
+        let Entry {
+            mut certificates,
+            way,
+            ..
+        } = entry.unwrap_or_default();
+        if !certificates.is_complete() {
+            certificates = certificates.or(self.reach.trust.certs_d(host));
+        }
         let (own, others) = self.reach.trust.configs(&certificates, insecure);
-        let registry = name.clone();
         let connector =
             ().chain(SocksConnector::default())
                 .chain(ConnectProxyConnector::default())
                 .chain(TcpConnector::default())
                 .chain(TlsConnector {
-                    registry,
+                    registry: name.clone(),
                     own,
                     others,
                 });

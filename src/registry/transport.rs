@@ -24,10 +24,11 @@ impl Transport {
         Self { kind, cause: None }
     }
 
-    /// The same of a request that went through a proxy. What fails before there is TLS is the proxy's word.
+    /// The same of a request that went through a proxy. What fails before there is TLS is the proxy's word, and the only
+    /// name that was looked up is its own.
     pub(super) fn through(self, proxy: &Proxy) -> Self {
         let status = match self.kind {
-            Break::Refused | Break::NoRoute | Break::ConnectTimeout => None,
+            Break::Lookup { .. } | Break::Refused | Break::NoRoute | Break::ConnectTimeout => None,
             Break::Other if proxy.is_socks() => None,
             Break::Proxy { status, .. } => status,
             _ => return self,
@@ -220,15 +221,10 @@ pub(super) fn body_broken(error: io::Error) -> Transport {
 fn socket_broken(error: io::Error) -> Transport {
     use io::ErrorKind as Kind;
     let inner = error.get_ref();
-    if inner
-        .and_then(|inner| inner.downcast_ref::<Interrupted>())
-        .is_some()
-    {
+    if matches!(inner, Some(inner) if inner.is::<Interrupted>()) {
         return Transport::new(Break::Interrupted);
     }
-    let tls = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let kind = match (tls, error.kind()) {
         (Some(error), _) => tls_broken(error),
         (None, Kind::ConnectionRefused) => Break::Refused,

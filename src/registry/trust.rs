@@ -4,8 +4,8 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -24,6 +24,7 @@ use rustls::{
 use webpki_roots::TLS_SERVER_ROOTS;
 use zeroize::Zeroizing;
 
+use super::auth_files::read_bounded;
 use crate::oci::{Algorithm, Digest, Host};
 use crate::store::Connection;
 
@@ -393,7 +394,7 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustE
 
 fn read_identity(cert: &Path, key: &Path) -> Result<Arc<SingleCertAndKey>, TrustError> {
     let chain = read_certificates(cert)?;
-    let pem = Zeroizing::new(read(key)?);
+    let pem = read(key)?;
     let mut keys = PrivateKeyDer::pem_slice_iter(&pem).filter_map(Result::ok);
     let found = keys
         .next()
@@ -415,18 +416,8 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>, TrustError> {
     list().map_err(|error| TrustError::new(folder, Fault::Unreadable(error)))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TrustError> {
-    let bounded = || {
-        let mut bytes = Vec::new();
-        File::open(path)?
-            .take(MAX_FILE + 1)
-            .read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > MAX_FILE {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        Ok(bytes)
-    };
-    bounded().map_err(|error| TrustError::new(path, Fault::Unreadable(error)))
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TrustError> {
+    read_bounded(path, MAX_FILE).map_err(|error| TrustError::new(path, Fault::Unreadable(error)))
 }
 
 /// In bytes; the bundles of systems have a quarter of a megabyte.

@@ -16,7 +16,7 @@ fn behind(identity: &Identity, clients: &[&Authority]) -> FakeRegistry {
 }
 
 /// A copy to a registry, of which the configuration says this. Small waits: some of the copies fail.
-fn copy(source: &FakeRegistry, target: &FakeRegistry, auth: &Value) -> Run {
+pub(crate) fn copy(source: &FakeRegistry, target: &FakeRegistry, auth: &Value) -> Run {
     let auth = json!({ target.addr(): auth });
     let images = json!({ source.name("a"): target.name("b") });
     Run::new()
@@ -25,7 +25,7 @@ fn copy(source: &FakeRegistry, target: &FakeRegistry, auth: &Value) -> Run {
         .env("IMAGE_SYNCER_TIME_SCALE", "0.01")
 }
 
-fn source() -> FakeRegistry {
+pub(crate) fn source() -> FakeRegistry {
     let source = FakeRegistry::new();
     source.push("a", "v1", &Maker::new(1).oci(&[100]));
     source

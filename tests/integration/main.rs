@@ -21,10 +21,6 @@ mod hostile;
 mod hosts;
 mod image;
 mod interrupt;
-#[expect(
-    dead_code,
-    reason = "the tests that need the rest of it come with the program"
-)]
 mod invariants;
 mod large;
 mod layers;
@@ -34,10 +30,6 @@ mod platforms;
 mod progress;
 mod proxies;
 mod records;
-#[expect(
-    dead_code,
-    reason = "the tests that need the rest of it come with the program"
-)]
 mod registry;
 mod resume;
 mod retries;

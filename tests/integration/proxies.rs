@@ -3,29 +3,14 @@
 
 use std::net::TcpListener;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::certificates::{copy, source};
 use crate::harness::{Run, assert_in_sync};
-use crate::image::Maker;
 use crate::registry::{Authority, FakeProxy, FakeRegistry, Front, Options};
 
+/// What only the proxy finds.
 const NAME: &str = "registry.example:5000";
-
-/// A copy from a registry of this machine to one that only the proxy finds.
-fn copy(source: &FakeRegistry, target: &FakeRegistry, auth: &Value) -> Run {
-    let auth = json!({ target.addr(): auth });
-    let images = json!({ source.name("a"): target.name("b") });
-    Run::new()
-        .config(json!({ "auth": auth, "images": images }))
-        .args(["--retries=0", "--proc=1"])
-        .env("IMAGE_SYNCER_TIME_SCALE", "0.01")
-}
-
-fn source() -> FakeRegistry {
-    let source = FakeRegistry::new();
-    source.push("a", "v1", &Maker::new(1).oci(&[100]));
-    source
-}
 
 #[track_caller]
 fn assert_copied(run: &Run, source: &FakeRegistry, target: &FakeRegistry, proxy: &FakeProxy) {
@@ -172,15 +157,15 @@ fn a_proxy_that_refuses_is_named_with_the_remedy_and_without_its_login() {
         assert!(!said.contains("hunter2"), "{said}");
         assert_eq!(proxy.asked(), vec![NAME; attempts]);
     }
-    let said = copy(&source, &to, &json!({"plain_http": true}))
-        .env("HTTP_PROXY", "http://127.0.0.1:1")
-        .run()
-        .expect(1)
-        .stderr;
-    assert!(
-        said.contains("no connection through the proxy http://127.0.0.1:1 (HTTP_PROXY)"),
-        "{said}"
-    );
+    for proxy in ["http://127.0.0.1:1", "http://nobody.invalid:1"] {
+        let said = copy(&source, &to, &json!({"plain_http": true}))
+            .env("HTTP_PROXY", proxy)
+            .run()
+            .expect(1)
+            .stderr;
+        let words = format!("no connection through the proxy {proxy} (HTTP_PROXY)");
+        assert!(said.contains(&words), "{said}");
+    }
     assert!(to.history().is_empty());
 }
 

@@ -294,13 +294,6 @@ impl FakeRegistry {
         self.with_state(|state| state.remove(repository, digest));
     }
 
-    /// Makes all tokens given so far invalid.
-    pub(crate) fn expire_tokens(&self) {
-        if let Guard::Bearer(server) = &self.shared.guard {
-            server.expire_all();
-        }
-    }
-
     // What happened.
 
     /// Every request since the start or the last `forget`, by the time it began.

@@ -3,11 +3,12 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+
+use super::server::{lock, spawn};
 
 /// A running proxy. It stops when it is dropped.
 pub(crate) struct FakeProxy {
@@ -97,8 +98,8 @@ impl Drop for FakeProxy {
 }
 
 impl Shared {
-    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        lock(&self.seen)
     }
 
     fn serve(&self, mut client: TcpStream) -> io::Result<()> {
@@ -181,8 +182,4 @@ fn pass(mut from: TcpStream, mut to: TcpStream) {
     // Whoever broke off, the other side is told by the end.
     drop(io::copy(&mut from, &mut to));
     drop(to.shutdown(Shutdown::Write));
-}
-
-fn spawn(work: impl FnOnce() + Send + 'static) {
-    thread::Builder::new().spawn(work).expect("no thread");
 }

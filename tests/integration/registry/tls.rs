@@ -5,8 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,6 +13,8 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
+
+use super::server::{lock, spawn};
 
 /// Somebody who signs certificates.
 pub(crate) struct Authority {
@@ -158,9 +159,8 @@ impl Front {
                 let Ok(inside) = TcpStream::connect(&inner) else {
                     break;
                 };
-                let mut streams = streams.lock().unwrap_or_else(PoisonError::into_inner);
-                streams
-                    .extend([&outside, &inside].map(|stream| stream.try_clone().expect("no copy")));
+                let copies = [&outside, &inside].map(|stream| stream.try_clone().expect("no copy"));
+                lock(&streams).extend(copies);
                 let config = Arc::clone(&config);
                 // A connection that breaks off is the other side's affair.
                 spawn(move || drop(serve(&outside, &inside, config)));
@@ -168,9 +168,7 @@ impl Front {
         });
         front
     }
-}
 
-impl Front {
     /// Where it listens.
     pub(crate) fn addr(&self) -> &str {
         &self.addr
@@ -181,12 +179,7 @@ impl Drop for Front {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::SeqCst);
         drop(TcpStream::connect(&self.addr));
-        for stream in self
-            .streams
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-        {
+        for stream in lock(&self.streams).iter() {
             drop(stream.shutdown(Shutdown::Both));
         }
     }
@@ -248,8 +241,4 @@ fn pump(mut stream: TcpStream, to: &Sender<Came>, as_what: fn(Vec<u8>) -> Came) 
             return;
         }
     }
-}
-
-fn spawn(work: impl FnOnce() + Send + 'static) {
-    thread::Builder::new().spawn(work).expect("no thread");
 }
