@@ -371,9 +371,9 @@ fn mask(text: &str) -> Cow<'_, str> {
     if text.trim_start().starts_with("oci:") || !holds_user(text) {
         return text.into();
     }
-    let (head, tail) = text.rsplit_once('/').unwrap_or(("", text));
-    let host = head.rsplit_once('@').map_or(head, |(_, host)| host);
-    format!("***@{host}/{tail}").into()
+    let in_front = text.rsplit_once('/').and_then(|(head, _)| head.rfind('@'));
+    let rest = in_front.or(text.rfind('@')).and_then(|at| text.get(at..));
+    format!("***{}", rest.unwrap_or_default()).into()
 }
 
 /// What is wrong with a rule.
@@ -1207,6 +1207,19 @@ mod tests {
             "f:1:2: rule \"***@a.io/b: ***@d.io/x/y\": source: a name holds no user name and no password; write them \
              into `auth`"
         );
+        for (text, shown) in [
+            ("u:hunter2@d.io", "***@d.io"),
+            ("u:hunter2@d.io:5000", "***@d.io:5000"),
+            ("u:hunter2@d.io/x@sha256:0", "***@d.io/x@sha256:0"),
+            ("u:hunt@er2@d.io", "***@d.io"),
+        ] {
+            for (source, target) in [(text, "d.io/x"), ("a.io/b:1", text)] {
+                let (_, failed, _) = check_with(&defaults(), source, &[target]);
+                let failed = failed[0].to_string();
+                assert!(failed.contains(shown), "{failed}");
+                assert!(!failed.contains("hunt"), "{failed}");
+            }
+        }
         let (_, failed, _) = check_with(&defaults(), &"ä".repeat(500), &["d.io/x"]);
         assert_eq!(failed[0].rule, format!("{}…", "ä".repeat(MAX_SHOWN)));
     }
