@@ -428,6 +428,10 @@ fn add_rule(
         };
         if let Some(first) = earlier.iter().find(is_same) {
             repeated = Some(first.position.clone());
+            let mut rules = config.rules.iter_mut();
+            if let Some(first) = rules.find(|other| other.position == first.position) {
+                first.force |= rule.force;
+            }
             return false;
         }
         earlier.push(rule.clone());
@@ -989,6 +993,10 @@ mod tests {
                 "f:5:1: the rule repeats a target of itself: it is copied once, delete one",
             ]
         );
+        let config = accept(
+            "{\"images\": {\"nginx:1\": \"a.io/x\", \"nginx:1\": {\"to\": \"a.io/x\", \"force\": true}}}",
+        );
+        assert!(config.rules.len() == 1 && config.rules[0].force);
     }
 
     #[test]
@@ -1265,6 +1273,8 @@ mod tests {
                 ("b.io", "", Some("a$NS"), word)
             ]
         );
+        let config = accept("auth: {a.io: {token: '${WORD}'}}\nimages: {a.io/a:1: b.io/b}\n");
+        assert_eq!(config.auth[0].token.as_ref().map(Secret::expose), word);
     }
 
     #[test]
