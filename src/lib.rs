@@ -204,6 +204,15 @@ fn check_outputs(options: &Options) -> Result<(), String> {
             output::check(path).map_err(|error| cannot_write(path, &error, flag))?;
         }
     }
+    let [success, failed] = [
+        &options.output_success_images,
+        &options.output_failed_images,
+    ];
+    if success.is_some() && success == failed {
+        return Err(
+            "--output-success-images and --output-failed-images name one file; name two".into(),
+        );
+    }
     Ok(())
 }
 
