@@ -4,9 +4,10 @@
 use std::error::Error;
 use std::fmt;
 use std::io::Read;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::oci::{Descriptor, Digest, Host, Manifest, Reference, Repository, Tag};
 use crate::secret::Secret;
@@ -142,6 +143,75 @@ pub trait Target: Source {
 
     /// Stores a manifest under a tag or its digest. Everything that it refers to is there already.
     fn put_manifest(&self, reference: &Reference, manifest: &Manifest) -> Result<(), StoreError>;
+}
+
+/// Opens places for `--doctor`.
+pub trait Examiner: Stores {
+    /// The store of a place, as it is looked at before a run.
+    fn examined(&self, place: &Place) -> Arc<dyn Examine>;
+}
+
+/// A place as it is looked at before a run. Nothing of this leaves anything behind.
+pub trait Examine: Target {
+    /// Reaches the registry by one request without a login. `None`: the place is in none.
+    fn contact(&self) -> Result<Option<Contact>, StoreError>;
+
+    /// What the log tells of the registry's login; `None` as long as it has not asked for one.
+    fn login(&self) -> Option<String>;
+
+    /// As [`Source::tags`], but it may end with the first page.
+    fn some_tags(&self) -> Result<Option<Vec<Tag>>, StoreError>;
+
+    /// Opens an upload and gives it up again, where the place would take one. With `by_mount` it is asked for by a mount
+    /// of a blob that is nowhere.
+    fn try_push(&self, by_mount: bool) -> Result<Trial, StoreError>;
+}
+
+/// How a registry was reached.
+#[derive(Clone, Debug)]
+pub struct Contact {
+    /// Where its name leads; empty behind a proxy.
+    pub addresses: Vec<IpAddr>,
+    /// The proxy between, and who named it.
+    pub proxy: Option<String>,
+    /// What is between here and there.
+    pub channel: Channel,
+    /// By how many seconds its clock is ahead of this machine's; `None` where it does not tell the time.
+    pub ahead: Option<i64>,
+}
+
+/// What is between here and a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// Plain http.
+    Plain,
+    /// TLS.
+    Encrypted {
+        /// Of its certificate, where that can be read.
+        certificate: Option<Certificate>,
+        /// The certificate was accepted; it is not looked at where the registry is `insecure`.
+        is_verified: bool,
+    },
+}
+
+/// What is told of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The common name of who signed it, else the organisation.
+    pub issuer: String,
+    /// When it runs out.
+    pub expires: SystemTime,
+}
+
+/// What opening an upload showed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trial {
+    /// The status of the answer to a mount of a blob that is nowhere, if one was asked for.
+    pub mount: Option<u16>,
+    /// How many bytes each part of an upload is to have at least, if the place says so.
+    pub min_chunk: Option<u64>,
+    /// Nothing is open any more.
+    pub is_cancelled: bool,
 }
 
 /// What a [`Source::head`] found.

@@ -18,7 +18,8 @@ use serde_json::{Map, Value, json};
 use crate::oci::manifest::media_type;
 use crate::oci::{Descriptor, Digest, Kind, Manifest, Reference, Repository, Tag};
 use crate::store::{
-    Begin, Class, Found, Hint, Presence, Prior, SendError, Source, StoreError, Target, Upload,
+    Begin, Class, Contact, Examine, Found, Hint, Presence, Prior, SendError, Source, StoreError,
+    Target, Trial, Upload,
 };
 
 use error::{LayoutError, reading, writing};
@@ -306,6 +307,32 @@ impl Target for Layout {
             self.set_tag(tag, manifest)?;
         }
         Ok(())
+    }
+}
+
+impl Examine for Layout {
+    fn contact(&self) -> Result<Option<Contact>, StoreError> {
+        Ok(None)
+    }
+
+    fn login(&self) -> Option<String> {
+        None
+    }
+
+    fn some_tags(&self) -> Result<Option<Vec<Tag>>, StoreError> {
+        self.tags()
+    }
+
+    /// Makes a file and removes it: in the layout, or in the folder where its folders would be made.
+    fn try_push(&self, _by_mount: bool) -> Result<Trial, StoreError> {
+        self.read_index()?;
+        let mut folders = self.root.ancestors();
+        let folder = folders.find(|folder| !matches!(folder.try_exists(), Ok(false)));
+        Temporary::create(folder.unwrap_or(&self.root))?;
+        Ok(Trial {
+            is_cancelled: true,
+            ..Trial::default()
+        })
     }
 }
 

@@ -35,13 +35,20 @@ impl SignIn {
     /// Tells once where the login for a host is from.
     fn tell(&self, host: &Host, credential: Option<&Credential>) {
         let origin = credential.map(|credential| credential.origin.clone());
-        if !lock(&self.told).insert(origin.clone()) {
-            return;
+        if lock(&self.told).insert(origin) {
+            log::info!("{host}: {}", words(credential));
         }
-        match origin {
-            Some(origin) => log::info!("{host}: the login is that of {origin}"),
-            None => log::info!("{host}: there is no login, it is asked without one"),
-        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        lock(&self.demand).is_some()
+    }
+}
+
+fn words(credential: Option<&Credential>) -> String {
+    match credential {
+        Some(credential) => format!("the login is that of {}", credential.origin),
+        None => "there is no login, it is asked without one".to_owned(),
     }
 }
 
@@ -180,7 +187,7 @@ impl Client {
         // Some say only at /v2/ what they want (E10). Those that never do are taken to want a password (A2).
         let challenge = match challenge_of(response) {
             None if request.is_optional => return Ok(None),
-            challenge => match challenge.or_else(|| self.ping()) {
+            challenge => match challenge.or_else(|| challenge_of(&self.ping().ok()?)) {
                 Some(challenge) => challenge,
                 None if last.demand.is_some() => return Ok(None),
                 None => Challenge::Basic,
@@ -289,6 +296,16 @@ impl Client {
         let Registry { host, sign_in, .. } = &*self.registry;
         sign_in.tell(host, credential.as_deref());
         Ok(credential)
+    }
+
+    /// Where the login is from, in words, once the host has asked for one. One that cannot be had is told by the requests
+    /// that want it.
+    pub(super) fn login_in_words(&self) -> Option<String> {
+        if !self.registry.sign_in.is_wanted() {
+            return None;
+        }
+        let credential = self.credential().ok()?;
+        Some(words(credential.as_deref()))
     }
 
     /// The login that a service account has for now: a token that is got by its key, and renewed before its end.
@@ -469,14 +486,6 @@ impl Client {
         };
         read_token(response, started)
     }
-
-    fn ping(&self) -> Option<Challenge> {
-        let url = self.registry.url("/v2/").ok()?;
-        let mut request = Request::new(Method::Get, "/v2/".to_owned(), self.scope());
-        let mut response = self.exchange_twice(&mut request, &url, None).ok()?;
-        response.discard();
-        challenge_of(&response)
-    }
 }
 
 fn read_token(mut response: Response, started: Instant) -> Result<Token, RequestError> {
@@ -505,7 +514,7 @@ mod tests {
     use super::super::testing::{Reply, Seen, Server};
     use super::*;
     use crate::oci::{Digest, Reference, Repository, Tag};
-    use crate::store::{Class, Presence, StoreError, Target};
+    use crate::store::{Class, Examine, Presence, StoreError, Target};
 
     const BASIC: &str = "Basic dTpw"; // u:p
 
@@ -527,7 +536,7 @@ mod tests {
         Reply::new(401).header("www-authenticate", challenge)
     }
 
-    fn repositories(server: &Server, password: Option<&str>) -> [Arc<dyn Target>; 2] {
+    fn repositories(server: &Server, password: Option<&str>) -> [Arc<dyn Examine>; 2] {
         let registries = server.registries(password);
         ["a/b", "c"].map(|name| registries.store(&server.host, &Repository::parse(name).unwrap()))
     }

@@ -210,6 +210,21 @@ impl Client {
         Ok(Some(response))
     }
 
+    /// Asks for `/v2/` without a login.
+    pub(super) fn ping(&self) -> Result<Response, RequestError> {
+        let mut request = Request::new(Method::Get, "/v2/".to_owned(), self.scope());
+        let mut response = if let Some(response) = self.probe(&mut request)? {
+            response
+        } else {
+            let url = self.own_url(request.method, "/v2/")?;
+            self.exchange_twice(&mut request, &url, None)?
+        };
+        if response.status < 400 || response.status == 401 {
+            response.discard();
+        }
+        Ok(response)
+    }
+
     fn own_url(&self, method: Method, path: &str) -> Result<Url, RequestError> {
         self.registry.url(path).map_err(|error| RequestError {
             method,

@@ -3,9 +3,9 @@
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use ureq::unversioned::transport::time::{Duration, Instant};
 use ureq::unversioned::transport::{
@@ -22,6 +22,8 @@ pub(super) struct TlsConnector {
     pub(super) own: Arc<ClientConfig>,
     /// For whom it names, and for proxies: that it is `insecure` itself says nothing about them (S18).
     pub(super) others: Arc<ClientConfig>,
+    /// Gets the certificate that the registry shows first.
+    pub(super) shown: Arc<OnceLock<CertificateDer<'static>>>,
 }
 
 impl<In: Transport> Connector<In> for TlsConnector {
@@ -58,6 +60,11 @@ impl<In: Transport> Connector<In> for TlsConnector {
         let mut socket = TransportAdapter::new(boxed, details.current_time.clone());
         socket.set_timeout(timeout);
         connection.complete_io(&mut socket)?;
+        if host == self.registry
+            && let Some([leaf, ..]) = connection.peer_certificates()
+        {
+            self.shown.get_or_init(|| leaf.clone().into_owned());
+        }
         Ok(Some(Either::B(TlsTransport {
             buffers: LazyBuffers::new(
                 details.config.input_buffer_size(),

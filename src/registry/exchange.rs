@@ -269,9 +269,12 @@ impl Response {
 
     /// The time by the clock of the other side.
     fn time(&self) -> SystemTime {
-        self.header("date")
-            .and_then(|date| httpdate::parse_http_date(date).ok())
-            .unwrap_or_else(SystemTime::now)
+        self.date().unwrap_or_else(SystemTime::now)
+    }
+
+    /// The same, where the answer tells it.
+    pub(super) fn date(&self) -> Option<SystemTime> {
+        httpdate::parse_http_date(self.header("date")?).ok()
     }
 
     /// Refuses answers that only look like one (E3, E9), and reads the rest of those that carry nothing.

@@ -17,7 +17,7 @@ use super::rate::Rates;
 use super::request::Method;
 use super::url::{Scheme, Url, UrlError};
 use crate::oci::{Host, Repository};
-use crate::store::{Limits, Quota, Target};
+use crate::store::{Examine, Limits, Quota};
 
 /// All registries of a run.
 pub(crate) struct Registries {
@@ -48,7 +48,7 @@ impl Registries {
     }
 
     /// The store of a repository: the same one each time.
-    pub(crate) fn store(&self, host: &Host, repository: &Repository) -> Arc<dyn Target> {
+    pub(crate) fn store(&self, host: &Host, repository: &Repository) -> Arc<dyn Examine> {
         let mut stores = lock(&self.stores);
         let store = stores
             .entry((host.clone(), repository.clone()))
@@ -100,7 +100,8 @@ pub(super) struct Registry {
     pub(super) sign_in: SignIn,
     pub(super) route: Route,
     pub(super) rates: Rates,
-    insecure: bool,
+    /// Nobody looks at its certificate.
+    pub(super) insecure: bool,
     scheme: OnceLock<Scheme>,
     probe: Mutex<()>,
     abilities: Mutex<Abilities>,

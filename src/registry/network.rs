@@ -6,9 +6,10 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::CertificateDer;
 use ureq::config::{Config, ConfigBuilder};
 use ureq::http::Uri;
 use ureq::typestate::AgentScope;
@@ -210,6 +211,7 @@ impl Network {
             certificates = certificates.or(self.reach.trust.certs_d(host));
         }
         let (own, others) = self.reach.trust.configs(&certificates, insecure);
+        let shown = Arc::default();
         let connector =
             ().chain(SocksConnector::default())
                 .chain(ConnectProxyConnector::default())
@@ -218,6 +220,7 @@ impl Network {
                     registry: name.clone(),
                     own,
                     others,
+                    shown: Arc::clone(&shown),
                 });
         let resolver = GuardedResolver {
             registry: name.clone(),
@@ -229,6 +232,8 @@ impl Network {
             address,
             way,
             reach: self.reach.clone(),
+            addresses: self.addresses.clone(),
+            shown,
         }
     }
 }
@@ -242,6 +247,8 @@ pub(super) struct Route {
     pub(super) agent: Agent,
     way: Way,
     reach: Arc<Reach>,
+    addresses: Arc<Addresses>,
+    shown: Arc<OnceLock<CertificateDer<'static>>>,
 }
 
 impl Route {
@@ -259,6 +266,17 @@ impl Route {
             check_addresses(self.address.as_slice(), &[address])?;
         }
         Ok(proxy)
+    }
+
+    /// Where the registry's name leads, as far as that is known.
+    pub(super) fn addresses(&self, port: u16) -> Vec<IpAddr> {
+        let found = self.addresses.of(&self.name, port).unwrap_or_default();
+        found.iter().map(SocketAddr::ip).collect()
+    }
+
+    /// The certificate that the registry has shown, once there was one.
+    pub(super) fn certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.shown.get()
     }
 
     /// Whether a URL is one of the registry's own host.

@@ -17,13 +17,23 @@ use crate::store::{Class, StoreError};
 
 /// All tags, each once and valid; `None` where the repository is not known (protocol.md E36).
 pub(super) fn list(client: &Client) -> Result<Option<Vec<Tag>>, StoreError> {
-    let list = List {
-        path: client.path("tags/list"),
-        scope: client.scope(),
-        is_valid: |name| Tag::parse(name).is_ok(),
-    };
-    let names = list.read(client)?;
+    let names = List::of_tags(client).read(client)?;
     Ok(names.map(|names| names.iter().flat_map(|name| Tag::parse(name)).collect()))
+}
+
+/// The valid tags of the first page; `None` where the repository is not known.
+pub(super) fn first_page(client: &Client) -> Result<Option<Vec<Tag>>, StoreError> {
+    let Some((mut response, _)) = List::of_tags(client).open(client)? else {
+        return Ok(None);
+    };
+    if response.status != 200 {
+        return Err(response.refuse().into());
+    }
+    let page = read_page(&mut response)?;
+    let tags = page
+        .iter()
+        .filter_map(|name| Tag::parse(name.as_str()?).ok());
+    Ok(Some(tags.collect()))
 }
 
 /// All repositories of the registry, each once and valid. Many registries do not tell (protocol.md E37).
@@ -57,8 +67,16 @@ struct List {
 }
 
 impl List {
-    /// All names, each once and valid; `None` where there is no such list.
-    fn read(&self, client: &Client) -> Result<Option<Vec<String>>, StoreError> {
+    fn of_tags(client: &Client) -> Self {
+        Self {
+            path: client.path("tags/list"),
+            scope: client.scope(),
+            is_valid: |name| Tag::parse(name).is_ok(),
+        }
+    }
+
+    /// The answer with the first page, and whether it was asked for by its length; `None` where there is no such list.
+    fn open(&self, client: &Client) -> Result<Option<(Response, bool)>, RequestError> {
         let mut takes_n = true;
         let mut response = ask(client, self.own_page(None))?;
         if response.status == 400 {
@@ -72,7 +90,14 @@ impl List {
             response.discard();
             return Ok(None);
         }
+        Ok(Some((response, takes_n)))
+    }
 
+    /// All names, each once and valid; `None` where there is no such list.
+    fn read(&self, client: &Client) -> Result<Option<Vec<String>>, StoreError> {
+        let Some((mut response, takes_n)) = self.open(client)? else {
+            return Ok(None);
+        };
         let mut names = Names::default();
         let mut asked: HashSet<Url> = HashSet::new();
         for _ in 0..MAX_PAGES {

@@ -138,13 +138,13 @@ fn reopen(
 
 /// Where a blob may be mounted from.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum MountFrom<'a> {
+pub(super) enum MountFrom<'a> {
     Repository(&'a Repository),
     /// Wherever the registry finds it.
     Anywhere,
 }
 
-fn post(
+pub(super) fn post(
     client: &Client,
     mount: Option<(&Digest, MountFrom<'_>)>,
 ) -> Result<Response, RequestError> {
@@ -174,10 +174,7 @@ fn session(
 ) -> Result<Box<dyn Upload>, StoreError> {
     let location = response.required_header("location")?;
     let location = client.judge(response, location, Purpose::Upload)?;
-    let min_chunk = response
-        .header("oci-chunk-min-length")
-        .and_then(|length| length.trim().parse().ok())
-        .filter(|&length| length <= MAX_MIN_CHUNK);
+    let min_chunk = min_chunk(response).filter(|&length| length <= MAX_MIN_CHUNK);
     let mut upload = RegistryUpload {
         client: client.clone(),
         descriptor: descriptor.clone(),
@@ -191,6 +188,11 @@ fn session(
     };
     upload.by_put = upload.fits_into_put();
     Ok(Box::new(upload))
+}
+
+/// How many bytes each part of an upload is to have at least, but for the last.
+pub(super) fn min_chunk(response: &Response) -> Option<u64> {
+    response.header("oci-chunk-min-length")?.trim().parse().ok()
 }
 
 /// Once a host: whether a mount of a blob from the repository that has it says so. Then later blobs need no HEAD
@@ -219,11 +221,15 @@ fn learn_self_mount(client: &Arc<Client>, digest: &Digest) {
 }
 
 /// Ends a session that nobody will go on with. Registries that do not take it forget the session in their own time
-/// (E58).
-fn cancel(client: &Client, location: Verdict) {
+/// (E58). Tells whether it is over.
+pub(super) fn cancel(client: &Client, location: Verdict) -> bool {
     let sent = client.send(&mut Request::to(Method::Delete, location, client.scope()));
-    if let Err(error) = sent {
-        log::debug!("{error}");
+    match sent {
+        Ok(response) => (200..300).contains(&response.status),
+        Err(error) => {
+            log::debug!("{error}");
+            false
+        }
     }
 }
 
