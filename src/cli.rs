@@ -20,7 +20,7 @@ use crate::output::Format;
 pub enum Command {
     /// Print this text and end.
     Print(String),
-    /// Copy images.
+    /// Copy images, or tell whether they could be.
     Sync(Box<Options>),
 }
 
@@ -43,6 +43,8 @@ pub struct Options {
     pub log: Option<PathBuf>,
     /// Everything is read and nothing written.
     pub dry_run: bool,
+    /// Nothing is copied: the registries are looked at.
+    pub doctor: bool,
     /// No progress, and no messages that are neither warnings nor errors.
     pub quiet: bool,
     /// The least important messages to log, if given.
@@ -151,6 +153,7 @@ fn options(
         images: take("images").map(PathBuf::from),
         log: take("log").map(PathBuf::from),
         dry_run: switch("dry-run", take("dry-run"))?,
+        doctor: switch("doctor", take("doctor"))?,
         quiet: switch("quiet", take("quiet"))?,
         log_level: take("log-level").map(log_level).transpose()?,
         registry: take("registry"),
@@ -432,7 +435,7 @@ impl DefaultValue {
     }
 }
 
-const FLAGS: [Flag; 28] = [
+const FLAGS: [Flag; 29] = [
     value(
         "config",
         "FILE",
@@ -472,6 +475,11 @@ const FLAGS: [Flag; 28] = [
         "dry-run",
         Kind::Switch,
         "write nothing, and tell for each rule what a run would do",
+    ),
+    flag(
+        "doctor",
+        Kind::Switch,
+        "copy nothing, and tell of each registry of the rules whether a run could read and write there",
     ),
     flag(
         "quiet",
@@ -652,6 +660,7 @@ mod tests {
             no_default_auth: false,
             log: None,
             dry_run: false,
+            doctor: false,
             quiet: false,
             log_level: None,
             registry: Some("env.example".into()),
@@ -688,6 +697,7 @@ mod tests {
             no_default_auth: true,
             log: Some("l".into()),
             dry_run: true,
+            doctor: true,
             quiet: true,
             log_level: Some(LevelFilter::Debug),
             registry: Some("r.example".into()),
@@ -717,6 +727,7 @@ mod tests {
             "--images=i.yml",
             "--log=l",
             "--dry-run",
+            "--doctor",
             "--quiet",
             "a:1",
             "--log-level=debug",

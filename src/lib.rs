@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod config;
+mod doctor;
 pub mod engine;
 mod layout;
 mod logging;
@@ -30,6 +31,7 @@ use std::time::SystemTime;
 
 use cli::{Command, Options};
 use config::{AuthEntry, Config, LoadOptions, RuleError};
+use doctor::Findings;
 use engine::{Gauge, MarkAfter, Patience, Policy};
 use layout::Layout;
 use logging::{Stream, print};
@@ -40,7 +42,7 @@ use registry::auth_files;
 use registry::credentials::{Credentials, Entry, Given, Proof};
 use registry::{Reach, Registries};
 use report::{ExitStatus, Preview, Report};
-use store::{Connection, Limits, Place, Quota, StoreError, Stores, Target};
+use store::{Connection, Examine, Examiner, Limits, Place, Quota, StoreError, Stores, Target};
 
 /// Runs the program with its command line, the program's name first, and gives its exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
@@ -108,6 +110,23 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     let interrupt = signal::watch(move || drop(running), move || broken_off.shutdown());
     let interrupt = interrupt.map_err(|error| format!("cannot handle signals: {error}"))?;
 
+    let places = Places {
+        registries,
+        limits,
+        max_per_host: options.max_per_host,
+        layouts: Mutex::default(),
+    };
+    if options.doctor {
+        for warning in &warnings {
+            log::warn!("{warning}");
+        }
+        let findings = doctor::examine(&rules, &failed_rules, &places, options.workers, &cancel);
+        return Ok(match interrupt.signal() {
+            Some(signal) => ExitStatus::Interrupted(signal),
+            None => tell_findings(&findings, options),
+        });
+    }
+
     let (journal, mut hints, more) = if options.dry_run {
         Journal::read(&options.records)
     } else {
@@ -126,12 +145,6 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         log::info!("targets are not asked for tags that the records saw within {shown}");
         hints.trust(time, SystemTime::now());
     }
-    let places = Places {
-        registries,
-        limits,
-        max_per_host: options.max_per_host,
-        layouts: Mutex::default(),
-    };
     let gauge = Arc::new(Gauge::default());
     // With a log file, nothing but the log says anything.
     let progress = (!options.quiet && options.log.is_none())
@@ -253,13 +266,7 @@ fn tell(report: &Report, options: &Options) {
         log::error!("failed: {failure}");
     }
     log::info!("{report}");
-    for line in report.results().lines() {
-        if options.log.is_some() {
-            log::info!(target: logging::RESULTS, "{line}");
-        } else {
-            print(Stream::Stdout, &format!("{}\n", logging::sanitise(line)));
-        }
-    }
+    print_results(&report.results(), options);
     if let Some(reason) = &report.fatal {
         print(
             Stream::Stderr,
@@ -268,6 +275,27 @@ fn tell(report: &Report, options: &Options) {
                 logging::sanitise(reason)
             ),
         );
+    }
+}
+
+/// What the doctor found, on stdout alone: it has no other result.
+fn tell_findings(findings: &Findings, options: &Options) -> ExitStatus {
+    print_results(&findings.to_string(), options);
+    if findings.are_good() {
+        ExitStatus::InSync
+    } else {
+        ExitStatus::Failed
+    }
+}
+
+/// Results go to stdout, but into the log where that is a file.
+fn print_results(text: &str, options: &Options) {
+    for line in text.lines() {
+        if options.log.is_some() {
+            log::info!(target: logging::RESULTS, "{line}");
+        } else {
+            print(Stream::Stdout, &format!("{}\n", logging::sanitise(line)));
+        }
     }
 }
 
@@ -336,12 +364,18 @@ impl Places {
     }
 }
 
-impl Stores for Places {
-    fn open(&self, place: &Place) -> Arc<dyn Target> {
+impl Examiner for Places {
+    fn examined(&self, place: &Place) -> Arc<dyn Examine> {
         match place {
             Place::Registry(host, repository) => self.registries.store(host, repository),
             Place::Layout(path) => self.layout(path),
         }
+    }
+}
+
+impl Stores for Places {
+    fn open(&self, place: &Place) -> Arc<dyn Target> {
+        self.examined(place)
     }
 
     fn sole(&self, place: &Place) -> Result<Option<Digest>, StoreError> {

@@ -144,7 +144,7 @@ fn anchor(title: &str) -> String {
 }
 
 /// Which modules a module may use. What is not named here is `lib`, which knows all.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("oci", &[]),
     ("secret", &[]),
     ("nearest", &[]),
@@ -158,6 +158,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("records", &["oci", "store"]),
     ("config", &["nearest", "oci", "secret", "store"]),
     ("cli", &["config", "nearest", "oci", "output"]),
+    ("doctor", &["config", "oci", "store"]),
     ("engine", &["config", "oci", "records", "report", "store"]),
     ("layout", &["oci", "store"]),
     ("registry", &["logging", "oci", "pace", "secret", "store"]),

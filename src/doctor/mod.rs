@@ -1,0 +1,357 @@
+//! `--doctor`: whether a run could read and write what the rules name, found out without leaving anything anywhere. Each
+//! registry is looked at once, then its repositories. Not here: the requests themselves, and what a run would copy, which
+//! `--dry-run` tells.
+
+mod findings;
+
+use std::collections::HashMap;
+use std::iter;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::SystemTime;
+
+use crossbeam_channel::{Receiver, TryRecvError};
+
+pub(crate) use findings::Findings;
+
+use crate::config::{Rule, RuleError, Selection};
+use crate::oci::{Host, Reference, Repository};
+use crate::store::{Class, Examine, Examiner, Place, Presence, StoreError, Trial};
+use findings::{Line, Section, bad, good, note};
+
+/// Looks at everything that the rules name, on so many threads; `failed` are the rules that cannot be carried out. Ends
+/// early, with less, once `cancel` is closed.
+pub(crate) fn examine(
+    rules: &[Rule],
+    failed: &[RuleError],
+    stores: &dyn Examiner,
+    workers: usize,
+    cancel: &Receiver<()>,
+) -> Findings {
+    let mut groups = Groups(Vec::new());
+    for place in rules.iter().flat_map(places) {
+        groups.of(place);
+    }
+    let contacts = in_parallel(workers, cancel, &groups.0, |_, group| {
+        stores.examined(&group.first).contact()
+    });
+    for (group, contact) in groups.0.iter_mut().zip(contacts) {
+        match contact {
+            Ok(None) => {}
+            Ok(Some(contact)) => group.lines = findings::reached(&contact, SystemTime::now()),
+            Err(error) => {
+                group.lines.push(findings::out_of_reach(&error));
+                group.is_closed = true;
+            }
+        }
+    }
+    let mut catalogs = HashMap::new();
+    for rule in rules {
+        if rule.levels.is_none() {
+            groups.add(rule);
+        } else {
+            groups.add_namespace(rule, stores, &mut catalogs);
+        }
+    }
+
+    // The threads are shared out among the registries; each gets one at least.
+    let threads = workers.div_ceil(groups.0.len().max(1));
+    let sections = in_parallel(workers, cancel, &groups.0, |_, group| {
+        group.examine(stores, threads, cancel)
+    });
+    let failed = Section {
+        title: "rules".to_owned(),
+        lines: failed.iter().map(|error| bad(error.to_string())).collect(),
+    };
+    let sections = iter::once(failed).chain(sections);
+    Findings {
+        sections: sections
+            .filter(|section| !section.lines.is_empty())
+            .collect(),
+    }
+}
+
+fn places(rule: &Rule) -> impl Iterator<Item = &Place> {
+    let targets = rule.targets.iter().map(|target| &target.place);
+    iter::once(&rule.source).chain(targets)
+}
+
+/// The registries and layouts in the order of the rules.
+struct Groups(Vec<Group>);
+
+/// One registry, or one layout.
+struct Group {
+    /// Asked for what is true of all of it.
+    first: Place,
+    /// What was found so far.
+    lines: Vec<Line>,
+    /// Nothing more is to be asked.
+    is_closed: bool,
+    checks: Vec<Check>,
+    numbers: HashMap<Place, usize>,
+}
+
+/// One repository or layout, and what a run would do there.
+struct Check {
+    place: Place,
+    reads: Option<Reading>,
+    writes: bool,
+}
+
+/// What a run would read.
+#[derive(Clone)]
+enum Reading {
+    /// This image, perhaps among others.
+    Named(Reference),
+    /// The only image of a layout.
+    Sole,
+    /// What its list of tags has.
+    Listed {
+        /// None is enough.
+        may_be_empty: bool,
+    },
+}
+
+/// What registries tell of all of their repositories.
+type Catalogs = HashMap<Host, Result<Vec<Repository>, StoreError>>;
+
+impl Groups {
+    fn of(&mut self, place: &Place) -> Option<&mut Group> {
+        let is_one = |group: &Group| match (&group.first, place) {
+            (Place::Registry(known, _), Place::Registry(host, _)) => known == host,
+            (known, place) => known == place,
+        };
+        if !self.0.iter().any(is_one) {
+            self.0.push(Group {
+                first: place.clone(),
+                lines: Vec::new(),
+                is_closed: false,
+                checks: Vec::new(),
+                numbers: HashMap::new(),
+            });
+        }
+        self.0.iter_mut().find(|group| is_one(group))
+    }
+
+    fn add(&mut self, rule: &Rule) {
+        let reading = match &rule.selection {
+            Selection::Named(references) => references.first().cloned().map(Reading::Named),
+            Selection::Sole => Some(Reading::Sole),
+            Selection::Listed(filter) => Some(Reading::Listed {
+                may_be_empty: filter.min() == 0,
+            }),
+        };
+        for place in places(rule) {
+            let Some(check) = self.of(place).and_then(|group| group.check(place)) else {
+                continue;
+            };
+            if *place == rule.source && check.reads.is_none() {
+                check.reads.clone_from(&reading);
+            }
+            check.writes |= rule.targets.iter().any(|target| target.place == *place);
+        }
+    }
+
+    /// Takes in the rules that one for a namespace stands for.
+    fn add_namespace(&mut self, rule: &Rule, stores: &dyn Examiner, catalogs: &mut Catalogs) {
+        let (Place::Registry(host, namespace), Some(group)) = (&rule.source, self.of(&rule.source))
+        else {
+            return;
+        };
+        if group.is_closed {
+            return;
+        }
+        let list = || stores.open(&rule.source).repositories();
+        let repositories = match catalogs.entry(host.clone()).or_insert_with(list) {
+            Ok(repositories) => repositories,
+            Err(error) => return group.lines.push(bad(error.to_string())),
+        };
+        let meant = repositories.iter();
+        let meant: Result<Vec<Rule>, _> =
+            meant.filter_map(|one| rule.for_repository(one)).collect();
+        let (line, meant) = match meant {
+            Ok(meant) if meant.is_empty() => {
+                let text = format!("it lists its repositories, and none is in {namespace}");
+                (bad(text), meant)
+            }
+            Ok(meant) => {
+                let count = meant.len();
+                let text = format!("it lists its repositories, {count} of them in {namespace}");
+                (good(text), meant)
+            }
+            Err(error) => (bad(format!("the name of a target: {error}")), Vec::new()),
+        };
+        group.lines.push(line);
+        for rule in &meant {
+            self.add(rule);
+        }
+    }
+}
+
+impl Group {
+    fn check(&mut self, place: &Place) -> Option<&mut Check> {
+        let number = *self.numbers.entry(place.clone()).or_insert_with(|| {
+            self.checks.push(Check {
+                place: place.clone(),
+                reads: None,
+                writes: false,
+            });
+            self.checks.len() - 1
+        });
+        self.checks.get_mut(number)
+    }
+
+    /// Does all checks, as many at once as the registry may have requests.
+    fn examine(&self, stores: &dyn Examiner, threads: usize, cancel: &Receiver<()>) -> Section {
+        let (title, at_once) = match &self.first {
+            Place::Registry(host, _) => (host.to_string(), stores.limits(host).at_once()),
+            Place::Layout(_) => (self.first.to_string(), None),
+        };
+        let mut lines = self.lines.clone();
+        let checks = if self.is_closed {
+            &[]
+        } else {
+            self.checks.as_slice()
+        };
+        let first_target = checks.iter().position(|check| check.writes);
+        let is_closed = AtomicBool::new(false);
+        let threads = at_once.map_or(threads, |most| most.min(threads));
+        let outcomes = in_parallel(threads, cancel, checks, |number, check| {
+            check.make(stores, Some(number) == first_target, &is_closed)
+        });
+        let (told, trials): (Vec<_>, Vec<_>) = outcomes.into_iter().unzip();
+        let trials: Vec<Trial> = trials.into_iter().flatten().collect();
+        if let Place::Registry(host, _) = &self.first
+            && !self.is_closed
+        {
+            lines.extend(stores.examined(&self.first).login().map(good));
+            lines.push(findings::quota(stores.quota(host)));
+            lines.extend(findings::uploads(&trials));
+        }
+        lines.extend(told.into_iter().flatten());
+        Section { title, lines }
+    }
+}
+
+impl Check {
+    fn make(
+        &self,
+        stores: &dyn Examiner,
+        by_mount: bool,
+        is_closed: &AtomicBool,
+    ) -> (Vec<Line>, Option<Trial>) {
+        let name = match &self.place {
+            Place::Registry(_, repository) => repository.as_str(),
+            Place::Layout(_) => "it",
+        };
+        let store = stores.examined(&self.place);
+        let (mut lines, mut trial) = (Vec::new(), None);
+        let refused = |error: &StoreError, what| {
+            if matches!(error.class, Class::Unreachable | Class::Throttled) {
+                is_closed.store(true, Ordering::Relaxed);
+            }
+            bad(format!("{name} cannot be {what}: {error}"))
+        };
+        if is_closed.load(Ordering::Relaxed) {
+            lines.push(note(format!("{name} was not asked for any more")));
+            return (lines, trial);
+        }
+        if let Some(reading) = &self.reads {
+            let read = self.read(name, reading, stores, &*store);
+            lines.push(read.unwrap_or_else(|error| refused(&error, "read")));
+        }
+        if self.writes {
+            match store.try_push(by_mount) {
+                Ok(opened) => {
+                    lines.push(good(format!("{name} can be written")));
+                    trial = Some(opened);
+                }
+                Err(error) => lines.push(refused(&error, "written")),
+            }
+        }
+        (lines, trial)
+    }
+
+    fn read(
+        &self,
+        name: &str,
+        reading: &Reading,
+        stores: &dyn Examiner,
+        store: &dyn Examine,
+    ) -> Result<Line, StoreError> {
+        // What another rule brings need not be there yet.
+        let lacking = |what: &str| {
+            if self.writes {
+                note(format!(
+                    "{name} {what}; it is a target too, so a rule may bring it"
+                ))
+            } else {
+                bad(format!("{name} {what}"))
+            }
+        };
+        let reference = match reading {
+            Reading::Named(reference) => reference.clone(),
+            Reading::Sole => match stores.sole(&self.place)? {
+                Some(digest) => Reference::Digest(digest),
+                None => return Ok(lacking("does not hold exactly one image: name a tag")),
+            },
+            Reading::Listed { may_be_empty } => {
+                let Some(tags) = store.some_tags()? else {
+                    let what = "is not there, or may not be seen: check its name, and the login";
+                    return Ok(lacking(what));
+                };
+                match tags.into_iter().next() {
+                    Some(tag) => Reference::Tag(tag),
+                    None if *may_be_empty => {
+                        return Ok(good(format!("{name} can be read, and has no tags")));
+                    }
+                    None => return Ok(lacking("has no tags")),
+                }
+            }
+        };
+        Ok(match store.head(&reference)? {
+            Presence::Present(_) => good(format!("{name} can be read: {reference} is there")),
+            Presence::Absent => lacking(&format!(
+                "has no {reference}, or does not let it be seen: check its name, and the login"
+            )),
+            Presence::Unknown => note(format!(
+                "{name} does not tell whether it has {reference}; that is not known until a run"
+            )),
+        })
+    }
+}
+
+/// Does something with each item, on so many threads at most, and gives the results in the order of the items. Ends early,
+/// with fewer, once `cancel` is closed.
+fn in_parallel<T: Sync, R: Send>(
+    threads: usize,
+    cancel: &Receiver<()>,
+    items: &[T],
+    work: impl Fn(usize, &T) -> R + Sync,
+) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::new());
+    let run = || {
+        while cancel.try_recv() != Err(TryRecvError::Disconnected) {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(number) else {
+                return;
+            };
+            let result = work(number, item);
+            done.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push((number, result));
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..threads.min(items.len()) {
+            // Where no more threads can be had, those that there are do it all.
+            thread::Builder::new().spawn_scoped(scope, run).ok();
+        }
+        run();
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_unstable_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, result)| result).collect()
+}
