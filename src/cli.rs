@@ -30,6 +30,10 @@ pub enum Command {
 
 /// What to copy, and how.
 #[derive(Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches of the command line"
+)]
 pub struct Options {
     /// The configuration file, if one is named.
     pub config: Option<PathBuf>,
@@ -71,6 +75,8 @@ pub struct Options {
     pub platforms: Option<PlatformFilter>,
     /// Whether targets get images that they have.
     pub force: bool,
+    /// Whether what is about an image goes where it goes.
+    pub referrers: bool,
     /// The file that gets the names of all images that are in sync.
     pub output_success_images: Option<PathBuf>,
     /// The file that gets the names of all that failed.
@@ -176,6 +182,7 @@ fn options(
         )
         .map_err(UsageError::Platform)?,
         force: take("force").map_or(Ok(false), |text| switch("force", text))?,
+        referrers: take("referrers").map_or(Ok(false), |text| switch("referrers", text))?,
         output_success_images: take("output-success-images").map(PathBuf::from),
         output_failed_images: take("output-failed-images").map(PathBuf::from),
         output_images_format: images_format(take("output-images-format").unwrap_or_default())?,
@@ -469,7 +476,7 @@ impl DefaultValue {
     }
 }
 
-const FLAGS: [Flag; 27] = [
+const FLAGS: [Flag; 28] = [
     value(
         "config",
         None,
@@ -610,6 +617,12 @@ const FLAGS: [Flag; 27] = [
         Kind::Switch,
         "put what targets have already, and ask for every blob",
     ),
+    flag(
+        "referrers",
+        None,
+        Kind::Switch,
+        "copy signatures, attestations and SBOMs with their images",
+    ),
     value(
         "output-success-images",
         None,
@@ -721,6 +734,7 @@ mod tests {
             checkpoint_time: Duration::from_secs(10),
             platforms: None,
             force: false,
+            referrers: false,
             output_success_images: None,
             output_failed_images: None,
             output_images_format: Format::Yaml,
@@ -756,6 +770,7 @@ mod tests {
             checkpoint_time: Duration::ZERO,
             platforms: PlatformFilter::of_lists("linux", "amd64,arm64:v8,arm").unwrap(),
             force: true,
+            referrers: true,
             output_success_images: Some("s".into()),
             output_failed_images: Some("f".into()),
             output_images_format: Format::Json,
@@ -787,6 +802,7 @@ mod tests {
             "--os=linux",
             "--arch=amd64,arm64:v8",
             "--force",
+            "--referrers",
             "--arch=arm",
             "--output-success-images=s",
             "--output-failed-images=f",

@@ -83,6 +83,7 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         namespace: options.namespace.as_deref(),
         platforms: platforms.as_ref(),
         force: options.force,
+        referrers: options.referrers,
     };
     let config =
         config::load(&load, &|name| std::env::var_os(name)).map_err(|error| error.to_string())?;

@@ -32,6 +32,8 @@ pub struct Rule {
     pub platforms: Option<Arc<PlatformFilter>>,
     /// Whether targets get the images whatever they have.
     pub force: bool,
+    /// Whether what is about an image goes where it goes.
+    pub referrers: bool,
     /// The source as written.
     pub text: String,
     /// The fields of a rule object but for `to`, each with its value as JSON.
@@ -171,6 +173,8 @@ pub(crate) struct Defaults<'a> {
     pub(crate) platforms: Option<&'a Arc<PlatformFilter>>,
     /// `--force`.
     pub(crate) force: bool,
+    /// `--referrers`.
+    pub(crate) referrers: bool,
 }
 
 /// Checks a rule. A wrong source costs the rule, a wrong target only itself: it was a rule of its own to the original
@@ -255,6 +259,7 @@ pub(crate) fn validate(
         targets: good,
         platforms,
         force: body.force || defaults.force,
+        referrers: body.referrers || defaults.referrers,
         text: source.text.trim().to_owned(),
         fields: body.fields.clone(),
     };
@@ -515,6 +520,7 @@ mod tests {
         namespace: Some("ns"),
         platforms: None,
         force: false,
+        referrers: false,
     };
 
     type Checked = (Option<Rule>, Vec<RuleError>, Vec<String>);
@@ -842,6 +848,7 @@ mod tests {
             namespace: Some("a/b"),
             platforms: None,
             force: false,
+            referrers: false,
         };
         let (rule, ..) = check_with(&nested, "quay.io/x/y:1", &[" "]);
         assert_eq!(draw(&rule.unwrap()), "quay.io/x/y:1 -> docker.io/a/b/y");
@@ -856,6 +863,7 @@ mod tests {
                     namespace,
                     platforms: None,
                     force: false,
+                    referrers: false,
                 },
                 source,
                 &[""],

@@ -2,7 +2,7 @@
 //! two rules never write one tag, and what one rule feeds to another waits for it. Not here: the queues in which images
 //! wait (`admission.rs`), and what happens to an admitted image (`image.rs`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::admission::{Admission, Entry};
@@ -28,7 +28,9 @@ pub(super) struct Plan {
     /// The rules that write to a place, in the order of the file.
     pub(super) writers: HashMap<PlaceId, Vec<usize>>,
     /// Which image a name at a target belongs to.
-    claims: HashMap<(PlaceId, Reference), Claim>,
+    pub(super) claims: HashMap<(PlaceId, Reference), Claim>,
+    /// Images that are there because they are about others.
+    pub(super) referrers: HashMap<(PlaceId, Reference), ImageId>,
     /// Images whose source is a target that is not in sync yet.
     fed: HashMap<(ImageId, usize), Vec<ImageId>>,
     /// Images of rules that were formed before all that their source waits for.
@@ -44,7 +46,7 @@ pub(super) struct RuleState {
     /// Its images are known, or the rules that it stands for (or it has failed for this pass).
     pub(super) is_formed: bool,
     /// Image-to-target pairs that are not settled.
-    open_pairs: usize,
+    pub(super) open_pairs: usize,
     /// Why it yields no images.
     pub(super) failure: Option<Failure>,
     /// Who waits for this rule to be formed or settled.
@@ -83,10 +85,10 @@ pub(super) enum Listing {
 }
 
 #[derive(Clone, Copy)]
-struct Claim {
-    image: ImageId,
-    index: usize,
-    rule: usize,
+pub(super) struct Claim {
+    pub(super) image: ImageId,
+    pub(super) index: usize,
+    pub(super) rule: usize,
 }
 
 impl Plan {
@@ -99,6 +101,7 @@ impl Plan {
             group_of: HashMap::new(),
             writers: HashMap::new(),
             claims: HashMap::new(),
+            referrers: HashMap::new(),
             fed: HashMap::new(),
             out_of_turn: Vec::new(),
             admission: Admission::default(),
@@ -371,9 +374,10 @@ impl Plan {
         brought.sort_unstable();
         let tags = &mut graph.places[place].tags;
         if matches!(tags, Tags::Missing) && !brought.is_empty() {
-            *tags = Tags::Listed(HashSet::new(), Vec::new());
+            *tags = Tags::Listed(Arc::default(), Vec::new());
         }
         if let Tags::Listed(known, listed) = tags {
+            let known = Arc::make_mut(known);
             brought.retain(|tag| known.insert(tag.clone()));
             listed.append(&mut brought);
         }
@@ -462,6 +466,14 @@ impl Plan {
                     Err(failure("the repository has no tags", true))
                 }
                 Tags::Listed(_, tags) => {
+                    let of_images: Vec<Tag>;
+                    let mut tags = tags;
+                    if rule.referrers {
+                        // These travel with the images that they are about.
+                        let others = tags.iter().filter(|tag| !tag.is_of_digest());
+                        of_images = others.cloned().collect();
+                        tags = &of_images;
+                    }
                     let choice = graph.choose(source, filter, tags)?;
                     for (tag, reason) in &choice.dropped {
                         log::debug!("{}:{tag} is not wanted: {reason}", rule.source);
@@ -574,6 +586,7 @@ impl Plan {
                     rule: number,
                     is_lacking: false,
                     is_forced: rule.force,
+                    with_referrers: rule.referrers,
                     is_there: false,
                     state,
                 });
@@ -621,7 +634,7 @@ impl Plan {
     }
 
     /// Puts an image in its queue, unless another image feeds it and is not in sync yet.
-    fn offer(&mut self, image: ImageId, graph: &mut Graph<'_>) {
+    pub(super) fn offer(&mut self, image: ImageId, graph: &mut Graph<'_>) {
         if let Some((feeder, index)) = self.feeder(image, graph) {
             match &graph.images[feeder].target(index).state {
                 TargetState::Done(Outcome::Copied) if graph.is_dry => {
@@ -684,6 +697,9 @@ impl Plan {
     ) {
         let target = graph.images[image].target(index);
         let (rule, is_done) = (target.rule, matches!(target.state, TargetState::Done(_)));
+        if is_done {
+            self.add_referrers(image, index, graph);
+        }
         for fed in self.fed.remove(&(image, index)).unwrap_or_default() {
             if is_done {
                 self.offer(fed, graph);

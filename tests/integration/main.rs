@@ -32,6 +32,7 @@ mod outputs;
 mod platforms;
 mod progress;
 mod records;
+mod referrers;
 #[expect(
     dead_code,
     reason = "the tests that need the rest of it come with the program"
