@@ -1,15 +1,7 @@
 //! image-syncer copies container images from registries to registries by a file of rules.
 //!
-//! There is no promise of stability for this library: it is the program, cut so that its tests can reach it.
-//!
-//! ```text
-//! main -> lib -> cli, config, logging, signal, progress
-//!          |---> engine -> store (ports) -> oci
-//!          |       +-----> config, records, report (values)
-//!          +--> registry, layout (implement store) -> store, oci, secret
-//! ```
-//!
-//! Arrows are `use` and never point up. Only this file knows both the engine and the two kinds of places.
+//! There is no promise of stability for this library: it is the program, cut so that its tests can reach it. Its layers
+//! are in ARCHITECTURE.md; only this file knows both the engine and the two kinds of places. Not here: any of the work.
 
 pub mod cli;
 pub mod config;
@@ -31,6 +23,7 @@ pub mod store;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -43,21 +36,17 @@ use logging::{Stream, print};
 use oci::{Digest, Host};
 use progress::Progress;
 use records::Journal;
-use registry::Registries;
-use registry::credentials::{Credentials, Entry, docker_config_path};
+use registry::auth_files;
+use registry::credentials::{Credentials, Entry, Given, Proof};
+use registry::{Reach, Registries};
 use report::{ExitStatus, Preview, Report};
-use store::{Limits, Place, Quota, StoreError, Stores, Target};
+use store::{Connection, Limits, Place, Quota, StoreError, Stores, Target};
 
 /// Runs the program with its command line, the program's name first, and gives its exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
-    let environment = |name: &str| std::env::var_os(name);
     match cli::parse(arguments.into_iter().skip(1), &environment) {
-        Ok(Command::Help(text) | Command::Version(text)) => {
-            print(Stream::Stdout, &format!("{text}\n"));
-            ExitStatus::InSync
-        }
-        Ok(Command::Schema) => {
-            print(Stream::Stdout, config::SCHEMA);
+        Ok(Command::Print(text)) => {
+            print(Stream::Stdout, &text);
             ExitStatus::InSync
         }
         Ok(Command::Sync(options)) => sync(&options).unwrap_or_else(|problem| {
@@ -69,6 +58,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitStatus {
             ExitStatus::Usage
         }
     }
+}
+
+fn environment(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
 }
 
 /// One sync. An error is one of usage: nothing was touched.
@@ -85,34 +78,31 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         force: options.force,
         referrers: options.referrers,
     };
-    let config =
-        config::load(&load, &|name| std::env::var_os(name)).map_err(|error| error.to_string())?;
+    let config = config::load(&load, &environment).map_err(|error| error.to_string())?;
     check_outputs(options)?;
-    let rust_log = std::env::var("RUST_LOG").ok();
-    logging::init(
-        options.log_level,
-        rust_log.as_deref(),
-        options.quiet,
-        options.log.as_deref(),
-    )
-    .map_err(|error| format!("cannot write the log: {error}; name another file with --log"))?;
+    start_log(options)?;
     let Config {
         auth,
         rules,
         failed_rules,
         mut warnings,
     } = config;
-    let docker = docker_config_path(std::env::var_os("DOCKER_CONFIG"), std::env::var_os("HOME"));
+    let places = if options.no_default_auth {
+        Vec::new()
+    } else {
+        auth_files::places(&environment)
+    };
     let limits: HashMap<Host, Limits> = auth
         .iter()
         .filter(|entry| entry.path.is_empty())
         .map(|entry| (entry.host.clone(), entry.limits))
         .collect();
-    let (credentials, more) = Credentials::load(entries(auth), docker.as_deref());
+    let reach = Reach::new(&environment, connections(&auth))?;
+    let (credentials, more) = Credentials::load(entries(auth), places);
     warnings.extend(more);
 
     let (running, cancel) = crossbeam_channel::bounded::<()>(0);
-    let registries = Registries::new(credentials, options.workers).limited(&limits, &cancel);
+    let registries = Registries::new(credentials, options.workers, reach).limited(&limits, &cancel);
     let registries = Arc::new(registries);
     let broken_off = registries.clone();
     // Before any other thread is started.
@@ -145,10 +135,8 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     };
     let gauge = Arc::new(Gauge::default());
     // With a log file, nothing but the log says anything.
-    let progress = (!options.quiet && options.log.is_none()).then(|| {
-        let environment = |name: &str| std::env::var(name).ok();
-        Progress::start(gauge.clone(), cancel.clone(), &environment)
-    });
+    let progress = (!options.quiet && options.log.is_none())
+        .then(|| Progress::start(gauge.clone(), cancel.clone(), &environment));
     let run = engine::Options {
         policy: policy(options),
         retries: options.retries,
@@ -168,12 +156,11 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     write_images(&mut report, options);
     tell(&report, options);
     // A signal that came when all was done changes nothing.
-    let status = interrupt
-        .exit_status()
-        .filter(|_| report.status() != ExitStatus::InSync);
-    Ok(status.map_or(report.status(), |status| {
-        ExitStatus::Interrupted(status - 128)
-    }))
+    let status = report.status();
+    Ok(match interrupt.signal() {
+        Some(signal) if status != ExitStatus::InSync => ExitStatus::Interrupted(signal),
+        _ => status,
+    })
 }
 
 /// What the engine may do, with the waits of tests.
@@ -215,13 +202,34 @@ fn check_outputs(options: &Options) -> Result<(), String> {
         ("--output-failed-images", &options.output_failed_images),
     ] {
         if let Some(path) = path {
-            output::check(path).map_err(|error| {
-                let path = path.display();
-                format!("cannot write {path}: {error}; name another file with {flag}")
-            })?;
+            output::check(path).map_err(|error| cannot_write(path, &error, flag))?;
         }
     }
+    let [success, failed] = [
+        &options.output_success_images,
+        &options.output_failed_images,
+    ];
+    if success.is_some() && success == failed {
+        return Err(
+            "--output-success-images and --output-failed-images name one file; name two".into(),
+        );
+    }
     Ok(())
+}
+
+/// Starts the log as the command line and the environment have it.
+fn start_log(options: &Options) -> Result<(), String> {
+    let rust_log = std::env::var("RUST_LOG").ok();
+    let (level, file) = (options.log_level, options.log.as_deref());
+    logging::init(level, rust_log.as_deref(), options.quiet, file).map_err(|error| {
+        let path = file.unwrap_or(Path::new("the log"));
+        cannot_write(path, &error, "--log")
+    })
+}
+
+fn cannot_write(path: &Path, error: &io::Error, flag: &str) -> String {
+    let path = path.display();
+    format!("cannot write {path}: {error}; name another file with {flag}")
 }
 
 /// Writes the files that name images. A run that was asked for one and cannot write it is not to look successful.
@@ -264,6 +272,17 @@ fn tell(report: &Report, options: &Options) {
     }
 }
 
+/// How registries are reached, each with the place of its entry.
+fn connections(auth: &[AuthEntry]) -> Vec<(String, Host, Connection)> {
+    let whole = auth.iter().filter(|entry| entry.path.is_empty());
+    whole
+        .map(|entry| {
+            let place = format!("{}: auth key {:?}", entry.position, entry.key);
+            (place, entry.host.clone(), entry.connection.clone())
+        })
+        .collect()
+}
+
 fn entries(auth: Vec<AuthEntry>) -> Vec<Entry> {
     let entry = |entry: AuthEntry| {
         let AuthEntry {
@@ -273,15 +292,26 @@ fn entries(auth: Vec<AuthEntry>) -> Vec<Entry> {
             path,
             username,
             password,
+            password_file,
+            token,
+            token_file,
+            helper,
             insecure,
             limits: _,
+            connection: _,
         } = entry;
+        let of_user = username.clone().zip(password_file);
+        let login = Proof::password(username, password)
+            .or(token.map(Proof::Bearer))
+            .map(Given::Proof)
+            .or(of_user.map(|(username, path)| Given::File(Some(username), path)))
+            .or(token_file.map(|path| Given::File(None, path)))
+            .or(helper.map(Given::Helper));
         Entry {
             key,
             host,
             path,
-            username,
-            password,
+            login,
             insecure,
         }
     };

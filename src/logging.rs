@@ -18,7 +18,8 @@ use log::LevelFilter;
 /// Starts the log: one line a record, in UTC, to the end of `file`, which is emptied first, or to standard error.
 ///
 /// `level` is what the command line says, `rust_log` what the environment says: a level, or `image_syncer=level`. The
-/// command line wins, and `info` is the default; `quiet` lets neither have more than warnings. Fails if the file cannot be opened, or if a log was started before.
+/// command line wins, and `info` is the default; `quiet` lets neither have more than warnings. Fails if the file cannot
+/// be opened, or if a log was started before.
 pub(crate) fn init(
     level: Option<LevelFilter>,
     rust_log: Option<&str>,

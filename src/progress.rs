@@ -2,6 +2,7 @@
 //! then. Not here: what is counted (`engine/gauge.rs`), and how block and log share the terminal (`logging.rs`).
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::panic;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ impl Progress {
     pub(crate) fn start(
         gauge: Arc<Gauge>,
         cancel: Receiver<()>,
-        variable: &dyn Fn(&str) -> Option<String>,
+        variable: &dyn Fn(&str) -> Option<OsString>,
     ) -> Self {
         let is_terminal = variable("TERM").is_some_and(|name| !name.is_empty() && name != "dumb")
             && std::io::stderr().is_terminal();
@@ -201,8 +202,14 @@ struct Size {
 
 impl Size {
     /// What the environment says, or what most terminals have at least.
-    fn of(variable: &dyn Fn(&str) -> Option<String>) -> Self {
-        let number = |name| variable(name)?.parse().ok().filter(|number| *number > 0);
+    fn of(variable: &dyn Fn(&str) -> Option<OsString>) -> Self {
+        let number = |name| {
+            variable(name)?
+                .to_str()?
+                .parse()
+                .ok()
+                .filter(|number| *number > 0)
+        };
         Self {
             columns: number("COLUMNS").unwrap_or(80),
             rows: number("LINES").unwrap_or(24),
@@ -449,8 +456,8 @@ mod tests {
             (Some("0"), Some("-1"), (80, 24)),
         ] {
             let variable = |name: &str| match name {
-                "COLUMNS" => columns.map(ToOwned::to_owned),
-                "LINES" => lines.map(ToOwned::to_owned),
+                "COLUMNS" => columns.map(OsString::from),
+                "LINES" => lines.map(OsString::from),
                 _ => None,
             };
             let Size { columns, rows } = Size::of(&variable);

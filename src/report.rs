@@ -106,6 +106,8 @@ pub struct Preview {
     pub changed: usize,
     /// Images that a target has.
     pub equal: usize,
+    /// Images of which no platform is wanted.
+    pub skipped: usize,
     /// Images that cannot be had.
     pub failed: usize,
     /// Bytes to read from the source.
@@ -131,13 +133,15 @@ impl fmt::Display for Preview {
             new,
             changed,
             equal,
+            skipped,
             failed,
             ..
         } = self;
-        writeln!(
-            f,
-            "  images: {new} new, {changed} changed, {equal} equal, {failed} failed"
-        )?;
+        write!(f, "  images: {new} new, {changed} changed, {equal} equal, ")?;
+        if *skipped > 0 {
+            write!(f, "{skipped} skipped for their platforms, ")?;
+        }
+        writeln!(f, "{failed} failed")?;
         writeln!(
             f,
             "  blobs: {} to pull, {} to push, {} to mount",

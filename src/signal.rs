@@ -21,11 +21,11 @@ use crate::pace::scaled;
 pub(crate) struct Interrupt(Arc<AtomicUsize>);
 
 impl Interrupt {
-    /// The exit status of a run that a signal ended: 129, 130 or 143 by the newest HUP, INT or TERM. `None`: none came.
-    pub(crate) fn exit_status(&self) -> Option<u8> {
+    /// The number of the newest HUP, INT or TERM: 1, 2 or 15. `None`: none came.
+    pub(crate) fn signal(&self) -> Option<u8> {
         match self.0.load(Ordering::SeqCst) {
             0 => None,
-            status => u8::try_from(status).ok(),
+            signal => u8::try_from(signal).ok(),
         }
     }
 }
@@ -45,10 +45,10 @@ pub(crate) fn watch(
     let interrupt = Interrupt(Arc::default());
     let (mut wake, bell) = UnixStream::pair()?;
     let process = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    for (signal, status) in [(SIGHUP, 129), (SIGINT, 130), (SIGTERM, 143)] {
+    for (signal, number) in [(SIGHUP, 1), (SIGINT, 2), (SIGTERM, 15)] {
         if !is_ignored(signal, &process) {
-            // Handlers run in this order, so who is woken finds the status.
-            flag::register_usize(signal, Arc::clone(&interrupt.0), status)?;
+            // Handlers run in this order, so who is woken finds the number.
+            flag::register_usize(signal, Arc::clone(&interrupt.0), number)?;
             pipe::register(signal, bell.try_clone()?)?;
         }
     }
@@ -70,7 +70,11 @@ pub(crate) fn watch(
                 clippy::exit,
                 reason = "the run did not end when asked, and its threads cannot be woken"
             )]
-            process::exit(received.exit_status().unwrap_or(1).into());
+            process::exit(
+                received
+                    .signal()
+                    .map_or(1, |signal| 128 + i32::from(signal)),
+            );
         })?;
     Ok(interrupt)
 }
@@ -196,10 +200,10 @@ mod tests {
     }
 
     #[test]
-    fn the_status_is_that_of_the_signal() {
+    fn the_signal_is_the_newest() {
         let interrupt = Interrupt(Arc::default());
-        assert_eq!(interrupt.exit_status(), None);
-        interrupt.0.store(143, Ordering::SeqCst);
-        assert_eq!(interrupt.exit_status(), Some(143));
+        assert_eq!(interrupt.signal(), None);
+        interrupt.0.store(15, Ordering::SeqCst);
+        assert_eq!(interrupt.signal(), Some(15));
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::oci::{Descriptor, Digest, Host, Manifest, Reference, Repository, Tag};
+use crate::secret::Secret;
 
 /// Where images are: the key of wants, of limits and of records.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,6 +58,21 @@ pub trait Stores: Send + Sync {
 
     /// What a registry said last about its quota; `None` where it has said nothing new since this was called.
     fn quota(&self, registry: &Host) -> Option<Quota>;
+}
+
+/// How one registry is reached, where that is not as usual.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Connection {
+    /// A file or folder of authorities that its certificate may be signed by, beside those of the system.
+    pub ca: Option<PathBuf>,
+    /// A file with the certificate that is shown to it.
+    pub cert: Option<PathBuf>,
+    /// A file with the key of `cert`; that one itself, if this is not given.
+    pub key: Option<PathBuf>,
+    /// Speak http to it and nothing else.
+    pub plain_http: bool,
+    /// The URL of a proxy, which may hold a password, or `none`.
+    pub proxy: Option<Secret>,
 }
 
 /// How much may be asked of one registry. Nothing is bounded by default.

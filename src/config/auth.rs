@@ -2,20 +2,23 @@
 //! a registry. Not here: which entry serves a request (`registry/credentials.rs`).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::{Problem, ProblemKind};
-use super::fields;
 use super::rule::Rule;
 use super::tree::{Member, Node, Position, Value};
-use super::variables::{self, Environment, Expanded, Form};
+use super::variables::{self, Expanded, Form};
+use super::{Reading, fields};
 use crate::nearest::nearest;
 use crate::oci::{Host, NameError, Repository};
 use crate::secret::Secret;
-use crate::store::{Limits, Place};
+use crate::store::{Connection, Limits, Place};
 
 /// Credentials and their reach.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthEntry {
     /// Where the key stands.
     pub position: Position,
@@ -29,19 +32,34 @@ pub struct AuthEntry {
     pub username: Option<String>,
     /// Never empty.
     pub password: Option<Secret>,
+    /// The file that holds the password.
+    pub password_file: Option<PathBuf>,
+    /// A token for the registry itself; never empty.
+    pub token: Option<Secret>,
+    /// The file that holds the token.
+    pub token_file: Option<PathBuf>,
+    /// The name of a credential helper, without `docker-credential-`.
+    pub helper: Option<String>,
     /// Whether certificates are not checked, and http is spoken where there is no https.
     pub insecure: bool,
     /// How much may be asked; nothing is bounded for a part of a registry.
     pub limits: Limits,
+    /// How it is reached; as usual for a part of a registry. Paths are as seen from the current folder.
+    pub connection: Connection,
 }
 
-/// Whether a password is written in these entries, and not only the name of a variable that has it.
+/// Whether a password or token is written in these entries, and not only the name of a variable that has it.
 pub(crate) fn holds_password(members: &[Member]) -> bool {
     let fields = members.iter().flat_map(|member| match &member.value.value {
         Value::Object(fields) => fields.as_slice(),
         _ => &[],
     });
-    let mut passwords = fields.filter(|field| field.key.eq_ignore_ascii_case("password"));
+    let is_secret = |name: &str| {
+        ["password", "token"]
+            .iter()
+            .any(|secret| name.eq_ignore_ascii_case(secret))
+    };
+    let mut passwords = fields.filter(|field| is_secret(&field.key));
     let is_written = |text: &str| !text.is_empty() && !variables::is_whole(text);
     passwords.any(|field| {
         let password = &field.value.value;
@@ -52,37 +70,30 @@ pub(crate) fn holds_password(members: &[Member]) -> bool {
     })
 }
 
-/// Reads all entries. What stops the program goes to `problems`, what does not to `warnings`.
-pub(crate) fn read(
-    members: &[Member],
-    environment: Environment<'_>,
-    problems: &mut Vec<Problem>,
-    warnings: &mut Vec<String>,
-) -> Vec<AuthEntry> {
+/// Reads all entries.
+pub(super) fn read(members: &[Member], reading: &mut Reading<'_>) -> Vec<AuthEntry> {
     let mut entries: Vec<AuthEntry> = Vec::new();
     let mut indexes = HashMap::new();
     for member in members {
-        let Some(fields) = read_fields(&member.value, environment, problems) else {
+        let Some(fields) = read_fields(&member.value, reading) else {
             continue;
         };
         let position = &member.position;
         let key = member.key.trim();
-        let Some((host, path)) = read_key(key, position, environment, problems, warnings) else {
+        let Some((host, path)) = read_key(key, position, reading) else {
             continue;
         };
-        let mut warn = |text: String| warnings.push(format!("{position}: {text}"));
+        let mut warn = |text: String| reading.warnings.push(format!("{position}: {text}"));
         if key.starts_with("http://") && !fields.insecure {
             warn(format!(
                 "auth key {key:?} does not make {host} speak http: add \"insecure\": true"
             ));
         }
         if !path.is_empty()
-            && let Some((field, position)) = fields.first_limit()
+            && let Some((field, position)) = fields.first_of_whole()
         {
-            problems.push(Problem {
-                position: position.clone(),
-                what: ProblemKind::LimitOfPart { field, host },
-            });
+            let what = ProblemKind::FieldOfPart { field, host };
+            reading.problems.push(Problem::at(position, what));
             continue;
         }
         if fields.holds_variable {
@@ -108,8 +119,13 @@ pub(crate) fn read(
             path,
             username: fields.username.filter(|text| !text.is_empty()),
             password: fields.password.filter(|text| !text.is_empty()),
+            password_file: fields.password_file,
+            token: fields.token.filter(|text| !text.is_empty()),
+            token_file: fields.token_file,
+            helper: fields.helper,
             insecure: fields.insecure,
             limits: fields.limits,
+            connection: fields.connection,
         };
         let reach = (entry.host.clone(), entry.path.clone());
         let first = indexes.get(&reach).and_then(|index| entries.get(*index));
@@ -118,24 +134,23 @@ pub(crate) fn read(
             entries.push(entry);
             continue;
         };
-        let same = first.username == entry.username
-            && first.password == entry.password
-            && first.insecure == entry.insecure
-            && first.limits == entry.limits;
-        if same {
+        let in_its_place = AuthEntry {
+            position: first.position.clone(),
+            key: first.key.clone(),
+            ..entry.clone()
+        };
+        if *first == in_its_place {
             warn(format!(
                 "auth key {key:?} says the same again as {:?} at {}; delete one",
                 first.key, first.position
             ));
         } else {
-            problems.push(Problem {
-                position: position.clone(),
-                what: ProblemKind::AuthTwice {
-                    key: entry.key,
-                    first_key: first.key.clone(),
-                    first: first.position.clone(),
-                },
-            });
+            let what = ProblemKind::AuthTwice {
+                key: entry.key,
+                first_key: first.key.clone(),
+                first: first.position.clone(),
+            };
+            reading.problems.push(Problem::at(position, what));
         }
     }
     entries
@@ -179,27 +194,14 @@ pub(crate) fn warn_unused(entries: &[AuthEntry], rules: &[Rule], warnings: &mut 
 }
 
 /// The registry and the path of a key, if it can match anything.
-fn read_key(
-    key: &str,
-    position: &Position,
-    environment: Environment<'_>,
-    problems: &mut Vec<Problem>,
-    warnings: &mut Vec<String>,
-) -> Option<(Host, String)> {
-    let Expanded { text: name, empty } = match variables::in_name(key, Form::Any, environment) {
-        Ok(expanded) => expanded,
-        Err(kinds) => {
-            problems.extend(kinds.into_iter().map(|what| Problem {
-                position: position.clone(),
-                what,
-            }));
-            return None;
-        }
-    };
-    warnings.extend(empty.iter().map(|name| variables::empty(position, name)));
+fn read_key(key: &str, position: &Position, reading: &mut Reading<'_>) -> Option<(Host, String)> {
+    let mut name = key.to_owned();
+    if !reading.expand(&mut name, Form::Any, position) {
+        return None;
+    }
     if name.contains('@') {
         // The key is not shown, since it may hold a password.
-        warnings.push(format!(
+        reading.warnings.push(format!(
             "{position}: an auth key with a user name can never match and is ignored; write REGISTRY or \
              REGISTRY/NAMESPACE, and the user as `username`"
         ));
@@ -214,7 +216,7 @@ fn read_key(
             } else {
                 "its variables make no such name".into()
             };
-            warnings.push(format!(
+            reading.warnings.push(format!(
                 "{position}: auth key {key:?} can never match and is ignored: {reason}; write REGISTRY or \
                  REGISTRY/NAMESPACE"
             ));
@@ -247,8 +249,13 @@ fn parse_key(key: &str) -> Result<(Host, String), NameError> {
 struct Fields {
     username: Option<String>,
     password: Option<Secret>,
+    password_file: Option<PathBuf>,
+    token: Option<Secret>,
+    token_file: Option<PathBuf>,
+    helper: Option<String>,
     insecure: bool,
     limits: Limits,
+    connection: Connection,
     /// The variables that are set and empty.
     empty: Vec<String>,
     /// Whether a text has a variable that is not replaced.
@@ -261,28 +268,68 @@ impl Fields {
     /// Whether credentials were begun but not given: a field without text, as a missing variable leaves it, or one
     /// field of two.
     fn left_empty(&self) -> bool {
-        let is_login = |name: &str| matches!(name, "username" | "password");
+        let is_login = |name: &str| name == "username" || LOGINS.contains(&name);
         let begun = self.seen.iter().any(|(name, _)| is_login(name));
-        let whole = self.username.as_ref().is_some_and(|text| !text.is_empty())
-            && self.password.as_ref().is_some_and(|text| !text.is_empty());
-        begun && !whole
+        let is_given = |text: &Option<Secret>| text.as_ref().is_some_and(|text| !text.is_empty());
+        let has_password = is_given(&self.password) || self.password_file.is_some();
+        let whole = has_password && self.username.as_ref().is_some_and(|text| !text.is_empty());
+        let others = is_given(&self.token) || self.token_file.is_some() || self.helper.is_some();
+        begun && !whole && !others
     }
 
+    /// What is wrong with two fields that are two logins, or with a user name that nothing has a use for.
+    fn conflict(&self) -> Option<Problem> {
+        let is_given = |name: &str| match name {
+            "username" => self.username.is_some(),
+            "password" => self.password.is_some(),
+            "password_file" => self.password_file.is_some(),
+            "token" => self.token.is_some(),
+            "token_file" => self.token_file.is_some(),
+            "helper" => self.helper.is_some(),
+            _ => false,
+        };
+        let given = || self.seen.iter().filter(|(name, _)| is_given(name));
+        let (login, place) = given().find(|(name, _)| LOGINS.contains(name))?;
+        let has_user = login.starts_with("password");
+        let mut others = given().filter(|(name, _)| name != login);
+        let (field, position) = others.find(|(name, _)| !(has_user && *name == "username"))?;
+        let what = ProblemKind::TwoLogins {
+            field,
+            login,
+            place: place.clone(),
+        };
+        Some(Problem::at(position, what))
+    }
+
+    /// Takes a text that may be a variable as a whole.
     fn take_login(&mut self, field: &str, written: &str, expanded: Expanded<'_>) {
         let Expanded { text, empty } = expanded;
         self.empty.extend(empty.into_iter().map(String::from));
         self.holds_variable |= written == text && written.contains("${");
-        if field == "username" {
-            self.username = Some(text.into());
-        } else {
-            self.password = Some(Secret::new(text.into()));
+        match field {
+            "username" => self.username = Some(text.into()),
+            "password" => self.password = Some(Secret::new(text.into())),
+            _ => self.token = Some(Secret::new(text.into())),
         }
     }
 
-    /// The first field that bounds what may be asked, and where it stands.
-    fn first_limit(&self) -> Option<(&'static str, &Position)> {
-        let limit = self.seen.iter().find(|(name, _)| LIMITS.contains(name));
-        limit.map(|(name, position)| (*name, position))
+    /// The first field that is one of whole registries, and where it stands.
+    fn first_of_whole(&self) -> Option<(&'static str, &Position)> {
+        let is_of_whole = |name: &str| LIMITS.contains(&name) || OF_CONNECTION.contains(&name);
+        let field = self.seen.iter().find(|(name, _)| is_of_whole(name));
+        field.map(|(name, position)| (*name, position))
+    }
+
+    /// Takes a text that says how the registry is reached.
+    fn read_connection(&mut self, field: &str, text: &str, file: &str) {
+        let path = || Some(path_in(file, text)).filter(|_| !text.is_empty());
+        let connection = &mut self.connection;
+        match field {
+            "ca" => connection.ca = path(),
+            "cert" => connection.cert = path(),
+            "key" => connection.key = path(),
+            _ => connection.proxy = Some(Secret::new(text.to_owned())),
+        }
     }
 
     /// Takes the text of a limit, if it is one.
@@ -307,11 +354,12 @@ impl Fields {
     }
 }
 
-fn read_fields(
-    entry: &Node,
-    environment: Environment<'_>,
-    problems: &mut Vec<Problem>,
-) -> Option<Fields> {
+fn read_fields(entry: &Node, reading: &mut Reading<'_>) -> Option<Fields> {
+    let Reading {
+        environment,
+        problems,
+        ..
+    } = reading;
     let members = match &entry.value {
         Value::Object(members) => members.as_slice(),
         Value::Null => &[],
@@ -332,17 +380,37 @@ fn read_fields(
             ("insecure", value) if let Some(insecure) = value.boolean() => {
                 fields.insecure = insecure;
             }
+            ("plain_http", value) if let Some(plain) = value.boolean() => {
+                fields.connection.plain_http = plain;
+            }
+            ("ca" | "cert" | "key" | "proxy", value) if let Some(text) = value.text() => {
+                fields.read_connection(field, text, &member.position.file);
+            }
             // Some registries give their users numbers for names.
-            ("username" | "password", value)
+            ("username" | "password" | "token", value)
                 if let Some(text) = value.text().or(value.number()) =>
             {
                 match variables::whole(text, environment) {
                     Ok(expanded) => fields.take_login(field, text, expanded),
-                    Err(what) => problems.push(Problem {
-                        position: member.value.position.clone(),
-                        what,
-                    }),
+                    Err(what) => problems.push(Problem::at(&member.value.position, what)),
                 }
+            }
+            ("password_file" | "token_file", value) if let Some(text) = value.text() => {
+                let path = path_in(&member.position.file, text);
+                match check_file(&path) {
+                    Err(error) => {
+                        let what = ProblemKind::LoginFile { field, path, error };
+                        problems.push(Problem::at(&member.position, what));
+                    }
+                    Ok(()) if field == "token_file" => fields.token_file = Some(path),
+                    Ok(()) => fields.password_file = Some(path),
+                }
+            }
+            ("helper", value)
+                if let Some(text) = value.text()
+                    && is_helper(text) =>
+            {
+                fields.helper = Some(text.to_owned());
             }
             (field, value)
                 if value
@@ -351,7 +419,10 @@ fn read_fields(
             ("bandwidth", Value::String(text)) if fields.read_limit("bandwidth", text) => {}
             (field, value) => {
                 let expected = match field {
-                    "insecure" => "true or false without quotes",
+                    "insecure" | "plain_http" => "true or false without quotes",
+                    "helper" => {
+                        "what follows \"docker-credential-\" in the name of the program, such as \"ecr-login\""
+                    }
                     "concurrency" => "a whole number of requests at once, such as 4",
                     "requests_per_second" => "a number from 0.001 up, such as 10 or 0.5",
                     "bandwidth" => {
@@ -361,23 +432,39 @@ fn read_fields(
                 };
                 problems.push(match value {
                     Value::Number(text) | Value::String(text) | Value::Word(text)
-                        if LIMITS.contains(&field) =>
+                        if field == "helper" || LIMITS.contains(&field) =>
                     {
-                        Problem {
-                            position: member.value.position.clone(),
-                            what: ProblemKind::Range {
-                                name: field,
-                                expected,
-                                found: text.clone(),
-                            },
-                        }
+                        Problem::range(&member.value, field, expected, text)
                     }
                     _ => Problem::kind(&member.value, field, expected),
                 });
             }
         }
     }
+    problems.extend(fields.conflict());
     Some(fields)
+}
+
+/// A path that stands in a file, where a relative one begins at the folder of the file.
+fn path_in(file: &str, path: &str) -> PathBuf {
+    let folder = Path::new(file).parent();
+    folder.unwrap_or(Path::new("")).join(path)
+}
+
+/// Whether a file can be read, not only once.
+fn check_file(path: &Path) -> io::Result<()> {
+    let file = File::open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(())
+    } else {
+        Err(io::Error::other("it is not a file"))
+    }
+}
+
+/// Whether a text can be part of a program's name, and is not the whole of it.
+fn is_helper(name: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    !name.is_empty() && name.bytes().all(fits) && !name.starts_with("docker-credential-")
 }
 
 /// A number of bytes with a unit of a thousand or of 1024, or without one.
@@ -401,13 +488,26 @@ pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
 }
 
 /// The fields of an entry.
-pub(crate) const FIELDS: [&str; 6] = [
+pub(crate) const FIELDS: [&str; 15] = [
     "username",
     "password",
+    "password_file",
+    "token",
+    "token_file",
+    "helper",
     "insecure",
+    "ca",
+    "cert",
+    "key",
+    "plain_http",
+    "proxy",
     "concurrency",
     "requests_per_second",
     "bandwidth",
 ];
+/// Those that are a login, or all of one but the user name: there can be one.
+const LOGINS: [&str; 5] = ["password", "password_file", "token", "token_file", "helper"];
+/// Those that say how a registry is reached.
+const OF_CONNECTION: [&str; 5] = ["ca", "cert", "key", "plain_http", "proxy"];
 /// Those that bound what may be asked.
 const LIMITS: [&str; 3] = ["concurrency", "requests_per_second", "bandwidth"];

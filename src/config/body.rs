@@ -1,7 +1,7 @@
 //! What stands behind the source of a rule: a target, a list of them, or an object that says more. Not here: whether
 //! that fits the source (`rule.rs`).
 
-use super::error::{Problem, ProblemKind};
+use super::error::Problem;
 use super::fields::fields;
 use super::side::Written;
 use super::tags::{FilterError, Pattern, TagFilter};
@@ -103,14 +103,6 @@ fn read_tags(
     for (field, member) in fields("`tags`", TAGS_FIELDS, members, problems) {
         let node = &member.value;
         let value = &node.value;
-        let range = |expected, found: &str| Problem {
-            position: node.position.clone(),
-            what: ProblemKind::Range {
-                name: field,
-                expected,
-                found: found.to_owned(),
-            },
-        };
         match field {
             _ if matches!(value, Value::Null) => {}
             "latest" | "min" => {
@@ -124,13 +116,13 @@ fn read_tags(
                 };
                 *number = text.parse().ok().filter(|number| *number >= least);
                 if number.is_none() {
-                    problems.push(range(expected, text));
+                    problems.push(Problem::range(node, field, expected, text));
                 }
             }
             "latest_by" => match value.text() {
                 Some("created") => filter.by_created = true,
                 Some("version") => {}
-                Some(text) => problems.push(range(BY, text)),
+                Some(text) => problems.push(Problem::range(node, field, BY, text)),
                 None => problems.push(Problem::kind(node, field, BY)),
             },
             "newer_than" => match value

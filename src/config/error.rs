@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use super::syntax::{GITHUB_EXPRESSION, SyntaxError};
 use super::tree::{Node, Position};
@@ -39,16 +40,37 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// A problem at a place.
+    pub(crate) fn at(position: &Position, what: ProblemKind) -> Self {
+        let position = position.clone();
+        Self { position, what }
+    }
+
     /// A value of the wrong kind.
     pub(crate) fn kind(node: &Node, name: &'static str, expected: &'static str) -> Self {
-        Self {
-            position: node.position.clone(),
-            what: ProblemKind::Kind {
-                name,
-                expected,
-                found: node.value.kind(),
-            },
-        }
+        let found = node.value.kind();
+        let what = ProblemKind::Kind {
+            name,
+            expected,
+            found,
+        };
+        Self::at(&node.position, what)
+    }
+
+    /// A value of the right kind, here as it is written, that says nothing of use.
+    pub(crate) fn range(
+        node: &Node,
+        name: &'static str,
+        expected: &'static str,
+        found: &str,
+    ) -> Self {
+        let found = found.to_owned();
+        let what = ProblemKind::Range {
+            name,
+            expected,
+            found,
+        };
+        Self::at(&node.position, what)
     }
 }
 
@@ -90,8 +112,8 @@ pub enum ProblemKind {
         /// As written.
         found: String,
     },
-    /// A limit of a whole registry in the entry of a part of one.
-    LimitOfPart {
+    /// A field of whole registries in the entry of a part of one.
+    FieldOfPart {
         /// The field.
         field: &'static str,
         /// The registry.
@@ -121,6 +143,24 @@ pub enum ProblemKind {
         field: &'static str,
         /// Where the first one is.
         first: Position,
+    },
+    /// A field of an entry of `auth` beside a login that it does not go with.
+    TwoLogins {
+        /// Its name.
+        field: &'static str,
+        /// The field of the login.
+        login: &'static str,
+        /// Where that is.
+        place: Position,
+    },
+    /// A file that should hold a login.
+    LoginFile {
+        /// The field that names it.
+        field: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// Why it cannot be read.
+        error: io::Error,
     },
     /// A registry, or part of one, with two different entries.
     AuthTwice {
@@ -180,9 +220,9 @@ impl fmt::Display for ProblemKind {
                 expected,
                 found,
             } => write!(f, "{name} is {found:?}; write {expected}"),
-            Self::LimitOfPart { field, host } => write!(
+            Self::FieldOfPart { field, host } => write!(
                 f,
-                "\"{field}\" bounds a whole registry; write it in the entry \"{host}\""
+                "\"{field}\" is for a whole registry; write it in the entry \"{host}\""
             ),
             Self::Misspelt { key, meant } => {
                 write!(f, "the key {key:?} looks like `{meant}`; write \"{meant}\"")
@@ -202,6 +242,26 @@ impl fmt::Display for ProblemKind {
             Self::FieldTwice { field, first } => {
                 write!(f, "\"{field}\" is there already at {first}; delete one")
             }
+            Self::TwoLogins {
+                field: "username",
+                login,
+                place,
+            } => write!(
+                f,
+                "\"username\" does not go with \"{login}\" at {place}; delete it, or write \"password\" in place of \"{login}\""
+            ),
+            Self::TwoLogins {
+                field,
+                login,
+                place,
+            } => write!(f, "\"{field}\" is a second login beside \"{login}\" at {place}; delete one"),
+            Self::LoginFile { field, path, error } => write!(
+                f,
+                "\"{field}\" names {}, which cannot be read: {error}; name a file that holds nothing but the {} (a \
+                 relative path begins at the folder of this file)",
+                path.display(),
+                field.trim_end_matches("_file"),
+            ),
             Self::AuthTwice {
                 key,
                 first_key,

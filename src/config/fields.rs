@@ -14,12 +14,7 @@ pub(crate) fn fields<'a>(
 ) -> Vec<(&'static str, &'a Member)> {
     let mut found: Vec<(&'static str, &Member)> = Vec::new();
     for member in members {
-        let mut report = |what| {
-            problems.push(Problem {
-                position: member.position.clone(),
-                what,
-            });
-        };
+        let mut report = |what| problems.push(Problem::at(&member.position, what));
         let field = known
             .iter()
             .copied()

@@ -3,19 +3,22 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::error::{Problem, ProblemKind, Shape};
 use super::tree::Position;
-use super::{COMMAND_LINE, DEFAULT_PATH, LoadOptions, STDIN};
+use super::{COMMAND_LINE, DEFAULT_PATH, LoadOptions, Reading, STDIN};
 
 /// The files to read. `--config` wins over the other two, as it always has.
 pub(crate) fn chosen<'a>(
     options: &LoadOptions<'a>,
-    problems: &mut Vec<Problem>,
-    warnings: &mut Vec<String>,
+    reading: &mut Reading<'_>,
 ) -> Vec<(Shape, &'a Path)> {
+    let Reading {
+        problems, warnings, ..
+    } = reading;
     let LoadOptions { auth, images, .. } = *options;
     let is_split = auth.is_some() || images.is_some();
     if options.config.is_some() && is_split {
@@ -31,10 +34,10 @@ pub(crate) fn chosen<'a>(
             warnings.push("--images is not read: SOURCE TARGET is the rule".into());
         }
         Some(path) => files.push((Shape::Images, path)),
-        None if options.rule.is_empty() => problems.push(Problem {
-            position: Position::whole(&COMMAND_LINE.into()),
-            what: ProblemKind::NoRules,
-        }),
+        None if options.rule.is_empty() => {
+            let position = Position::whole(&COMMAND_LINE.into());
+            problems.push(Problem::at(&position, ProblemKind::NoRules));
+        }
         None => {}
     }
     files
@@ -68,20 +71,7 @@ pub(crate) fn read(path: &Path) -> io::Result<Content> {
     }
     let mut file = File::open(path)?;
     file.read_to_end(&mut content.bytes)?;
-    content.readable_by_others = readable_by_others(&file)?;
-    Ok(content)
-}
-
-#[cfg(unix)]
-fn readable_by_others(file: &File) -> io::Result<bool> {
-    use std::os::unix::fs::MetadataExt as _;
-
     let metadata = file.metadata()?;
-    Ok(metadata.is_file() && metadata.mode() & 0o044 != 0)
-}
-
-#[cfg(not(unix))]
-#[expect(clippy::unnecessary_wraps, reason = "the same signature as for unix")]
-fn readable_by_others(_: &File) -> io::Result<bool> {
-    Ok(false)
+    content.readable_by_others = metadata.is_file() && metadata.mode() & 0o044 != 0;
+    Ok(content)
 }

@@ -41,10 +41,9 @@ pub use variables::Environment;
 
 use body::Body;
 use files::Source;
-use rule::Defaults;
 use side::Written;
 use tree::{Member, Node, Value};
-use variables::Form;
+use variables::{Expanded, Form};
 
 /// Where the configuration is read from if the user names no file.
 pub const DEFAULT_PATH: &str = "./image-syncer.json";
@@ -100,10 +99,9 @@ pub fn load(
     options: &LoadOptions<'_>,
     environment: Environment<'_>,
 ) -> Result<Config, ConfigError> {
-    let mut warnings = Vec::new();
-    let mut problems = Vec::new();
+    let mut reading = Reading::new(environment);
     let mut sources = Vec::new();
-    for (shape, path) in files::chosen(options, &mut problems, &mut warnings) {
+    for (shape, path) in files::chosen(options, &mut reading) {
         let file: Arc<str> = match path.to_str() {
             Some(STDIN) => "standard input".into(),
             _ => path.display().to_string().into(),
@@ -118,37 +116,31 @@ pub fn load(
                 let is_missing = error.kind() == io::ErrorKind::NotFound;
                 if is_missing && shape == Shape::Config && !options.rule.is_empty() {
                     if options.config.is_some() {
-                        warnings.push(format!(
+                        reading.warnings.push(format!(
                             "{file}: there is no such file: no credentials are taken from it"
                         ));
                     }
                     continue;
                 }
-                problems.push(Problem {
-                    position: Position::whole(&file),
-                    what: if is_missing {
-                        ProblemKind::Missing(shape)
-                    } else {
-                        ProblemKind::Unreadable(error)
-                    },
-                });
+                let what = if is_missing {
+                    ProblemKind::Missing(shape)
+                } else {
+                    ProblemKind::Unreadable(error)
+                };
+                let position = Position::whole(&file);
+                reading.problems.push(Problem::at(&position, what));
             }
         }
     }
-    build(sources, options, environment, problems, warnings)
+    build(sources, options, reading)
 }
 
 fn build(
     sources: Vec<Source>,
     options: &LoadOptions<'_>,
-    environment: Environment<'_>,
-    mut problems: Vec<Problem>,
-    warnings: Vec<String>,
+    mut reading: Reading<'_>,
 ) -> Result<Config, ConfigError> {
-    let mut config = Config {
-        warnings,
-        ..Config::default()
-    };
+    let mut config = Config::default();
     let mut sections = Sections::default();
     let mut of_rules = None;
     for source in sources {
@@ -159,9 +151,9 @@ fn build(
         } = source;
         match tree::parse(&file, &content.bytes) {
             Ok(root) => {
-                let more = Sections::of(shape, root, &mut problems, &mut config.warnings);
+                let more = Sections::of(shape, root, &mut reading);
                 if content.readable_by_others && auth::holds_password(&more.auth) {
-                    config.warnings.push(format!(
+                    reading.warnings.push(format!(
                         "{file}: the file holds a password and other users can read it; `chmod 600` keeps them out"
                     ));
                 }
@@ -176,28 +168,24 @@ fn build(
                         mistake => ProblemKind::Syntax(mistake),
                     },
                 };
-                problems.extend(mistakes.into_iter().map(problem));
+                reading.problems.extend(mistakes.into_iter().map(problem));
             }
         }
         of_rules = Some(file).filter(|_| shape != Shape::Auth);
     }
-    config.auth = auth::read(
-        &sections.auth,
-        environment,
-        &mut problems,
-        &mut config.warnings,
-    );
+    config.auth = auth::read(&sections.auth, &mut reading);
     if options.rule.is_empty() {
-        expand_rules(
-            &mut sections.images,
-            environment,
-            &mut problems,
-            &mut config.warnings,
-        );
-        add_rules(&sections.images, options, &mut config, &mut problems);
+        expand_rules(&mut sections.images, &mut reading);
+        add_rules(&sections.images, options, &mut config, &mut reading);
     } else {
-        add_command_line_rule(options, environment, &mut config, &mut problems);
+        add_command_line_rule(options, &mut config, &mut reading);
     }
+    let Reading {
+        mut problems,
+        warnings,
+        ..
+    } = reading;
+    config.warnings = warnings;
     if !problems.is_empty() {
         let place = |problem: &Problem| {
             let Position { file, line, column } = problem.position.clone();
@@ -219,6 +207,46 @@ fn build(
     Ok(config)
 }
 
+/// What is read with, and what is found meanwhile.
+struct Reading<'a> {
+    /// Looks up variables.
+    environment: Environment<'a>,
+    /// What stops the program.
+    problems: Vec<Problem>,
+    /// What does not.
+    warnings: Vec<String>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(environment: Environment<'a>) -> Self {
+        Self {
+            environment,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Replaces the variables of a name, and tells whether that could be done.
+    fn expand(&mut self, text: &mut String, form: Form, position: &Position) -> bool {
+        match variables::in_name(text, form, self.environment) {
+            Ok(Expanded {
+                text: expanded,
+                empty,
+            }) => {
+                let warn = |name| format!("{position}: the variable {name} is set but empty");
+                self.warnings.extend(empty.into_iter().map(warn));
+                *text = expanded.into_owned();
+                true
+            }
+            Err(kinds) => {
+                let problem = |what| Problem::at(position, what);
+                self.problems.extend(kinds.into_iter().map(problem));
+                false
+            }
+        }
+    }
+}
+
 /// The parts of a configuration. A part that is there twice is one part.
 #[derive(Default)]
 struct Sections {
@@ -227,31 +255,22 @@ struct Sections {
 }
 
 impl Sections {
-    fn of(
-        shape: Shape,
-        root: Node,
-        problems: &mut Vec<Problem>,
-        warnings: &mut Vec<String>,
-    ) -> Self {
+    fn of(shape: Shape, root: Node, reading: &mut Reading<'_>) -> Self {
+        let problems = &mut reading.problems;
         let mut sections = Self::default();
         let Value::Object(members) = root.value else {
             problems.push(Problem::kind(&root, "the file", shape.expected()));
             return sections;
         };
         match shape {
-            Shape::Config => sections.take_parts(members, problems, warnings),
+            Shape::Config => sections.take_parts(members, reading),
             Shape::Auth => sections.auth = unnested(shape, members, problems),
             Shape::Images => sections.images = unnested(shape, members, problems),
         }
         sections
     }
 
-    fn take_parts(
-        &mut self,
-        members: Vec<Member>,
-        problems: &mut Vec<Problem>,
-        warnings: &mut Vec<String>,
-    ) {
+    fn take_parts(&mut self, members: Vec<Member>, reading: &mut Reading<'_>) {
         for member in members {
             let key = member.key.to_ascii_lowercase();
             let (section, part) = match key.as_str() {
@@ -259,18 +278,14 @@ impl Sections {
                 "images" => (&mut self.images, Shape::Images),
                 _ => {
                     if let Some(meant) = nearest(&key, ["auth", "images"]) {
-                        problems.push(Problem {
-                            position: member.position,
-                            what: ProblemKind::Misspelt {
-                                key: member.key,
-                                meant,
-                            },
-                        });
+                        let key = member.key;
+                        let what = ProblemKind::Misspelt { key, meant };
+                        reading.problems.push(Problem::at(&member.position, what));
                     } else if !["_", "$", "x-", "//"]
                         .iter()
                         .any(|mark| key.starts_with(mark))
                     {
-                        warnings.push(format!(
+                        reading.warnings.push(format!(
                             "{}: the key {:?} is ignored: a file holds `auth` and `images`",
                             member.position, member.key
                         ));
@@ -281,7 +296,10 @@ impl Sections {
             match member.value.value {
                 Value::Object(members) => section.extend(members),
                 Value::Null => {}
-                _ => problems.push(Problem::kind(&member.value, part.name(), part.expected())),
+                _ => {
+                    let problem = Problem::kind(&member.value, part.name(), part.expected());
+                    reading.problems.push(problem);
+                }
             }
         }
     }
@@ -298,10 +316,10 @@ fn unnested(shape: Shape, members: Vec<Member>, problems: &mut Vec<Problem>) -> 
     let mut others = Vec::new();
     for member in members {
         match part_of(&member) {
-            Some(part) => problems.push(Problem {
-                position: member.position,
-                what: ProblemKind::Nested { part, shape },
-            }),
+            Some(part) => {
+                let what = ProblemKind::Nested { part, shape };
+                problems.push(Problem::at(&member.position, what));
+            }
             None => others.push(member),
         }
     }
@@ -309,55 +327,14 @@ fn unnested(shape: Shape, members: Vec<Member>, problems: &mut Vec<Problem>) -> 
 }
 
 /// Replaces the variables in sources and targets.
-fn expand_rules(
-    rules: &mut [Member],
-    environment: Environment<'_>,
-    problems: &mut Vec<Problem>,
-    warnings: &mut Vec<String>,
-) {
+fn expand_rules(rules: &mut [Member], reading: &mut Reading<'_>) {
     for rule in rules {
-        let place = &rule.position;
-        expand(
-            &mut rule.key,
-            Form::Braces,
-            place,
-            environment,
-            problems,
-            warnings,
-        );
+        reading.expand(&mut rule.key, Form::Braces, &rule.position);
         for node in targets_mut(&mut rule.value) {
             if let Value::String(text) | Value::Word(text) = &mut node.value {
-                expand(
-                    text,
-                    Form::Any,
-                    &node.position,
-                    environment,
-                    problems,
-                    warnings,
-                );
+                reading.expand(text, Form::Any, &node.position);
             }
         }
-    }
-}
-
-fn expand(
-    text: &mut String,
-    form: Form,
-    position: &Position,
-    environment: Environment<'_>,
-    problems: &mut Vec<Problem>,
-    warnings: &mut Vec<String>,
-) {
-    match variables::in_name(text, form, environment) {
-        Ok(expanded) => {
-            let warn = |name| variables::empty(position, name);
-            warnings.extend(expanded.empty.into_iter().map(warn));
-            *text = expanded.text.into_owned();
-        }
-        Err(kinds) => problems.extend(kinds.into_iter().map(|what| Problem {
-            position: position.clone(),
-            what,
-        })),
     }
 }
 
@@ -383,7 +360,7 @@ fn add_rules(
     members: &[Member],
     options: &LoadOptions<'_>,
     config: &mut Config,
-    problems: &mut Vec<Problem>,
+    reading: &mut Reading<'_>,
 ) {
     let mut seen = Seen::default();
     for member in members {
@@ -391,30 +368,22 @@ fn add_rules(
             text: &member.key,
             position: &member.position,
         };
-        if let Some(body) = Body::read(&member.value, problems) {
-            add_rule(&source, &body, options, &mut seen, config);
+        if let Some(body) = Body::read(&member.value, &mut reading.problems) {
+            add_rule(&source, &body, options, &mut seen, config, reading);
         }
     }
 }
 
 fn add_command_line_rule(
     options: &LoadOptions<'_>,
-    environment: Environment<'_>,
     config: &mut Config,
-    problems: &mut Vec<Problem>,
+    reading: &mut Reading<'_>,
 ) {
     let position = Position::whole(&COMMAND_LINE.into());
     let mut texts = options.rule.to_vec();
     for (index, text) in texts.iter_mut().enumerate() {
         let form = if index == 0 { Form::Braces } else { Form::Any };
-        expand(
-            text,
-            form,
-            &position,
-            environment,
-            problems,
-            &mut config.warnings,
-        );
+        reading.expand(text, form, &position);
     }
     let written = |text| Written {
         text,
@@ -432,6 +401,7 @@ fn add_command_line_rule(
         options,
         &mut Seen::default(),
         config,
+        reading,
     );
 }
 
@@ -444,15 +414,9 @@ fn add_rule(
     options: &LoadOptions<'_>,
     seen: &mut Seen,
     config: &mut Config,
+    reading: &mut Reading<'_>,
 ) {
-    let defaults = Defaults {
-        registry: options.registry,
-        namespace: options.namespace,
-        platforms: options.platforms,
-        force: options.force,
-        referrers: options.referrers,
-    };
-    let (rule, failed) = rule::validate(source, body, &defaults, &mut config.warnings);
+    let (rule, failed) = rule::validate(source, body, options, &mut reading.warnings);
     config.failed_rules.extend(failed);
     let Some(mut rule) = rule else { return };
     let mut repeated = None;
@@ -466,6 +430,10 @@ fn add_rule(
         };
         if let Some(first) = earlier.iter().find(is_same) {
             repeated = Some(first.position.clone());
+            let mut rules = config.rules.iter_mut();
+            if let Some(first) = rules.find(|other| other.position == first.position) {
+                first.force |= rule.force;
+            }
             return false;
         }
         earlier.push(rule.clone());
@@ -478,7 +446,7 @@ fn add_rule(
         } else {
             format!("the rule at {first}")
         };
-        config.warnings.push(format!(
+        reading.warnings.push(format!(
             "{}: the rule repeats a target of {place}: it is copied once, delete one",
             rule.position
         ));
@@ -490,23 +458,12 @@ fn add_rule(
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
     use std::time::Duration;
 
     use super::*;
     use crate::secret::Secret;
-    use crate::store::Limits;
-
-    const DEFAULTS: LoadOptions<'_> = LoadOptions {
-        config: None,
-        auth: None,
-        images: None,
-        rule: &[],
-        registry: None,
-        namespace: None,
-        platforms: None,
-        force: false,
-        referrers: false,
-    };
+    use crate::store::{Connection, Limits};
 
     fn environment(name: &str) -> Option<std::ffi::OsString> {
         match name {
@@ -532,7 +489,7 @@ mod tests {
             },
         };
         let sources = files.iter().map(source).collect();
-        build(sources, &DEFAULTS, &environment, Vec::new(), Vec::new())
+        build(sources, &LoadOptions::default(), Reading::new(&environment))
     }
 
     #[track_caller]
@@ -709,19 +666,14 @@ mod tests {
             ],
         );
         refuse(
-            "[{\"src\": \"a\", \"dest\": \"b\"}]",
-            &[
-                "f:1:1: the file is an array; write an object such as {\"images\": {\"SOURCE\": \"TARGET\"}}",
-            ],
-        );
-        refuse(
             "{\"auth\": {\"a.io\": \"u:p\", \"b.io\": {\"user\": \"u\", \"username\\\"\": \"u\", \"pasword\": \"p\"},\n\
              \"c.io\": {\"insecure\": \"true\", \"username\": true, \"password\": []},\n\
              \"d.io\": {\"username\": \"a\", \"Username\": \"a\"}}}",
             &[
                 "f:1:19: an auth entry is a text; write an object such as {\"username\": \"NAME\", \"password\": \
                  \"WORD\"}",
-                "f:1:35: an auth entry has no field \"user\"; it has \"username\", \"password\", \"insecure\", \
+                "f:1:35: an auth entry has no field \"user\"; it has \"username\", \"password\", \"password_file\", \
+                 \"token\", \"token_file\", \"helper\", \"insecure\", \"ca\", \"cert\", \"key\", \"plain_http\", \"proxy\", \
                  \"concurrency\", \"requests_per_second\" and \"bandwidth\"",
                 "f:1:48: an auth entry has no field \"username\\\"\"; write \"username\"",
                 "f:1:67: an auth entry has no field \"pasword\"; write \"password\"",
@@ -749,7 +701,7 @@ mod tests {
                 &format!("f:3:72: bandwidth is \"99999999999GB\"; {BYTES}"),
                 &format!("f:4:23: bandwidth is an array; {BYTES}"),
                 "f:4:28: an auth entry has no field \"bandwith\"; write \"bandwidth\"",
-                "f:5:30: \"bandwidth\" bounds a whole registry; write it in the entry \"e.io\"",
+                "f:5:30: \"bandwidth\" is for a whole registry; write it in the entry \"e.io\"",
             ],
         );
         refuse(
@@ -772,10 +724,91 @@ mod tests {
         );
     }
 
+    #[test]
+    fn how_a_registry_is_reached() {
+        for (fields, ca, cert, key, plain_http, proxy) in [
+            ("", "", "", "", false, ""),
+            ("\"ca\": \"\", \"cert\": null", "", "", "", false, ""),
+            ("\"CA\": \"ca.pem\"", "/etc/sync/ca.pem", "", "", false, ""),
+            ("\"ca\": \"/srv/ca\"", "/srv/ca", "", "", false, ""),
+            (
+                "\"cert\": \"../c.pem\", \"key\": \"k\", \"plain_http\": true",
+                "",
+                "/etc/sync/../c.pem",
+                "/etc/sync/k",
+                true,
+                "",
+            ),
+            ("\"proxy\": \"http://p:1\"", "", "", "", false, "http://p:1"),
+        ] {
+            let text = format!("{{\"auth\": {{\"a.io\": {{{fields}}}}}}}");
+            let source = Source {
+                shape: Shape::Config,
+                file: "/etc/sync/f.json".into(),
+                content: files::Content {
+                    bytes: text.into_bytes(),
+                    readable_by_others: false,
+                },
+            };
+            let config = build(
+                vec![source],
+                &LoadOptions::default(),
+                Reading::new(&environment),
+            )
+            .unwrap();
+            let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+            let expected = Connection {
+                ca: path(ca),
+                cert: path(cert),
+                key: path(key),
+                plain_http,
+                proxy: (!proxy.is_empty()).then(|| Secret::new(proxy.into())),
+            };
+            assert_eq!(config.auth[0].connection, expected, "{fields}");
+        }
+        let fields = "\"ca\": 1, \"plain_http\": \"yes\"";
+        refuse(
+            &format!(
+                "{{\"auth\": {{\"a.io\": {{{fields}}}, \"b.io/c\": {{\"proxy\": \"none\"}}}}}}"
+            ),
+            &[
+                "f:1:26: ca is a number; write a text in quotes",
+                "f:1:43: plain_http is a text; write true or false without quotes",
+                "f:1:62: \"proxy\" is for a whole registry; write it in the entry \"b.io\"",
+            ],
+        );
+    }
+
     const AT_ONCE: &str = "write a whole number of requests at once, such as 4";
     const A_SECOND: &str = "write a number from 0.001 up, such as 10 or 0.5";
+    const HELPER: &str = "write what follows \"docker-credential-\" in the name of the program, such as \"ecr-login\"";
     const BYTES: &str =
         "write bytes a second: a whole number or a text such as \"10MB\" or \"10MiB\"";
+
+    #[test]
+    fn an_entry_has_one_login_that_can_be_had() {
+        refuse(
+            "{\"auth\": {\"a.io\": {\"username\": \"u\", \"password\": \"p\", \"token\": \"t\"},\n\
+             \"b.io\": {\"Token\": \"t\", \"helper\": \"h\", \"password\": null},\n\
+             \"c.io\": {\"username\": \"u\", \"helper\": \"h\"},\n\
+             \"d.io\": {\"password_file\": \"no/such\", \"token\": [7]},\n\
+             \"e.io\": {\"token_file\": \"/\"},\n\
+             \"f.io\": {\"helper\": \"../x\"}, \"g.io\": {\"helper\": \"docker-credential-x\"}}}",
+            &[
+                "f:1:54: \"token\" is a second login beside \"password\" at f:1:37; delete one",
+                "f:2:24: \"helper\" is a second login beside \"token\" at f:2:10; delete one",
+                "f:3:10: \"username\" does not go with \"helper\" at f:3:27; delete it, or write \"password\" in place of \
+                 \"helper\"",
+                "f:4:10: \"password_file\" names no/such, which cannot be read: No such file or directory (os error 2); \
+                 name a file that holds nothing but the password (a relative path begins at the folder of this file)",
+                "f:4:47: token is an array; write a text in quotes",
+                "f:5:10: \"token_file\" names /, which cannot be read: it is not a file; name a file that holds nothing \
+                 but the token (a relative path begins at the folder of this file)",
+                &format!("f:6:20: helper is \"../x\"; {HELPER}"),
+                &format!("f:6:48: helper is \"docker-credential-x\"; {HELPER}"),
+            ],
+        );
+    }
 
     #[test]
     fn limits_of_a_registry() {
@@ -916,6 +949,8 @@ mod tests {
             "\"username\": \"u\", \"password\": \"q\"",
             "\"username\": \"v\", \"password\": \"p\"",
             "\"username\": \"u\", \"password\": \"p\", \"insecure\": true",
+            "\"token\": \"p\"",
+            "\"helper\": \"h\"",
             "\"username\": \"u\", \"password\": \"p\", \"concurrency\": 4",
             "",
         ] {
@@ -960,6 +995,10 @@ mod tests {
                 "f:5:1: the rule repeats a target of itself: it is copied once, delete one",
             ]
         );
+        let config = accept(
+            "{\"images\": {\"nginx:1\": \"a.io/x\", \"nginx:1\": {\"to\": \"a.io/x\", \"force\": true}}}",
+        );
+        assert!(config.rules.len() == 1 && config.rules[0].force);
     }
 
     #[test]
@@ -986,6 +1025,21 @@ mod tests {
                 "f:1:57: a rule has no field \"target\"; it has \"to\", \"tags\", \"platforms\", \"sparse\", \"force\" and \"referrers\"",
             ],
         );
+    }
+
+    #[test]
+    fn the_fields_of_a_rule_in_yaml_say_the_same_in_json() {
+        let yaml = accept(
+            "images:\n  a:\n    to: b.io/a\n    force: yes\n    sparse: off\n    platforms: linux/amd64\n    \
+             tags: {allow: [true, yes, 1.10, 2020, '3', v1*], deny: false, latest: 5, newer_than: 30d, min: }\n",
+        );
+        let fields = yaml.rules[0].members(false);
+        let json = accept(&format!(
+            "{{\"images\": {{\"a\": {{\"to\": \"b.io/a\", {fields}}}}}}}"
+        ));
+        assert_eq!(json.rules[0].selection, yaml.rules[0].selection, "{fields}");
+        assert_eq!(json.rules[0].platforms, yaml.rules[0].platforms, "{fields}");
+        assert_eq!(json.rules[0].force, yaml.rules[0].force, "{fields}");
     }
 
     #[test]
@@ -1221,6 +1275,8 @@ mod tests {
                 ("b.io", "", Some("a$NS"), word)
             ]
         );
+        let config = accept("auth: {a.io: {token: '${WORD}'}}\nimages: {a.io/a:1: b.io/b}\n");
+        assert_eq!(config.auth[0].token.as_ref().map(Secret::expose), word);
     }
 
     #[test]
@@ -1308,7 +1364,7 @@ mod tests {
             rule: &images,
             registry: Some("r.io"),
             namespace: Some("n"),
-            ..DEFAULTS
+            ..LoadOptions::default()
         };
         let result = load(&options, &environment);
         if text.is_some() {
@@ -1341,7 +1397,7 @@ mod tests {
         let folder = std::env::temp_dir();
         let options = LoadOptions {
             config: Some(&folder),
-            ..DEFAULTS
+            ..LoadOptions::default()
         };
         let error = load(&options, &environment);
         assert!(
@@ -1367,7 +1423,6 @@ mod tests {
         );
     }
 
-    #[cfg(unix)]
     #[test]
     fn a_password_that_others_can_read_is_warned_of() {
         use std::os::unix::fs::PermissionsExt as _;
@@ -1379,7 +1434,7 @@ mod tests {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
             let options = LoadOptions {
                 config: Some(&path),
-                ..DEFAULTS
+                ..LoadOptions::default()
             };
             let warnings = load(&options, &environment).unwrap().warnings;
             warnings
@@ -1392,9 +1447,10 @@ mod tests {
             warned(secret, 0o640),
             warned(secret, 0o604),
             warned(secret, 0o600),
-            warned("{\"auth\": {\"a.io\": {\"insecure\": true}}}", 0o644),
+            warned("{\"auth\": {\"a.io\": {\"token\": \"t\"}}}", 0o644),
+            warned("{\"auth\": {\"a.io\": {\"helper\": \"h\"}}}", 0o644),
         ];
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(seen, [true, true, true, false, false]);
+        assert_eq!(seen, [true, true, true, false, true, false]);
     }
 }

@@ -1,5 +1,6 @@
-//! Every way in which a file is refused as a whole, with the exact words: the one table of them. Not here: rules that fail
-//! alone (`rule.rs`), and files that are accepted with a warning (`mod.rs`).
+//! The ways in which a file is refused as a whole, with the exact words. Not here: logins and choices of tags that make a
+//! file unusable, files with several mistakes and those that are accepted with a warning (`mod.rs`), and rules that fail
+//! alone (`rule.rs`).
 
 use super::Shape::{self, Auth, Config, Images};
 use super::tests::parse_as;
@@ -451,7 +452,8 @@ const CONTENT: &[Row] = &[
         Auth,
         "a.io: {user: u}\n",
         &[
-            "a:1:8: an auth entry has no field \"user\"; it has \"username\", \"password\", \"insecure\", \
+            "a:1:8: an auth entry has no field \"user\"; it has \"username\", \"password\", \"password_file\", \
+         \"token\", \"token_file\", \"helper\", \"insecure\", \"ca\", \"cert\", \"key\", \"plain_http\", \"proxy\", \
          \"concurrency\", \"requests_per_second\" and \"bandwidth\"",
         ],
     ),
@@ -513,7 +515,7 @@ const CONTENT: &[Row] = &[
     (
         Auth,
         "a.io/b: {concurrency: 1}\n",
-        &["a:1:10: \"concurrency\" bounds a whole registry; write it in the entry \"a.io\""],
+        &["a:1:10: \"concurrency\" is for a whole registry; write it in the entry \"a.io\""],
     ),
     (
         Auth,

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use super::LoadOptions;
 use super::body::Body;
 use super::side::{Names, Side, SideError, Written, holds_user};
 use super::tags::{FilterError, TagFilter};
@@ -162,27 +163,13 @@ impl fmt::Display for RuleError {
 
 impl std::error::Error for RuleError {}
 
-/// What holds where a rule does not say it.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Defaults<'a> {
-    /// `--registry` or `DEFAULT_REGISTRY`.
-    pub(crate) registry: Option<&'a str>,
-    /// `--namespace` or `DEFAULT_NAMESPACE`.
-    pub(crate) namespace: Option<&'a str>,
-    /// `--os` and `--arch`.
-    pub(crate) platforms: Option<&'a Arc<PlatformFilter>>,
-    /// `--force`.
-    pub(crate) force: bool,
-    /// `--referrers`.
-    pub(crate) referrers: bool,
-}
-
 /// Checks a rule. A wrong source costs the rule, a wrong target only itself: it was a rule of its own to the original
-/// (original.md 4, version 1.5.1). What is dropped without being an error goes to `warnings`.
+/// (original.md 4, version 1.5.1). What it does not say is as the command line has it. What is dropped without being an
+/// error goes to `warnings`.
 pub(crate) fn validate(
     source: &Written<'_>,
     body: &Body<'_>,
-    defaults: &Defaults<'_>,
+    defaults: &LoadOptions<'_>,
     warnings: &mut Vec<String>,
 ) -> (Option<Rule>, Vec<RuleError>) {
     let targets = &body.targets;
@@ -269,7 +256,7 @@ pub(crate) fn validate(
 /// The platforms that the rule names, else those of the command line.
 fn read_platforms<'a>(
     body: &Body<'a>,
-    defaults: &Defaults<'_>,
+    defaults: &LoadOptions<'_>,
 ) -> Result<Option<Arc<PlatformFilter>>, (&'a Position, RuleFault)> {
     let mut own = Vec::new();
     for platform in &body.platforms {
@@ -291,7 +278,7 @@ fn read_source(source: &Written<'_>, warnings: &mut Vec<String>) -> Result<Side,
 fn read_target(
     from: &Side,
     target: &Written<'_>,
-    defaults: &Defaults<'_>,
+    defaults: &LoadOptions<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<RuleTarget, RuleFault> {
     let (place, names) = if target.text.trim().is_empty() {
@@ -354,7 +341,7 @@ fn names_at_target(from: &Side, to: &Names) -> Result<Vec<Reference>, RuleFault>
 
 /// The source's repository without its first component, which is the namespace, under the defaults (original.md 1.5).
 /// Of a namespace it is theirs.
-fn default_target(source: &Side, defaults: &Defaults<'_>) -> Result<Place, RuleFault> {
+fn default_target(source: &Side, defaults: &LoadOptions<'_>) -> Result<Place, RuleFault> {
     let Place::Registry(_, repository) = &source.place else {
         return Err(RuleFault::LayoutWithoutTarget);
     };
@@ -387,9 +374,9 @@ fn mask(text: &str) -> Cow<'_, str> {
     if text.trim_start().starts_with("oci:") || !holds_user(text) {
         return text.into();
     }
-    let (head, tail) = text.rsplit_once('/').unwrap_or(("", text));
-    let host = head.rsplit_once('@').map_or(head, |(_, host)| host);
-    format!("***@{host}/{tail}").into()
+    let in_front = text.rsplit_once('/').and_then(|(head, _)| head.rfind('@'));
+    let rest = in_front.or(text.rfind('@')).and_then(|at| text.get(at..));
+    format!("***{}", rest.unwrap_or_default()).into()
 }
 
 /// What is wrong with a rule.
@@ -515,17 +502,17 @@ mod tests {
     use super::super::tags::Pattern;
     use super::*;
 
-    const DEFAULTS: Defaults<'_> = Defaults {
-        registry: Some("reg.example"),
-        namespace: Some("ns"),
-        platforms: None,
-        force: false,
-        referrers: false,
-    };
+    fn defaults() -> LoadOptions<'static> {
+        LoadOptions {
+            registry: Some("reg.example"),
+            namespace: Some("ns"),
+            ..LoadOptions::default()
+        }
+    }
 
     type Checked = (Option<Rule>, Vec<RuleError>, Vec<String>);
 
-    fn check_with(defaults: &Defaults<'_>, source: &str, targets: &[&str]) -> Checked {
+    fn check_with(defaults: &LoadOptions<'_>, source: &str, targets: &[&str]) -> Checked {
         let position = Position {
             file: "f".into(),
             line: 1,
@@ -579,7 +566,7 @@ mod tests {
 
     #[track_caller]
     fn good(source: &str, targets: &[&str], expected: &str) {
-        let (rule, failed, warnings) = check_with(&DEFAULTS, source, targets);
+        let (rule, failed, warnings) = check_with(&defaults(), source, targets);
         assert_eq!((failed, warnings), (Vec::new(), Vec::new()), "{source}");
         assert_eq!(draw(&rule.unwrap()), expected, "{source}");
     }
@@ -587,7 +574,7 @@ mod tests {
     /// The one message about a rule of one target, without what all messages begin with.
     #[track_caller]
     fn bad(source: &str, target: &str, expected: &str) {
-        let (rule, failed, _) = check_with(&DEFAULTS, source, &[target]);
+        let (rule, failed, _) = check_with(&defaults(), source, &[target]);
         assert_eq!(rule, None, "{source}: {target}");
         let failed: Vec<_> = failed.iter().map(|error| error.what.to_string()).collect();
         assert_eq!(failed, [expected], "{source}: {target}");
@@ -659,7 +646,7 @@ mod tests {
             good(&source, &["d.io/x"], &expected);
         }
         let begin = "source: \"(?=v)\" is no regular expression: ";
-        let (_, failed, _) = check_with(&DEFAULTS, "a.io/b:/(?=v)/", &["d.io/x"]);
+        let (_, failed, _) = check_with(&defaults(), "a.io/b:/(?=v)/", &["d.io/x"]);
         let message = failed[0].what.to_string();
         assert!(message.starts_with(begin), "{message}");
         let many = "the rule chooses among tags, which cannot become one; drop the target's";
@@ -744,7 +731,7 @@ mod tests {
     fn a_repository_keeps_the_rest_of_its_path() {
         let rule = |levels| {
             let source = format!("a.io/n/m/{levels}");
-            let (rule, ..) = check_with(&DEFAULTS, &source, &["d.io/x", "oci:/no/y"]);
+            let (rule, ..) = check_with(&defaults(), &source, &["d.io/x", "oci:/no/y"]);
             rule.unwrap()
         };
         let drawn = |levels, repository: &str| {
@@ -761,7 +748,7 @@ mod tests {
         for other in ["n/m", "n/mb", "n/mb/c", "n", "x/n/m/b"] {
             assert_eq!(drawn("**", other), None, "{other}");
         }
-        let (long_rule, ..) = check_with(&DEFAULTS, "a.io/n/*", &["d.io/long/long"]);
+        let (long_rule, ..) = check_with(&defaults(), "a.io/n/*", &["d.io/long/long"]);
         let long = Repository::parse(&format!("n/{}", "b".repeat(250))).unwrap();
         let error = long_rule
             .unwrap()
@@ -834,7 +821,7 @@ mod tests {
             ("quay.io/a/b/c", "b/c"),
             ("gcr.io/pause:3", "pause"),
         ] {
-            let (rule, failed, warnings) = check_with(&DEFAULTS, source, &[""]);
+            let (rule, failed, warnings) = check_with(&defaults(), source, &[""]);
             assert_eq!((failed, warnings), (Vec::new(), Vec::new()), "{source}");
             let rule = rule.unwrap();
             assert_eq!(
@@ -843,12 +830,10 @@ mod tests {
             );
             assert_eq!(rule.targets[0].names, []);
         }
-        let nested = Defaults {
+        let nested = LoadOptions {
             registry: Some("docker.io"),
             namespace: Some("a/b"),
-            platforms: None,
-            force: false,
-            referrers: false,
+            ..defaults()
         };
         let (rule, ..) = check_with(&nested, "quay.io/x/y:1", &[" "]);
         assert_eq!(draw(&rule.unwrap()), "quay.io/x/y:1 -> docker.io/a/b/y");
@@ -858,12 +843,10 @@ mod tests {
     fn an_empty_target_without_defaults_fails() {
         let failed = |registry, namespace, source| {
             let (rule, failed, _) = check_with(
-                &Defaults {
+                &LoadOptions {
                     registry,
                     namespace,
-                    platforms: None,
-                    force: false,
-                    referrers: false,
+                    ..defaults()
                 },
                 source,
                 &[""],
@@ -1133,7 +1116,7 @@ mod tests {
                 "a `:` without a tag counts as no tag; delete it or write the tag",
             ),
         ] {
-            let (rule, failed, warnings) = check_with(&DEFAULTS, source, &[target]);
+            let (rule, failed, warnings) = check_with(&defaults(), source, &[target]);
             assert_eq!(failed, Vec::new());
             assert_eq!(draw(&rule.unwrap()), drawn);
             assert_eq!(warnings, [format!("f:1:2: {warning}")]);
@@ -1185,12 +1168,11 @@ mod tests {
             &["oci:/no/./such/../../dir/:2"],
             "docker.io/library/a:1 -> oci:/dir:2",
         );
-        let (rule, failed, _) = check_with(&DEFAULTS, "oci:src", &["d.io/x:1", "d.io/y"]);
+        let (rule, failed, _) = check_with(&defaults(), "oci:src", &["d.io/x:1", "d.io/y"]);
         assert_eq!(rule, None);
         assert_eq!(failed[0].what, RuleFault::SomeTagged);
     }
 
-    #[cfg(unix)]
     #[test]
     fn a_layout_behind_a_link_is_the_same_place() {
         let folder = std::env::temp_dir().join(format!("image-syncer-rule-{}", std::process::id()));
@@ -1198,7 +1180,7 @@ mod tests {
         std::os::unix::fs::symlink("real", folder.join("link")).unwrap();
         let folder_text = folder.to_str().unwrap();
         let (rule, failed, _) = check_with(
-            &DEFAULTS,
+            &defaults(),
             &format!("oci:{folder_text}/link/new"),
             &[&format!("oci:{folder_text}/link/../real/new")],
         );
@@ -1210,7 +1192,7 @@ mod tests {
     #[test]
     fn one_wrong_target_costs_only_itself() {
         let (rule, failed, _) =
-            check_with(&DEFAULTS, "a.io/b:1", &["d.io/X", "d.io/x", "e.io/y:1,2"]);
+            check_with(&defaults(), "a.io/b:1", &["d.io/X", "d.io/x", "e.io/y:1,2"]);
         assert_eq!(draw(&rule.unwrap()), "a.io/b:1 -> d.io/x");
         let rules: Vec<_> = failed.iter().map(|error| error.rule.as_str()).collect();
         assert_eq!(rules, ["a.io/b:1: d.io/X", "a.io/b:1: e.io/y:1,2"]);
@@ -1219,7 +1201,7 @@ mod tests {
     #[test]
     fn messages_show_the_rule_shortened_and_without_passwords() {
         let (_, failed, _) = check_with(
-            &DEFAULTS,
+            &defaults(),
             "https://u:hunter2@a.io/b",
             &["u:hunter2@d.io/x/y"],
         );
@@ -1228,7 +1210,20 @@ mod tests {
             "f:1:2: rule \"***@a.io/b: ***@d.io/x/y\": source: a name holds no user name and no password; write them \
              into `auth`"
         );
-        let (_, failed, _) = check_with(&DEFAULTS, &"ä".repeat(500), &["d.io/x"]);
+        for (text, shown) in [
+            ("u:hunter2@d.io", "***@d.io"),
+            ("u:hunter2@d.io:5000", "***@d.io:5000"),
+            ("u:hunter2@d.io/x@sha256:0", "***@d.io/x@sha256:0"),
+            ("u:hunt@er2@d.io", "***@d.io"),
+        ] {
+            for (source, target) in [(text, "d.io/x"), ("a.io/b:1", text)] {
+                let (_, failed, _) = check_with(&defaults(), source, &[target]);
+                let failed = failed[0].to_string();
+                assert!(failed.contains(shown), "{failed}");
+                assert!(!failed.contains("hunt"), "{failed}");
+            }
+        }
+        let (_, failed, _) = check_with(&defaults(), &"ä".repeat(500), &["d.io/x"]);
         assert_eq!(failed[0].rule, format!("{}…", "ä".repeat(MAX_SHOWN)));
     }
 }

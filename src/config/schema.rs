@@ -6,6 +6,8 @@ pub const SCHEMA: &str = include_str!("schema.json");
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use serde_json::Value as Json;
 
     use super::SCHEMA;
@@ -151,6 +153,10 @@ mod tests {
                 "{a.io: {username: u, concurrency: 4, requests_per_second: 0.5, bandwidth: 10MB}}",
                 true,
             ),
+            (
+                "{a.io: {requests_per_second: 2}, b.io: {password_file: p}}",
+                true,
+            ),
             ("{a:1: b.io/a, 'c': ''}", true),
             ("[a]", false),
             ("images: [a]", false),
@@ -196,11 +202,16 @@ mod tests {
         ] {
             let fields = schema.pointer(&format!("/$defs/{shape}/properties"));
             let fields = fields.unwrap().as_object().unwrap();
-            let mut fields: Vec<_> = fields.keys().map(String::as_str).collect();
-            let mut expected = expected.to_vec();
-            fields.sort_unstable();
-            expected.sort_unstable();
+            let fields: HashSet<_> = fields.keys().map(String::as_str).collect();
+            let expected: HashSet<_> = expected.iter().copied().collect();
             assert_eq!(fields, expected, "{shape}");
         }
+        // Any of them tells an entry of `auth` from a rule.
+        let telling = schema.pointer("/$defs/looksLikeAuthEntry/anyOf").unwrap();
+        let telling = telling.as_array().unwrap().iter();
+        let telling: HashSet<_> = telling
+            .map(|one| one["required"][0].as_str().unwrap())
+            .collect();
+        assert_eq!(telling, HashSet::from(FIELDS));
     }
 }

@@ -192,10 +192,20 @@ fn refuse_variables(text: &str) -> Result<(), SideError> {
     }
 }
 
-/// Whether a name has an `@` in front of its last slash: `user:password@host/name`. Such a text is not shown.
+/// Whether a name has an `@` in front of its last slash, `user:password@host/name`, or one that no digest follows,
+/// `user:password@host`. Such a text is not shown.
 pub(crate) fn holds_user(name: &str) -> bool {
-    name.rsplit_once('/')
-        .is_some_and(|(head, _)| head.contains('@'))
+    let (head, last) = name.rsplit_once('/').unwrap_or(("", name));
+    // Or means to be one: a host is no algorithm.
+    let is_digest = |text: &str| {
+        text.split_once(':').is_some_and(|(algorithm, _)| {
+            !algorithm.contains('.') && ["sha", "md"].iter().any(|name| algorithm.starts_with(name))
+        })
+    };
+    head.contains('@')
+        || last
+            .split_once('@')
+            .is_some_and(|(user, rest)| user.contains(':') && !is_digest(rest))
 }
 
 /// Cuts off a digest, which follows an `@` behind the last `/`.

@@ -69,20 +69,17 @@ pub(crate) enum Value {
 }
 
 impl Node {
-    /// The same on one line. Comments are lost.
+    /// The same on one line, without comments. What YAML has without quotes becomes a number or a text: of switches
+    /// (`yes`) nothing is known here.
     pub(crate) fn to_json(&self) -> String {
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         match &self.value {
             Value::Null => "null".to_owned(),
             Value::Bool(value) => value.to_string(),
             Value::Number(text) => text.clone(),
-            // What YAML reads as a number or as yes or no, JSON does not unless it is one.
-            Value::Word(text) => match self.value.boolean() {
-                Some(value) if value.to_string() == *text => text.clone(),
-                _ if text.parse::<serde_json::Number>().is_ok() => text.clone(),
-                _ => quoted(text),
-            },
-            Value::String(text) => quoted(text),
+            // Where a text is wanted, a number is taken, but not `true`.
+            Value::Word(text) if text.parse::<serde_json::Number>().is_ok() => text.clone(),
+            Value::Word(text) | Value::String(text) => quoted(text),
             Value::Array(nodes) => {
                 let nodes: Vec<String> = nodes.iter().map(Self::to_json).collect();
                 format!("[{}]", nodes.join(", "))

@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 
 use super::error::ProblemKind;
-use super::tree::Position;
 
 /// Looks up a variable of the environment.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -119,11 +118,6 @@ fn name_of(text: &str) -> Option<&str> {
     braced.or(Some(inside)).filter(|name| is_name(name))
 }
 
-/// The warning of a variable that is set and empty.
-pub(crate) fn empty(position: &Position, name: &str) -> String {
-    format!("{position}: the variable {name} is set but empty")
-}
-
 fn look_up(name: &str, environment: Environment<'_>) -> Result<Option<String>, ProblemKind> {
     let value = environment(name).map(OsString::into_string).transpose();
     value.map_err(|_| ProblemKind::VariableNotUtf8(name.into()))
@@ -148,7 +142,6 @@ mod tests {
             "NS" | "_n1" => Some("ns".into()),
             "PRICE" => Some("$HOST ${NS}".into()),
             "EMPTY" => Some(OsString::new()),
-            #[cfg(unix)]
             "BYTES" => Some(std::os::unix::ffi::OsStringExt::from_vec(vec![0xff])),
             _ => None,
         }

@@ -35,8 +35,10 @@ pub(super) enum Entry {
 }
 
 impl Admission {
-    /// Puts an entry at the end of the queue of its hosts. `targets` are sorted, each once.
-    pub(super) fn push(&mut self, source: HostId, targets: Vec<HostId>, entry: Entry) {
+    /// Puts an entry at the end of the queue of its hosts.
+    pub(super) fn push(&mut self, source: HostId, mut targets: Vec<HostId>, entry: Entry) {
+        targets.sort_unstable();
+        targets.dedup();
         let queues = &mut self.queues;
         let number = *self
             .queue_of

@@ -11,7 +11,7 @@ use super::job::{Done, Job, Reply, Want};
 use super::places::{HostId, PlaceId};
 use super::task::{Failure, Key, Kind, Readiness, State, TaskId};
 use crate::oci::{Descriptor, Digest, Repository};
-use crate::store::{Class, Found, Hint, Place, Prior, StoreError};
+use crate::store::{Found, Hint, Place, Prior, StoreError};
 
 pub(super) type BlobId = Id<Blob>;
 
@@ -27,7 +27,7 @@ pub(super) struct Blob {
     copy: TaskId,
     hold: Hold,
     /// The rule that it would be sent for, where that was found out last.
-    sent_for: usize,
+    pub(super) sent_for: usize,
 }
 
 struct BlobSource {
@@ -48,6 +48,8 @@ struct Queue {
     host: HostId,
     idle: VecDeque<TaskId>,
     running: u32,
+    /// The others of its stream went on without it, and that is counted.
+    is_detached: bool,
     holders: Vec<Holder>,
 }
 
@@ -130,15 +132,13 @@ impl Graph<'_> {
         let task = self.add_task(Kind::Want(blob, place), order, State::Waiting);
         self.add_source(&descriptor.digest, source);
         if self.blobs[blob].size != descriptor.size {
-            let failure = Failure {
-                operation: format!("copy blob {}", descriptor.digest),
-                cause: format!(
+            let failure = Failure::for_good(
+                format!("copy blob {}", descriptor.digest),
+                format!(
                     "it is named with two sizes, {} and {}",
                     self.blobs[blob].size, descriptor.size
                 ),
-                is_final: true,
-                not_found: false,
-            };
+            );
             self.tasks[task].state = State::Failed(Arc::new(failure));
             return task;
         }
@@ -187,6 +187,7 @@ impl Graph<'_> {
             host,
             idle: VecDeque::new(),
             running: 0,
+            is_detached: false,
             holders: Vec::new(),
         };
         for place in self.hints.holders(&self.blobs[blob].digest) {
@@ -305,6 +306,7 @@ impl Graph<'_> {
             if let Some(queue) = self.blobs[blob].queue(host) {
                 taken.extend(queue.idle.drain(..count));
                 queue.running += u32::try_from(count).unwrap_or(u32::MAX);
+                queue.is_detached = false;
             }
         }
         let mut wants = Vec::new();
@@ -341,22 +343,15 @@ impl Graph<'_> {
             .upload(&self.places[place].place, digest)
             .cloned();
         let session = session.filter(|_| self.offered.insert((place, digest.clone())));
-        match self.doubts.get(&(place, digest.clone())) {
-            Some(Doubt::Send) => {
-                return Hint {
-                    mount_from: None,
-                    prior: Prior::Distrusted,
-                    session: None,
-                };
-            }
-            Some(Doubt::Ask) => {
-                return Hint {
-                    mount_from: None,
-                    prior: Prior::Recorded,
-                    session: None,
-                };
-            }
-            None => {}
+        if let Some(doubt) = self.doubts.get(&(place, digest.clone())) {
+            return Hint {
+                mount_from: None,
+                prior: match doubt {
+                    Doubt::Send => Prior::Distrusted,
+                    Doubt::Ask => Prior::Recorded,
+                },
+                session: None,
+            };
         }
         let row = &self.places[place];
         let prior = if self.hints.has_blob(&row.place, digest) {
@@ -396,34 +391,6 @@ impl Graph<'_> {
         }
     }
 
-    /// Puts what would be done about a want on the account of the rule that first wanted it.
-    fn preview(&mut self, task: TaskId, blob: BlobId, done: &Done) {
-        let Some(rule) = self.rule_of(task) else {
-            return;
-        };
-        let row = &mut self.blobs[blob];
-        if let Some(preview) = self.previews.get_mut(rule) {
-            match done {
-                Done::BlobFound(Found::Mounted) => preview.mount += row.size,
-                Done::BlobSent { .. } => {
-                    preview.push += row.size;
-                    row.sent_for = rule;
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// The rule of the first image that waits for a task.
-    fn rule_of(&self, mut task: TaskId) -> Option<usize> {
-        loop {
-            match self.tasks[task].kind {
-                Kind::Root(image, target) => return Some(self.images[image].target(target).rule),
-                _ => task = *self.tasks[task].dependents.first()?,
-            }
-        }
-    }
-
     pub(super) fn want_answered(
         &mut self,
         task: TaskId,
@@ -449,9 +416,16 @@ impl Graph<'_> {
             }
             Done::BlobSent {
                 mount_denied,
-                is_detached,
+                detached,
             } => {
-                self.hosts[host].detached += u32::from(*is_detached);
+                // The first of a stream to end tells of all: who is slow would be known too late from its own end.
+                for &slow in detached {
+                    if let Some(queue) = self.blobs[blob].queue(slow)
+                        && !std::mem::replace(&mut queue.is_detached, true)
+                    {
+                        self.detached(slow);
+                    }
+                }
                 self.totals.sent += 1;
                 self.totals.pushed += self.blobs[blob].size;
                 *mount_denied
@@ -479,14 +453,25 @@ impl Graph<'_> {
                 self.hosts[host].mounts = false;
             }
         }
-        if let Some(queue) = self.blobs[blob].queue(host) {
-            queue.add_holder(place, true);
-        }
+        queue.add_holder(place, true);
         self.preview(task, blob, done);
         self.counts.left -= self.blobs[blob].size;
         let digest = self.blobs[blob].digest.clone();
         self.doubts.remove(&(place, digest.clone()));
         self.part_done(task, place, &digest);
+    }
+
+    /// A host was too slow for the others of a stream. As soon as it gets its blobs alone, they need not wait for it.
+    fn detached(&mut self, host: HostId) {
+        let went_alone = self.hosts[host].goes_alone();
+        self.hosts[host].detached += 1;
+        if !went_alone && self.hosts[host].goes_alone() {
+            for blob in self.blobs.iter_mut() {
+                if blob.queues.iter().any(|queue| queue.host == host) {
+                    self.changed.push(blob.copy);
+                }
+            }
+        }
     }
 
     /// A want of a job is given up for this pass, or waits for a timer: the next place of its host leads.
@@ -530,12 +515,7 @@ impl Graph<'_> {
     /// The source in use is given up for this pass. The wants go on from another, or fail with it.
     pub(super) fn source_failed(&mut self, blob: BlobId, error: &StoreError) {
         let copy = self.blobs[blob].copy;
-        let failure = Arc::new(Failure {
-            operation: self.operation(&Kind::Copy(blob)),
-            cause: error.to_string(),
-            is_final: error.class.is_final(),
-            not_found: error.class == Class::NotFound,
-        });
+        let failure = Arc::new(self.failure(&Kind::Copy(blob), error));
         let row = &mut self.blobs[blob];
         row.hold = Hold::No;
         row.source.failure = Some(failure.clone());

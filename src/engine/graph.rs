@@ -12,7 +12,7 @@ use super::blobs::{Blob, BlobId, Doubts};
 use super::children::{Child, ChildId, ChildState};
 use super::dates::{Date, Dates};
 use super::gauge::Counts;
-use super::image::{Image, ImageId};
+use super::image::{Image, ImageId, Outcome};
 use super::job::{Done, Job, Reply};
 use super::parts::Part;
 use super::places::{HostId, HostKey, HostRow, PlaceId, PlaceRow, Tags};
@@ -301,7 +301,7 @@ impl<'a> Graph<'a> {
             }
             (Kind::Root(image, target), Done::Put) => {
                 self.finish(task);
-                self.root_put(task, image, target);
+                self.root_done(task, image, target, Outcome::Copied);
             }
             (Kind::Child(at), Done::Presence(presence)) => match presence {
                 Presence::Present(_) => self.child_done(task, at),
@@ -356,15 +356,22 @@ impl<'a> Graph<'a> {
     }
 
     pub(super) fn fail_with(&mut self, task: TaskId, error: &StoreError) {
-        let kind = self.tasks[task].kind.clone();
-        let failure = Failure {
-            operation: self.operation(&kind),
-            not_found: error.class == Class::NotFound
-                && matches!(kind, Kind::Resolve(_) | Kind::Get(_) | Kind::Fetch(_)),
-            is_final: error.class.is_final(),
-            cause: error.to_string(),
-        };
+        let failure = self.failure(&self.tasks[task].kind, error);
         self.fail(task, &Arc::new(failure));
+    }
+
+    /// What an error means for a task of this kind.
+    pub(super) fn failure(&self, kind: &Kind, error: &StoreError) -> Failure {
+        let reads_source = matches!(
+            kind,
+            Kind::Resolve(_) | Kind::Get(_) | Kind::Fetch(_) | Kind::Copy(_)
+        );
+        Failure {
+            operation: self.operation(kind),
+            cause: error.to_string(),
+            is_final: error.class.is_final(),
+            not_found: error.class == Class::NotFound && reads_source,
+        }
     }
 
     /// Ends a task and all that depends on it with `failure`.

@@ -1,6 +1,6 @@
 //! The way of an image, which is one source and ALL its targets (decisions D4): ask the targets, ask the source or
 //! read its manifest, bring the parts where they are lacking, put the tag last. Not here: the parts (`graph.rs`,
-//! `blobs.rs`, `children.rs`), and where images come from (`plan.rs`).
+//! `blobs.rs`, `children.rs`), and where images come from (`form.rs`).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -157,6 +157,14 @@ impl Content {
             digest,
         }
     }
+
+    /// How many bytes it holds.
+    fn held_bytes(&self) -> usize {
+        match self {
+            Self::Held { manifest, .. } => manifest.bytes().len(),
+            Self::Unknown | Self::Named { .. } | Self::Unnamed | Self::Dropped { .. } => 0,
+        }
+    }
 }
 
 impl Image {
@@ -185,9 +193,16 @@ impl Image {
         }
     }
 
-    /// Of a dry run: another image would have been put where this one is read, so it is read where that one is.
-    pub(super) fn read_as(&mut self, source: PlaceId, reference: Reference) {
+    /// Of a dry run: another image would have been put where this one is read, so it is read where that one is, and as
+    /// much of it, unless this one has a filter of its own.
+    pub(super) fn read_as(
+        &mut self,
+        source: PlaceId,
+        reference: Reference,
+        wanted: Option<Arc<PlatformFilter>>,
+    ) {
         self.source = source;
+        self.wanted = self.wanted.take().or(wanted);
         self.content = Content::named_by(&reference, self.wanted.as_deref());
         self.reference = reference;
     }
@@ -335,8 +350,7 @@ impl Graph<'_> {
         self.start_roots(image);
         self.find_referrers(image);
         let row = &self.images[image];
-        let is_late = |place| self.hosts[self.places[place].host].late;
-        let question = row.question(is_late, || self.head_tells(image));
+        let question = row.question(|place| self.is_late(place), || self.head_tells(image));
         if let (Some(Question::Head), Reference::Digest(digest)) = (&question, &row.reference) {
             let digest = digest.clone();
             return self.resolved(image, Presence::Present(digest));
@@ -420,23 +434,16 @@ impl Graph<'_> {
 
     /// The source has answered which manifest the image is.
     pub(super) fn resolved(&mut self, image: ImageId, presence: Presence) {
-        let row = &mut self.images[image];
-        row.is_asking = false;
-        let content = match (
-            presence,
-            std::mem::replace(&mut row.content, Content::Unnamed),
-        ) {
-            (Presence::Present(digest), Content::Held { manifest, .. })
-                if digest == *manifest.source_digest() =>
-            {
+        self.images[image].is_asking = false;
+        let content = match (presence, self.images[image].manifest()) {
+            (Presence::Present(digest), Some(manifest)) if digest == *manifest.source_digest() => {
                 Content::Held {
                     manifest,
                     is_current: true,
                 }
             }
-            (Presence::Present(digest), old) => {
-                if let Content::Held { manifest, .. } = old {
-                    self.held_bytes = self.held_bytes.saturating_sub(manifest.bytes().len());
+            (Presence::Present(digest), held) => {
+                if let Some(manifest) = held {
                     log::warn!(
                         "{} moved from {} to {digest} meanwhile",
                         self.image_source(image),
@@ -448,7 +455,7 @@ impl Graph<'_> {
             // Some registries answer a HEAD with 404 where a GET works (protocol.md E15).
             (Presence::Absent | Presence::Unknown, _) => Content::Unnamed,
         };
-        self.images[image].content = content;
+        self.set_content(image, content);
         self.consider(image);
     }
 
@@ -466,12 +473,18 @@ impl Graph<'_> {
                 manifest.source_digest()
             );
         }
-        self.held_bytes += manifest.bytes().len();
-        self.images[image].content = Content::Held {
+        let content = Content::Held {
             manifest,
             is_current: true,
         };
+        self.set_content(image, content);
         self.consider(image);
+    }
+
+    fn set_content(&mut self, image: ImageId, content: Content) {
+        self.held_bytes += content.held_bytes();
+        let before = std::mem::replace(&mut self.images[image].content, content);
+        self.held_bytes -= before.held_bytes();
     }
 
     /// Targets that have the source's manifest are done. Where the records vouch for another one, it is time to ask.
@@ -518,8 +531,7 @@ impl Graph<'_> {
                 self.images[image].target(index).state,
                 TargetState::Waiting | TargetState::Asking
             );
-            waits |= (is_open || self.lacks_list(image, index))
-                && !self.hosts[self.places[place].host].late;
+            waits |= (is_open || self.lacks_list(image, index)) && !self.is_late(place);
         }
         if waits {
             return;
@@ -574,16 +586,14 @@ impl Graph<'_> {
         })
     }
 
-    pub(super) fn root_put(&mut self, root: TaskId, image: ImageId, index: usize) {
-        self.root_done(root, image, index, Outcome::Copied);
-    }
-
-    /// All parts of a manifest are there, as it is itself.
-    pub(super) fn root_there(&mut self, root: TaskId, image: ImageId, index: usize) {
-        self.root_done(root, image, index, Outcome::Unchanged);
-    }
-
-    fn root_done(&mut self, root: TaskId, image: ImageId, index: usize, outcome: Outcome) {
+    /// The manifest of an image was put, or was there with all of its parts.
+    pub(super) fn root_done(
+        &mut self,
+        root: TaskId,
+        image: ImageId,
+        index: usize,
+        outcome: Outcome,
+    ) {
         if self.is_copying(root, image, index) {
             self.settle(image, index, TargetState::Done(outcome));
             self.consider(image);
@@ -636,13 +646,10 @@ impl Graph<'_> {
     /// old manifest is put nowhere any more.
     fn read_again(&mut self, image: ImageId, failure: &Arc<Failure>) {
         log::warn!("{} is read again: {failure}", self.image_source(image));
+        self.set_content(image, Content::Unnamed);
         let row = &mut self.images[image];
         row.is_reread = true;
         row.referrers = Lookup::NotAsked;
-        self.held_bytes = self
-            .held_bytes
-            .saturating_sub(row.manifest().map_or(0, |manifest| manifest.bytes().len()));
-        row.content = Content::Unnamed;
         let mut roots = Vec::new();
         for target in &mut row.targets {
             if let TargetState::Copying(root) = target.state {
@@ -730,26 +737,28 @@ impl Graph<'_> {
         let Content::Held { manifest, .. } = &row.content else {
             return;
         };
-        let is_late = |target: &Target| {
-            matches!(
-                target.state,
-                TargetState::Asking | TargetState::AskingAgain | TargetState::Waiting
-            ) && self.hosts[self.places[target.place].host].late
-        };
-        let is_done = |target: &Target| matches!(target.state, TargetState::Done(_));
         // Schema 1 cannot be read by its digest.
-        let droppable = manifest.kind() != ManifestKind::Schema1;
-        if row
-            .targets
-            .iter()
-            .all(|target| is_done(target) || (droppable && is_late(target)))
-        {
-            let length = manifest.bytes().len();
-            self.images[image].content = Content::Dropped {
+        let is_readable = manifest.kind() != ManifestKind::Schema1;
+        let wants_no_bytes = |target: &Target| match &target.state {
+            TargetState::Done(_) => true,
+            TargetState::Failed { failure, .. } => {
+                failure.is_final || self.held_bytes > MAX_HELD_BYTES / 2
+            }
+            TargetState::Asking | TargetState::AskingAgain | TargetState::Waiting => {
+                is_readable && self.is_late(target.place)
+            }
+            TargetState::Lacks
+            | TargetState::Has(_)
+            | TargetState::Vouched(_)
+            | TargetState::Copying(_)
+            | TargetState::Arrived(_) => false,
+        };
+        if row.targets.iter().all(wants_no_bytes) {
+            let content = Content::Dropped {
                 source: manifest.source_digest().clone(),
                 digest: manifest.digest().clone(),
             };
-            self.held_bytes = self.held_bytes.saturating_sub(length);
+            self.set_content(image, content);
         }
     }
 
@@ -780,9 +789,7 @@ impl Graph<'_> {
                 .targets
                 .iter()
                 .all(|target| match target.state {
-                    TargetState::Waiting | TargetState::Asking => {
-                        self.hosts[self.places[target.place].host].late
-                    }
+                    TargetState::Waiting | TargetState::Asking => self.is_late(target.place),
                     ref state => state.is_settled(),
                 })
     }
@@ -821,6 +828,10 @@ impl Graph<'_> {
         join(&self.places[target.place].place, &target.name)
     }
 }
+
+/// Bytes of manifests that are held for images: no image is admitted above this. Those that failed are read again in the
+/// next pass, where there is half of it already.
+pub(super) const MAX_HELD_BYTES: usize = 64 * 1024 * 1024;
 
 fn join(place: &Place, reference: &Reference) -> String {
     match reference {

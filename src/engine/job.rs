@@ -104,8 +104,8 @@ pub(super) enum Done {
     BlobSent {
         /// A mount that was asked for first was not granted.
         mount_denied: bool,
-        /// The target was too slow for the others.
-        is_detached: bool,
+        /// The hosts that were too slow for the others of this stream, as far as that was known by then.
+        detached: Vec<HostId>,
     },
     /// The source broke off; this target is as it was before.
     NotSent,
@@ -138,6 +138,11 @@ impl Reply {
             host,
             answers: Some(answers),
         }
+    }
+
+    /// The host that the task's requests go to.
+    pub(super) fn host(&self) -> HostId {
+        self.host
     }
 
     pub(super) fn send(mut self, result: Result<Done, StoreError>) {

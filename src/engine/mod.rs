@@ -1,6 +1,6 @@
-//! The run: from rules to a report. `plan.rs` makes images of the rules, `graph.rs` and `image.rs` know what must
-//! happen before what, `schedule.rs` when it may; `run.rs` puts them together, `coordinator.rs` drives it, and `worker.rs` does the work.
-//! Not here: HTTP, paths and printing; the engine knows only the ports of `store.rs`.
+//! The run: from rules to a report. `plan.rs` and `form.rs` make images of the rules, `graph.rs` and `image.rs` know what
+//! must happen before what, `schedule.rs` when it may; `run.rs` puts them together, `coordinator.rs` drives it, and
+//! `worker.rs` does the work. Not here: HTTP, paths and printing; the engine knows only the ports of `store.rs`.
 
 mod admission;
 mod arena;
@@ -8,7 +8,9 @@ mod blobs;
 mod children;
 mod coordinator;
 mod dates;
+mod dry;
 mod filter;
+mod form;
 mod gauge;
 mod graph;
 mod image;
@@ -49,6 +51,7 @@ use crate::report::Report;
 use crate::store::Stores;
 use coordinator::coordinate;
 use dates::Dates;
+use dry::count;
 use graph::Graph;
 use image::{Outcome, TargetState};
 use plan::Plan;
@@ -171,12 +174,7 @@ fn report(graph: &mut Graph<'_>, plan: &Plan, fatal: Option<String>) -> Report {
         let mut source_failure = None;
         for (index, target) in graph.images[image].targets.iter().enumerate() {
             if let Some(preview) = previews.get_mut(target.rule) {
-                *match &target.state {
-                    TargetState::Done(Outcome::Unchanged) => &mut preview.equal,
-                    TargetState::Done(Outcome::Copied) if target.is_lacking => &mut preview.new,
-                    TargetState::Done(Outcome::Copied) => &mut preview.changed,
-                    _ => &mut preview.failed,
-                } += 1;
+                count(preview, target);
             }
             let pair = || {
                 format!(

@@ -68,8 +68,6 @@ impl Plan {
             let target = graph.place(target);
             hosts.push(graph.places[target].host);
         }
-        hosts.sort_unstable();
-        hosts.dedup();
         // One list for all rules for this namespace that can go now.
         let is_under_way =
             |other: &Namespace| other.source == source && other.listing == Listing::Queued;
@@ -157,11 +155,11 @@ impl Plan {
             return Ok(());
         };
         let (rule, order) = (rule.clone(), state.order);
-        let failure = |cause: String| Failure {
-            operation: format!("find the repositories below {}", rule.source),
-            cause,
-            is_final: true,
-            not_found: false,
+        let failure = |cause: String| {
+            Failure::for_good(
+                format!("find the repositories below {}", rule.source),
+                cause,
+            )
         };
         let rules = repositories.iter();
         let rules: Result<Vec<Rule>, _> =

@@ -8,6 +8,7 @@ use super::blobs::Doubt;
 use super::children::ChildAt;
 use super::dates::Date;
 use super::graph::Graph;
+use super::image::Outcome;
 use super::places::{PlaceId, Tags};
 use super::task::{Failure, Kind, State, TaskId};
 use crate::oci::{Descriptor, Digest, Manifest};
@@ -32,12 +33,10 @@ impl Graph<'_> {
         let mut failure = None;
         let order = self.tasks[parent].order;
         if depth >= MAX_DEPTH && !manifest.children().is_empty() {
-            failure = Some(Arc::new(Failure {
-                operation: format!("copy the index {}", manifest.digest()),
-                cause: format!("indexes are nested more than {MAX_DEPTH} deep"),
-                is_final: true,
-                not_found: false,
-            }));
+            failure = Some(Arc::new(Failure::for_good(
+                format!("copy the index {}", manifest.digest()),
+                format!("indexes are nested more than {MAX_DEPTH} deep"),
+            )));
         }
         let is_forced = match self.tasks[parent].kind {
             Kind::Root(image, index) => self.images[image].target(index).is_forced,
@@ -139,7 +138,7 @@ impl Graph<'_> {
             Kind::Child(at) if self.children[at.child].is_blob() => self.child_done(task, at),
             Kind::Root(image, index) if self.images[image].target(index).is_there => {
                 self.finish(task);
-                self.root_there(task, image, index);
+                self.root_done(task, image, index, Outcome::Unchanged);
             }
             _ => self.set_ready(task),
         }

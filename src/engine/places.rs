@@ -141,6 +141,11 @@ impl Graph<'_> {
         }
     }
 
+    /// Whether a place cannot be asked for long: nobody waits for it.
+    pub(super) fn is_late(&self, place: PlaceId) -> bool {
+        self.hosts[self.places[place].host].late
+    }
+
     /// Whether nothing is in a repository: it is new, or a first copy of it was cut off.
     pub(super) fn is_empty(&self, place: PlaceId) -> bool {
         match &self.places[place].tags {

@@ -1,21 +1,21 @@
-//! From rules to images, and when each may begin: rules of one source repository make images with all their targets,
-//! two rules never write one tag, and what one rule feeds to another waits for it. Not here: the queues in which images
-//! wait (`admission.rs`), and what happens to an admitted image (`image.rs`).
+//! When rules become images, and when each image may begin: the rules of one source repository go together, after those
+//! that write there, and an image that another rule feeds waits for it. Not here: what a rule comes to (`form.rs`), the
+//! queues in which images wait (`admission.rs`), and what happens to an admitted image (`image.rs`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::admission::{Admission, Entry};
 use super::dates::Date;
+use super::dry::preview;
 use super::gauge::Counts;
 use super::graph::Graph;
-use super::image::{Image, ImageId, List, Outcome, Target, TargetState};
+use super::image::{ImageId, Outcome, Target, TargetState};
 use super::namespaces::Namespace;
 use super::places::{HostId, PlaceId, Tags};
 use super::task::Failure;
 use crate::config::{Rule, Selection};
 use crate::oci::{PlatformFilter, Reference, Tag};
-use crate::report::Preview;
 use crate::store::Stores;
 
 pub(super) struct Plan {
@@ -23,7 +23,7 @@ pub(super) struct Plan {
     pub(super) rules: Vec<Arc<Rule>>,
     pub(super) states: Vec<RuleState>,
     pub(super) namespaces: Vec<Namespace>,
-    groups: Vec<Group>,
+    pub(super) groups: Vec<Group>,
     group_of: HashMap<PlaceId, usize>,
     /// The rules that write to a place, in the order of the file.
     pub(super) writers: HashMap<PlaceId, Vec<usize>>,
@@ -66,10 +66,10 @@ pub(super) enum Waiter {
 type Version = (Reference, Option<Arc<PlatformFilter>>);
 
 /// The rules of one source repository: its tags, manifests and blobs are read once for all of them.
-struct Group {
-    source: PlaceId,
-    rules: Vec<usize>,
-    images: HashMap<Version, ImageId>,
+pub(super) struct Group {
+    pub(super) source: PlaceId,
+    pub(super) rules: Vec<usize>,
+    pub(super) images: HashMap<Version, ImageId>,
     listing: Listing,
     /// Dates of its tags that are asked for.
     open_dates: usize,
@@ -287,12 +287,10 @@ impl Plan {
             return;
         };
         let states = group.rules.iter().filter_map(|&rule| self.states.get(rule));
-        let mut targets: Vec<HostId> = states
+        let targets: Vec<HostId> = states
             .flat_map(|state| &state.targets)
             .map(|&target| graph.places[target].host)
             .collect();
-        targets.sort_unstable();
-        targets.dedup();
         let source = graph.places[group.source].host;
         for entry in entries {
             self.admission.push(source, targets.clone(), entry);
@@ -357,32 +355,6 @@ impl Plan {
         }
     }
 
-    /// Of a dry run: tags that other rules would have put into a repository by now.
-    fn add_brought(&self, place: PlaceId, graph: &mut Graph<'_>) {
-        if !graph.is_dry {
-            return;
-        }
-        let would_be_there = |claim: &Claim| {
-            let target = graph.images[claim.image].target(claim.index);
-            target.place == place && matches!(target.state, TargetState::Done(_))
-        };
-        let claims = self.claims.iter();
-        let mut brought: Vec<Tag> = claims
-            .filter(|(_, claim)| would_be_there(claim))
-            .filter_map(|((_, name), _)| name.tag().cloned())
-            .collect();
-        brought.sort_unstable();
-        let tags = &mut graph.places[place].tags;
-        if matches!(tags, Tags::Missing) && !brought.is_empty() {
-            *tags = Tags::Listed(Arc::default(), Vec::new());
-        }
-        if let Tags::Listed(known, listed) = tags {
-            let known = Arc::make_mut(known);
-            brought.retain(|tag| known.insert(tag.clone()));
-            listed.append(&mut brought);
-        }
-    }
-
     /// Makes the images of a group's rules and has them admitted.
     fn form(&mut self, number: usize, graph: &mut Graph<'_>, stores: &dyn Stores) {
         for image in self.form_images(number, graph, stores) {
@@ -399,240 +371,6 @@ impl Plan {
         }
     }
 
-    /// Makes the images of a group's rules, or adds targets to those that exist. Gives those with something to do.
-    fn form_images(
-        &mut self,
-        number: usize,
-        graph: &mut Graph<'_>,
-        stores: &dyn Stores,
-    ) -> Vec<ImageId> {
-        let mut touched = Vec::new();
-        let Some(group) = self.groups.get(number) else {
-            return touched;
-        };
-        let (source, rules) = (group.source, group.rules.clone());
-        for rule in rules {
-            if self.states.get(rule).is_none_or(|state| state.is_formed) {
-                continue;
-            }
-            let references = self.references(rule, source, graph, stores);
-            let outcome = match references {
-                Ok(references) => {
-                    if let Some(preview) = graph.previews.get_mut(rule) {
-                        preview.kept = references.iter().map(ToString::to_string).collect();
-                    }
-                    self.form_rule(number, rule, &references, graph, &mut touched);
-                    None
-                }
-                Err(failure) => Some(failure),
-            };
-            if let Some(state) = self.states.get_mut(rule) {
-                state.form(outcome, &mut graph.counts);
-            }
-        }
-        touched.dedup();
-        touched
-    }
-
-    /// The images that a rule means, or why there are none.
-    fn references(
-        &self,
-        number: usize,
-        source: PlaceId,
-        graph: &mut Graph<'_>,
-        stores: &dyn Stores,
-    ) -> Result<Vec<Reference>, Failure> {
-        let Some(rule) = self.rules.get(number) else {
-            return Ok(Vec::new());
-        };
-        let failure = |cause: &str, not_found| Failure {
-            operation: format!("find the images of {}", rule.source),
-            cause: cause.to_owned(),
-            is_final: true,
-            not_found,
-        };
-        match &rule.selection {
-            Selection::Named(references) => Ok(references.clone()),
-            Selection::Sole => match stores.sole(&rule.source) {
-                Ok(Some(digest)) => Ok(vec![Reference::Digest(digest)]),
-                Ok(None) => Err(failure(
-                    "the layout does not hold exactly one image: name a tag",
-                    true,
-                )),
-                Err(error) => Err(failure(&error.to_string(), false)),
-            },
-            Selection::Listed(filter) => match &graph.places[source].tags {
-                Tags::Listed(_, tags) if tags.is_empty() && filter.min() > 0 => {
-                    Err(failure("the repository has no tags", true))
-                }
-                Tags::Listed(_, tags) => {
-                    let of_images: Vec<Tag>;
-                    let mut tags = tags;
-                    if rule.referrers {
-                        // These travel with the images that they are about.
-                        let others = tags.iter().filter(|tag| !tag.is_of_digest());
-                        of_images = others.cloned().collect();
-                        tags = &of_images;
-                    }
-                    let choice = graph.choose(source, filter, tags)?;
-                    for (tag, reason) in &choice.dropped {
-                        log::debug!("{}:{tag} is not wanted: {reason}", rule.source);
-                    }
-                    if let Some(preview) = graph.previews.get_mut(number) {
-                        preview.dropped.clear();
-                        for (tag, reason) in &choice.dropped {
-                            let tags = preview.dropped.entry(reason.to_string()).or_default();
-                            tags.push(tag.to_string());
-                        }
-                    }
-                    let (left, min) = (choice.kept.len(), filter.min());
-                    if left < min {
-                        let cause = format!("the rule wants {choice}; it must be {min} at least");
-                        return Err(failure(&cause, true));
-                    }
-                    if !choice.dropped.is_empty() {
-                        log::info!("{}: the rule wants {choice}", rule.source);
-                    }
-                    Ok(choice.kept.into_iter().map(Reference::Tag).collect())
-                }
-                Tags::Missing => Err(failure(
-                    "there is no such repository, or no permission to see it",
-                    true,
-                )),
-                Tags::Failed(failure) => Err(Failure::clone(failure)),
-                Tags::Unknown | Tags::Asked => {
-                    Err(failure("its tags were never listed: this is a bug", false))
-                }
-            },
-        }
-    }
-
-    fn form_rule(
-        &mut self,
-        group: usize,
-        number: usize,
-        references: &[Reference],
-        graph: &mut Graph<'_>,
-        touched: &mut Vec<ImageId>,
-    ) {
-        let (Some(rule), Some(source)) = (
-            self.rules.get(number).cloned(),
-            self.groups.get(group).map(|group| group.source),
-        ) else {
-            return;
-        };
-        for target in &rule.targets {
-            let place = graph.place(&target.place);
-            // One request for the list spares a HEAD for each tag that is lacking; where the records name all tags
-            // but one, there is nothing to spare (decisions D4).
-            let tags = references.iter().filter_map(Reference::tag);
-            let is_new = |tag: &Tag| graph.hints.tag(&target.place, tag).is_none();
-            let unrecorded = tags.filter(|tag| is_new(tag)).count();
-            for (nth, reference) in references.iter().enumerate() {
-                let name = target.names.get(nth).unwrap_or(reference);
-                let list = match &rule.selection {
-                    // Its targets are not asked for tags.
-                    _ if rule.force => List::Spared,
-                    Selection::Listed(_) if unrecorded > 1 => List::First,
-                    Selection::Listed(_)
-                        if references.len() > 1 && name.tag().is_some_and(is_new) =>
-                    {
-                        List::Spared
-                    }
-                    _ => List::IfLacking,
-                };
-                let image = self.image(group, source, reference, rule.platforms.as_ref(), graph);
-                let index = graph.images[image].targets.len();
-                let mut state = TargetState::Waiting;
-                let mine = Claim {
-                    image,
-                    index,
-                    rule: number,
-                };
-                match self.claims.get(&(place, name.clone())) {
-                    Some(claim) if claim.image == image => continue,
-                    Some(claim) if name.tag().is_some() => {
-                        state = self.conflict(claim, number, graph);
-                    }
-                    None if place == source && name == reference => {
-                        let cause = "the source is its own target".to_owned();
-                        state = failed(format!("copy {}", graph.image_source(image)), cause);
-                    }
-                    // Under a digest everybody writes the same.
-                    Some(_) => {}
-                    None => {
-                        self.claims.insert((place, name.clone()), mine);
-                        if reference.tag().is_none() {
-                            let digest = (place, reference.clone());
-                            self.claims.entry(digest).or_insert(mine);
-                        }
-                    }
-                }
-                if let Some(state) = self.states.get_mut(number) {
-                    state.open_pairs += 1;
-                }
-                match state {
-                    TargetState::Waiting => touched.push(image),
-                    _ => graph.announce(image, index),
-                }
-                graph.counts.images += 1;
-                let targets = &mut graph.images[image].targets;
-                // Most images have one target, and there may be a million of them.
-                targets.reserve_exact(1);
-                targets.push(Target {
-                    place,
-                    name: name.clone(),
-                    list,
-                    rule: number,
-                    is_lacking: false,
-                    is_forced: rule.force,
-                    with_referrers: rule.referrers,
-                    is_there: false,
-                    state,
-                });
-            }
-        }
-    }
-
-    fn image(
-        &mut self,
-        group: usize,
-        source: PlaceId,
-        reference: &Reference,
-        wanted: Option<&Arc<PlatformFilter>>,
-        graph: &mut Graph<'_>,
-    ) -> ImageId {
-        let digest = reference.tag().and_then(|tag| graph.dated(source, tag));
-        let digest = digest.map(|dated| dated.digest.clone());
-        let new = || Image::new(source, reference.clone(), wanted.cloned(), digest);
-        match self.groups.get_mut(group) {
-            Some(group) => *group
-                .images
-                .entry((reference.clone(), wanted.cloned()))
-                .or_insert_with(|| graph.images.push(new())),
-            None => graph.images.push(new()),
-        }
-    }
-
-    /// Two rules write one tag from different sources: the later in the file fails, and is told where both stand (D2).
-    fn conflict(&self, claim: &Claim, number: usize, graph: &Graph<'_>) -> TargetState {
-        let place = |rule: usize| {
-            self.rules
-                .get(rule)
-                .map(|rule| rule.position.to_string())
-                .unwrap_or_default()
-        };
-        failed(
-            format!("copy to {}", graph.image_target(claim.image, claim.index)),
-            format!(
-                "the rule at {} writes the same tag from {} ({} writes it again)",
-                place(claim.rule),
-                graph.image_source(claim.image),
-                place(number)
-            ),
-        )
-    }
-
     /// Puts an image in its queue, unless another image feeds it and is not in sync yet.
     pub(super) fn offer(&mut self, image: ImageId, graph: &mut Graph<'_>) {
         if let Some((feeder, index)) = self.feeder(image, graph) {
@@ -640,7 +378,8 @@ impl Plan {
                 TargetState::Done(Outcome::Copied) if graph.is_dry => {
                     let feeder = &graph.images[feeder];
                     let (source, reference) = (feeder.source, feeder.reference.clone());
-                    graph.images[image].read_as(source, reference);
+                    let wanted = feeder.wanted.clone();
+                    graph.images[image].read_as(source, reference, wanted);
                 }
                 TargetState::Done(_) => {}
                 TargetState::Failed { .. } => return fail_fed(image, feeder, index, graph),
@@ -652,11 +391,9 @@ impl Plan {
             .targets
             .iter()
             .filter(|target| !target.state.is_settled());
-        let mut targets: Vec<HostId> = unsettled
+        let targets = unsettled
             .map(|target| graph.places[target.place].host)
             .collect();
-        targets.sort_unstable();
-        targets.dedup();
         self.admission
             .push(graph.places[row.source].host, targets, Entry::Image(image));
     }
@@ -877,41 +614,10 @@ impl RuleState {
 }
 
 fn circle() -> Failure {
-    Failure {
-        operation: "order the rules".to_owned(),
-        cause: "rules feed each other in a circle: the target of each is the source of the next"
-            .to_owned(),
-        is_final: true,
-        not_found: false,
-    }
-}
-
-/// What will be told of a rule in a dry run, without its images yet.
-fn preview(rule: &Rule) -> Preview {
-    let targets = rule.targets.iter().map(|target| target.place.to_string());
-    let targets: Vec<String> = targets.collect();
-    Preview {
-        title: format!(
-            "{}: {} -> {}",
-            rule.position,
-            rule.source,
-            targets.join(", ")
-        ),
-        ..Preview::default()
-    }
-}
-
-fn failed(operation: String, cause: String) -> TargetState {
-    let failure = Arc::new(Failure {
-        operation,
-        cause,
-        is_final: true,
-        not_found: false,
-    });
-    TargetState::Failed {
-        failure,
-        at_source: false,
-    }
+    Failure::for_good(
+        "order the rules",
+        "rules feed each other in a circle: the target of each is the source of the next",
+    )
 }
 
 /// The image that another one was to bring is not there: it is skipped, and taken up in the next pass.

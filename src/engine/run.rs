@@ -12,7 +12,7 @@ use super::Options;
 use super::admission::Entry;
 use super::gauge::{Counts, Gauge};
 use super::graph::{Graph, News};
-use super::image::{ImageId, Outcome, TargetState};
+use super::image::{ImageId, MAX_HELD_BYTES, Outcome, TargetState};
 use super::job::{Answer, Done, Job, Reply};
 use super::places::HostId;
 use super::plan::Plan;
@@ -449,5 +449,3 @@ impl<'a> Run<'a> {
 
 /// Images that are admitted and not settled, late ones apart.
 const MAX_OPEN_IMAGES: usize = 10_000;
-/// Bytes of manifests held for them.
-const MAX_HELD_BYTES: usize = 64 * 1024 * 1024;

@@ -3,6 +3,7 @@
 //! what they cost. Not here: what must hold of each moment (`simulation.rs`).
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Policy;
@@ -10,7 +11,7 @@ use super::job::{Done, Job};
 use super::schedule::Time;
 use super::simulation::{NoStores, Random, Servers, drive, image, place, rule};
 use crate::config::{Rule, RuleTarget, Selection, TagFilter};
-use crate::oci::{Reference, Tag};
+use crate::oci::{Algorithm, Digest, Manifest, Reference, Tag};
 use crate::report::Report;
 use crate::store::{Class, Place, Presence, StoreError};
 
@@ -80,7 +81,7 @@ impl Endless {
                 for want in wants {
                     let sent = self.meet().map(|()| Done::BlobSent {
                         mount_denied: false,
-                        is_detached: false,
+                        detached: Vec::new(),
                     });
                     let not_sent = Ok(Done::NotSent);
                     want.reply.send(if read.is_ok() { sent } else { not_sent });
@@ -198,4 +199,51 @@ fn fifty_hosts_with_faults_bring_every_image_to_an_end() {
     assert_eq!(report.copied + failed, images);
     // Five attempts in each of three passes leave nothing.
     assert_eq!(failed, 0, "{report}");
+}
+
+/// A source that has one manifest, and targets that take nothing.
+struct Refusing {
+    manifest: Arc<Manifest>,
+    class: Class,
+}
+
+impl Servers for Refusing {
+    fn serve(&mut self, job: Job, _: Time) {
+        match job {
+            Job::Head { reply, .. } => reply.send(Ok(Done::Presence(Presence::Absent))),
+            Job::Tags { reply, .. } => reply.send(Ok(Done::Tags(None))),
+            Job::Fetch { reply, .. } => reply.send(Ok(Done::Manifest(self.manifest.clone()))),
+            Job::Copy { reply, wants, .. } => {
+                for want in wants {
+                    want.reply.send(Err(StoreError::new(self.class, "no")));
+                }
+                reply.send(Ok(Done::Read { bytes: 0 }));
+            }
+            _ => panic!("nothing gets so far here"),
+        }
+    }
+}
+
+#[test]
+fn images_that_fail_leave_room_for_the_rest() {
+    let mut bytes = image(&BTreeSet::from([1])).bytes().to_vec();
+    bytes.resize(4 << 20, b' ');
+    let digest = Digest::of(Algorithm::Sha256, &bytes);
+    let manifest = Arc::new(Manifest::parse(&bytes, None, digest).unwrap());
+    // Twice of what may be held.
+    let tag = |number| Reference::Tag(Tag::parse(&format!("v{number}")).unwrap());
+    let tags: Vec<Reference> = (0..32).map(tag).collect();
+    let target = RuleTarget {
+        place: place("t.io/target"),
+        names: Vec::new(),
+    };
+    let selection = Selection::Named(tags.clone());
+    let rule = rule(0, place("s.io/source"), selection, vec![target]);
+    for class in [Class::Permanent, Class::Transient] {
+        let manifest = manifest.clone();
+        let mut servers = Refusing { manifest, class };
+        let (rules, stores) = ([rule.clone()], NoStores::default());
+        let report = drive(&rules, &stores, &mut servers, Policy::of(4, 1), 1);
+        assert_eq!(report.failed_tasks, tags.len(), "{class:?}: {report}");
+    }
 }

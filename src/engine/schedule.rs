@@ -266,9 +266,28 @@ impl Schedule {
         let mut open = group.targets.iter().filter(|host| is_open(host));
         let targets_go = group.all_targets().next().is_none()
             || group.targets.iter().any(has_target) && open.all(|host| has_room(*host, usize::MAX))
-            || group.alone.iter().any(has_target);
+            || (group.alone.iter()).any(|host| has_target(host) && self.leaves_slots(*host));
         let source_goes = |host: HostId| is_open(&host) && has_room(host, usize::MAX);
         targets_go && group.source.is_none_or(source_goes)
+    }
+
+    /// Whether a host that gets its blobs alone holds its share of the slots. What it holds may not come back for long, so
+    /// that a moment in which the others have nothing ready must not give it all.
+    fn has_share(&self, host: HostId) -> bool {
+        let share = self.policy.workers.div_ceil(self.wanted.len().max(2));
+        self.hosts
+            .get(&host)
+            .is_some_and(|row| row.running >= share)
+    }
+
+    /// Whether others can go on if such a host gets one more slot, or have nothing to do.
+    fn leaves_slots(&self, host: HostId) -> bool {
+        let is_other = |group: &Group| match group.all_targets().next() {
+            Some(_) => group.all_targets().any(|target| target != host),
+            None => group.source != Some(host),
+        };
+        let held = self.hosts.get(&host).map_or(0, |row| row.running);
+        !self.has_share(host) || self.running <= held && !self.groups.keys().any(is_other)
     }
 
     fn doomed(&self) -> Option<Next> {
@@ -321,12 +340,16 @@ impl Schedule {
             .is_some_and(|host| host.paused_until.is_some() && host.down.is_none())
     }
 
-    /// Whether so many ready tasks, or more, could go if slots were free.
+    /// Whether so many ready tasks, or more, could go if slots were free. Those of a host that gets its blobs alone, and
+    /// has its share of the slots, would leave the others without work.
     pub(super) fn has_ready(&self, count: usize) -> bool {
         let open = |group: &Group| {
+            let mut alone = group.alone.iter().filter(|host| !self.has_share(**host));
+            let mut targets = group.targets.iter();
             group.source.is_none_or(|host| !self.is_paused(host))
                 && (group.all_targets().next().is_none()
-                    || group.all_targets().any(|host| !self.is_paused(host)))
+                    || targets.any(|host| !self.is_paused(*host))
+                    || alone.any(|host| !self.is_paused(*host)))
         };
         let mut ready = self.groups.iter().filter(|(group, _)| open(group));
         let mut missing = count;
@@ -667,6 +690,45 @@ mod tests {
             assert_eq!(task, expected);
             schedule.set(task, None);
         }
+    }
+
+    #[test]
+    fn a_host_that_goes_alone_leaves_slots_to_the_others_while_they_have_work() {
+        let [slow, fast, source] = [0, 1, 2].map(Id::of);
+        let ready = |source, targets: &[HostId], alone: &[HostId]| {
+            let key = Key {
+                order: 0,
+                rank: 3,
+                smallness: 0,
+            };
+            Some(Readiness {
+                key,
+                source,
+                targets: targets.to_vec(),
+                alone: alone.to_vec(),
+            })
+        };
+        let mut schedule = schedule();
+        schedule.set(Id::of(0), ready(Some(source), &[], &[slow]));
+        // Half of the slots, as if there was one other host.
+        for _ in 0..4 {
+            assert!(schedule.next().is_some() && schedule.has_ready(1));
+            schedule.started(slow, TakesSlot::Yes);
+            schedule.started(source, TakesSlot::No);
+        }
+        // Nobody else has anything to do, but for images that are not admitted yet.
+        assert!(schedule.next().is_some() && !schedule.has_ready(1));
+        // Something runs elsewhere.
+        schedule.started(fast, TakesSlot::Yes);
+        assert!(schedule.next().is_none());
+        schedule.ended(fast, TakesSlot::Yes);
+        // A question or a copy is ready elsewhere.
+        for (source, targets) in [(Some(fast), vec![]), (Some(source), vec![fast])] {
+            schedule.set(Id::of(1), ready(source, &targets, &[]));
+            assert!(matches!(schedule.next(), Some(Next::Start(task)) if task == Id::of(1)));
+            schedule.set(Id::of(1), None);
+        }
+        assert!(schedule.next().is_some());
     }
 
     #[test]

@@ -293,7 +293,7 @@ impl Registries {
                     .insert(descriptor.digest.clone());
                 want.reply.send(Ok(Done::BlobSent {
                     mount_denied,
-                    is_detached: false,
+                    detached: Vec::new(),
                 }));
             }
         }
@@ -594,7 +594,10 @@ pub(super) fn drive(
     }
     let fatal = run.fatal();
     assert_eq!(fatal, None, "seed {seed}");
-    let held_bytes = run.graph.held_bytes;
+    let images = run.graph.images.ids();
+    let held = images.filter_map(|image| run.graph.images[image].manifest());
+    let held_bytes = held.map(|manifest| manifest.bytes().len()).sum::<usize>();
+    assert_eq!(run.graph.held_bytes, held_bytes, "seed {seed}");
     let report = report(&mut run.graph, &run.plan, fatal);
     check_counts(&gauge, &report, seed);
     if report.failed_tasks + report.failed_generations == 0 {

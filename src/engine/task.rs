@@ -79,6 +79,18 @@ pub(super) struct Failure {
     pub not_found: bool,
 }
 
+impl Failure {
+    /// One that trying again in this run cannot mend.
+    pub(super) fn for_good(operation: impl Into<String>, cause: impl Into<String>) -> Self {
+        Self {
+            operation: operation.into(),
+            cause: cause.into(),
+            is_final: true,
+            not_found: false,
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "failed to {}: {}", self.operation, self.cause)

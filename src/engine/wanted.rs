@@ -125,16 +125,14 @@ impl Graph<'_> {
             .map(|(index, _)| index)
             .collect();
         for index in wrong {
-            let failure = Failure {
-                operation: format!("copy to {}", self.image_target(image, index)),
-                cause: format!(
+            let failure = Failure::for_good(
+                format!("copy to {}", self.image_target(image, index)),
+                format!(
                     "an index without some of its platforms has another digest, {}: name a tag at the target, or keep \
                      the index whole with `sparse`",
                     manifest.digest()
                 ),
-                is_final: true,
-                not_found: false,
-            };
+            );
             self.fail_target(image, index, &Arc::new(failure));
         }
     }

@@ -15,6 +15,7 @@ use super::job::{Done, Job, Reply, Want};
 use super::marks::{MarkAfter, Marks};
 use super::origin::Snapshots;
 use super::parts::MAX_DEPTH;
+use super::places::HostId;
 use super::referrers::Lists;
 use super::stream::{Patience, Reader, Stream};
 use crate::oci::created::{self, Clue};
@@ -205,7 +206,7 @@ impl Worker<'_> {
                     bytes = descriptor.size;
                     Done::BlobSent {
                         mount_denied: false,
-                        is_detached: false,
+                        detached: Vec::new(),
                     }
                 })
             };
@@ -217,6 +218,7 @@ impl Worker<'_> {
     /// Copies to the first target on this thread and to each other on one of its own, for the time of the copy.
     fn copy(&self, reply: Reply, source: &Place, descriptor: &Descriptor, wants: Vec<Want>) {
         let source = self.stores.open(source);
+        let hosts: Vec<HostId> = wants.iter().map(|want| want.reply.host()).collect();
         let stream = Stream::new(
             &*source as &dyn Source,
             descriptor,
@@ -231,7 +233,7 @@ impl Worker<'_> {
         let serve = |slot: &Mutex<Option<(Reader<'_, '_>, Want)>>| {
             if let Some((reader, want)) = slot.lock().unwrap_or_else(PoisonError::into_inner).take()
             {
-                self.send(descriptor, reader, want);
+                self.send(descriptor, reader, want, &hosts);
             }
         };
         thread::scope(|scope| {
@@ -264,7 +266,8 @@ impl Worker<'_> {
         reply.send(result.map(|()| Done::Read { bytes }));
     }
 
-    fn send(&self, descriptor: &Descriptor, reader: Reader<'_, '_>, want: Want) {
+    /// `hosts` are those of all targets of the stream.
+    fn send(&self, descriptor: &Descriptor, reader: Reader<'_, '_>, want: Want, hosts: &[HostId]) {
         let Want { reply, place, hint } = want;
         let begin = self.stores.open(&place).begin(descriptor, &hint);
         let result = begin.and_then(|begin| match begin {
@@ -274,13 +277,14 @@ impl Worker<'_> {
                 mount_denied,
             } => {
                 let session = hint.session.unwrap_or_default();
-                let is_detached = self.upload(upload, reader, &place, descriptor, &session)?;
-                Ok(
-                    is_detached.map_or(Done::NotSent, |is_detached| Done::BlobSent {
-                        mount_denied,
-                        is_detached,
-                    }),
-                )
+                let detached = self.upload(upload, reader, &place, descriptor, &session)?;
+                Ok(detached.map_or(Done::NotSent, |detached| Done::BlobSent {
+                    mount_denied,
+                    detached: detached
+                        .into_iter()
+                        .filter_map(|target| hosts.get(target).copied())
+                        .collect(),
+                }))
             }
         });
         if let Ok(Done::BlobFound(_) | Done::BlobSent { .. }) = result {
@@ -290,7 +294,7 @@ impl Worker<'_> {
     }
 
     /// Sends a blob, going on where a broken upload can be gone on with. `None`: the common read of the source failed.
-    /// Else tells whether the target was too slow for the others.
+    /// Else tells which targets of the stream were too slow for the others until now.
     fn upload(
         &self,
         mut upload: Box<dyn Upload>,
@@ -298,7 +302,7 @@ impl Worker<'_> {
         place: &Place,
         descriptor: &Descriptor,
         session: &Session,
-    ) -> Result<Option<bool>, StoreError> {
+    ) -> Result<Option<Vec<usize>>, StoreError> {
         let transfer = self.gauge.begin(place, descriptor);
         // It borrows what lives as long as this call.
         let mut reader: Reader<'_, '_> = reader;
@@ -361,11 +365,11 @@ impl Worker<'_> {
                 }
             }
         }
-        let is_detached = reader.was_detached();
+        let detached = reader.detached();
         // The ring is free for the others while this target finishes.
         drop(reader);
         upload.commit()?;
-        Ok(Some(is_detached))
+        Ok(Some(detached))
     }
 }
 

@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::url::Url;
+use super::hosts::lock;
+use super::url::{Url, encode};
 use crate::oci::Repository;
 use crate::secret::Secret;
 
@@ -178,6 +179,35 @@ pub(crate) fn token_url(realm: &Url, service: Option<&str>, scope: &Scope) -> Ur
     url
 }
 
+/// The form that asks for a token by a refresh token (A6).
+pub(crate) fn refresh_form(token: &Secret, service: Option<&str>, scope: &Scope) -> Secret {
+    let scopes: Vec<String> = scope.parameters().collect();
+    form(&[
+        ("grant_type", "refresh_token"),
+        ("refresh_token", token.expose()),
+        ("service", service.unwrap_or_default()),
+        ("scope", &scopes.join(" ")),
+        ("client_id", "image-syncer"),
+    ])
+}
+
+/// The form that asks for an access token by an assertion (RFC 7523, 2.1).
+pub(crate) fn assertion_form(assertion: &Secret) -> Secret {
+    form(&[
+        ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
+        ("assertion", assertion.expose()),
+    ])
+}
+
+/// A form without the fields that are empty.
+fn form(fields: &[(&str, &str)]) -> Secret {
+    let given = fields.iter().filter(|(_, value)| !value.is_empty());
+    let fields: Vec<String> = given
+        .map(|(name, value)| format!("{name}={}", encode(value)))
+        .collect();
+    Secret::new(fields.join("&"))
+}
+
 /// A token and how long it is worth sending. What is inside it is the registry's business (A8).
 #[derive(Clone, Debug)]
 pub(crate) struct Token {
@@ -267,8 +297,8 @@ pub(crate) struct TokenKey {
     pub(crate) service: Option<String>,
     /// The id of the credential that it was got with; `None` for an anonymous one.
     pub(crate) credential: Option<u64>,
-    /// What it allows.
-    pub(crate) scope: Scope,
+    /// What it allows; `None`: all that its user may do.
+    pub(crate) scope: Option<Scope>,
 }
 
 /// The tokens of this run. They are in memory only.
@@ -289,11 +319,8 @@ impl TokenCache {
         refused: Option<&Secret>,
         fetch: impl FnOnce() -> Result<Token, E>,
     ) -> Result<Secret, E> {
-        let slot = {
-            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(slots.entry(key).or_default())
-        };
-        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = lock(&self.slots).entry(key).or_default().clone();
+        let mut slot = lock(&slot);
         if let Some(token) = slot.as_ref()
             && token.is_fresh(Instant::now())
             && refused != Some(&token.secret)
@@ -760,6 +787,25 @@ mod tests {
     }
 
     #[test]
+    fn the_form_of_a_refresh_token() {
+        let scope = Scope::push_and_mount(&repository("t"), &repository("a"));
+        let token = Secret::new("a/b+c&d".into());
+        let begin = "grant_type=refresh_token&refresh_token=a%2Fb%2Bc%26d";
+        let end =
+            "scope=repository%3At%3Apull%2Cpush%20repository%3Aa%3Apull&client_id=image-syncer";
+        for (service, expected) in [
+            (
+                Some("a.io:5000"),
+                format!("{begin}&service=a.io%3A5000&{end}"),
+            ),
+            (Some(""), format!("{begin}&{end}")),
+            (None, format!("{begin}&{end}")),
+        ] {
+            assert_eq!(refresh_form(&token, service, &scope).expose(), expected);
+        }
+    }
+
+    #[test]
     fn token_answers() {
         let now = Instant::now();
         // What the token is, and for how many seconds it is sent.
@@ -814,7 +860,7 @@ mod tests {
             realm: Url::parse("https://a.io/token").unwrap(),
             service: None,
             credential,
-            scope: Scope::pull(&repository(path)),
+            scope: Some(Scope::pull(&repository(path))),
         }
     }
 

@@ -2,20 +2,23 @@
 //! passwords and tokens that meet it. Not here: parsing of challenges and tokens (`auth.rs`), what passwords there
 //! are (`credentials.rs`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::auth::{
-    Challenge, Scope, Token, TokenCache, TokenKey, choose, parse_challenges, parse_token, token_url,
+    Challenge, Scope, Token, TokenCache, TokenKey, assertion_form, choose, parse_challenges,
+    parse_token, refresh_form, token_url,
 };
 use super::client::Client;
-use super::credentials::Credential;
+use super::credentials::{Credential, CredentialError, Problem, Proof};
 use super::error::{Failure, Login, RequestError};
 use super::exchange::{MAX_ERROR, Response};
-use super::hosts::lock;
+use super::google::{KeyError, ServiceKey, TOKEN_USER};
+use super::hosts::{Registry, lock};
 use super::request::{Method, Request};
-use super::url::{Purpose, Url, Verdict};
+use super::url::{Purpose, Url, Verdict, encode, judge};
+use crate::oci::Host;
 use crate::secret::Secret;
 
 /// What is known of signing in at one host.
@@ -24,6 +27,22 @@ pub(super) struct SignIn {
     demand: Mutex<Option<Demand>>,
     tokens: TokenCache,
     trust: Mutex<HashMap<u64, Arc<Mutex<Trust>>>>,
+    /// Where the logins were from that the log has told of.
+    told: Mutex<HashSet<Option<String>>>,
+}
+
+impl SignIn {
+    /// Tells once where the login for a host is from.
+    fn tell(&self, host: &Host, credential: Option<&Credential>) {
+        let origin = credential.map(|credential| credential.origin.clone());
+        if !lock(&self.told).insert(origin.clone()) {
+            return;
+        }
+        match origin {
+            Some(origin) => log::info!("{host}: the login is that of {origin}"),
+            None => log::info!("{host}: there is no login, it is asked without one"),
+        }
+    }
 }
 
 /// What a host wants with a request.
@@ -41,13 +60,14 @@ enum Trust {
     Refused,
 }
 
-/// What goes into the Authorization header.
+/// What a request shows of us.
 pub(super) struct Authorization {
-    header: Secret,
-    /// The token, and whether it was got for this very request; a password otherwise.
+    /// Nothing where the login is in the body.
+    header: Option<Secret>,
+    /// The token, and whether it was got for this very request; otherwise it is the login itself.
     token: Option<(Secret, Freshness)>,
-    /// The password that it was made of.
-    password: Option<Secret>,
+    /// The login that it is, or that the token was got with; `None`: anybody may have that token.
+    credential: Option<Arc<Credential>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,36 +77,53 @@ enum Freshness {
 }
 
 impl Authorization {
-    fn basic(credential: &Credential) -> Result<Self, Failure> {
+    fn of(credential: &Arc<Credential>) -> Result<Self, Failure> {
         Ok(Self {
-            header: credential.basic().map_err(Failure::Credential)?,
-            token: None,
-            password: Some(credential.password.clone()),
+            header: Some(credential.header().map_err(Failure::Credential)?),
+            ..Self::in_body(credential)
         })
     }
 
-    fn bearer(token: Secret, freshness: Freshness) -> Self {
+    fn in_body(credential: &Arc<Credential>) -> Self {
         Self {
-            header: Secret::new(format!("Bearer {}", token.expose())),
-            token: Some((token, freshness)),
-            password: None,
+            header: None,
+            token: None,
+            credential: Some(credential.clone()),
         }
     }
 
-    /// The header's value.
-    pub(super) fn header(&self) -> &Secret {
-        &self.header
+    fn token(token: Secret, freshness: Freshness, credential: Option<&Arc<Credential>>) -> Self {
+        Self {
+            header: Some(Secret::new(format!("Bearer {}", token.expose()))),
+            token: Some((token, freshness)),
+            credential: credential.cloned(),
+        }
+    }
+
+    /// The value of the Authorization header, if there is to be one.
+    pub(super) fn header(&self) -> Option<&Secret> {
+        self.header.as_ref()
+    }
+
+    /// Whose request it is, for messages.
+    pub(super) fn login(&self) -> Login {
+        match &self.credential {
+            Some(credential) => Login::Entry(credential.origin.clone()),
+            None => Login::Anonymous,
+        }
     }
 
     /// What may not be seen, should the answer repeat it.
     pub(super) fn secrets(&self) -> Vec<Secret> {
-        let value = self
-            .header
-            .expose()
-            .split_once(' ')
-            .map_or("", |(_, value)| value);
-        let mut secrets = vec![Secret::new(value.to_owned())];
-        secrets.extend(self.password.clone());
+        let login = self.credential.iter().map(|known| known.proof.secret());
+        let mut secrets: Vec<Secret> = login
+            .flat_map(|secret| [secret.clone(), Secret::new(encode(secret.expose()))])
+            .collect();
+        let header = self.header.iter();
+        secrets.extend(header.filter_map(|header| {
+            let (_, value) = header.expose().split_once(' ')?;
+            Some(Secret::new(value.to_owned()))
+        }));
         secrets
     }
 }
@@ -172,8 +209,14 @@ impl Client {
             mut is_renewed,
         } = last;
         let sent = authorization.filter(|_| demanded.as_ref() == Some(&demand));
-        let refused = match sent.map(|sent| sent.token) {
-            // The password is refused.
+        let (sent_by, token) = sent.map(|sent| (sent.credential, sent.token)).unzip();
+        let sent_by = sent_by.flatten().map(|credential| credential.id);
+        let refused = match token {
+            // The login itself is refused, unless there is another one by now: its file may have been written anew.
+            Some(None) if !is_renewed && self.has_changed(sent_by) => {
+                is_renewed = true;
+                None
+            }
             Some(None) => return Ok(None),
             // So is a token got for this very request: nothing but a wider scope can help, and that once (A10), or
             // another token where this one died before it was used (H02).
@@ -206,6 +249,12 @@ impl Client {
         }))
     }
 
+    /// Whether there is another login than this one by now.
+    fn has_changed(&self, id: Option<u64>) -> bool {
+        let now = self.credential().ok().flatten();
+        now.is_some_and(|credential| Some(credential.id) != id)
+    }
+
     fn meet(
         &self,
         demand: &Demand,
@@ -213,15 +262,104 @@ impl Client {
         refused: Option<&Secret>,
         failed: &dyn Fn(Failure) -> RequestError,
     ) -> Result<Option<Authorization>, RequestError> {
-        match (demand, self.credential.as_deref()) {
-            (Demand::Basic, None) => Ok(None),
-            (Demand::Basic, Some(credential)) => {
-                Authorization::basic(credential).map(Some).map_err(failed)
+        let known = self
+            .credential()
+            .map_err(|error| failed(Failure::Credential(error)))?;
+        let credential = match &known {
+            Some(account) if let Some(key) = account.proof.service_key() => {
+                Some(self.access_token(account, key, failed)?)
             }
-            (Demand::Bearer { realm, service }, _) => self
-                .token(realm, service.as_deref(), scope, refused)
+            known => known.clone(),
+        };
+        match (demand, &credential) {
+            (_, Some(known)) if known.is_token() || *demand == Demand::Basic => {
+                Authorization::of(known).map(Some).map_err(failed)
+            }
+            (Demand::Basic, _) => Ok(None),
+            (Demand::Bearer { realm, service }, known) => self
+                .token(realm, service.as_deref(), scope, known.as_ref(), refused)
                 .map(Some),
         }
+    }
+
+    /// The login for the repository, if there is one: the first time that it is needed, it is looked for.
+    fn credential(&self) -> Result<Option<Arc<Credential>>, CredentialError> {
+        let logins = self.sources.iter().map(|source| source.login().transpose());
+        let credential = logins.flatten().next().transpose()?;
+        let Registry { host, sign_in, .. } = &*self.registry;
+        sign_in.tell(host, credential.as_deref());
+        Ok(credential)
+    }
+
+    /// The login that a service account has for now: a token that is got by its key, and renewed before its end.
+    fn access_token(
+        &self,
+        account: &Credential,
+        key: &Secret,
+        failed: &dyn Fn(Failure) -> RequestError,
+    ) -> Result<Arc<Credential>, RequestError> {
+        let login = |proof| {
+            Arc::new(Credential {
+                id: account.id,
+                proof,
+                origin: account.origin.clone(),
+            })
+        };
+        let wrong = |error| {
+            failed(Failure::Credential(CredentialError {
+                origin: account.origin.clone(),
+                what: Problem::Key(error),
+            }))
+        };
+        let key = ServiceKey::parse(key).map_err(wrong)?;
+        let own = self.registry.url("/");
+        let own = own.map_err(|error| failed(Failure::Url(error)))?;
+        // Who wrote the key need not be who uses it: what it names is judged as if the registry had named it.
+        let insecure = self.registry.may_be_plain();
+        let url = judge(&own, insecure, &own, &key.token_uri, Purpose::Realm)
+            .map_err(|error| wrong(KeyError::TokenUri(error)))?
+            .url;
+        let token_key = TokenKey {
+            realm: url.clone(),
+            service: None,
+            credential: Some(account.id),
+            scope: None,
+        };
+        let tokens = &self.registry.sign_in.tokens;
+        let token = tokens.get_or_fetch(token_key, None, || {
+            let started = Instant::now();
+            let assertion = key.assertion(SystemTime::now()).map_err(wrong)?;
+            let form = assertion_form(&assertion);
+            let login = login(Proof::Bearer(assertion));
+            self.post_form(&url, &form, &login)
+                .and_then(|response| read_token(response, started))
+        })?;
+        Ok(login(Proof::Password(TOKEN_USER.to_owned(), token)))
+    }
+
+    /// Sends a login to a token service in a form.
+    fn post_form(
+        &self,
+        url: &Url,
+        form: &Secret,
+        login: &Arc<Credential>,
+    ) -> Result<Response, RequestError> {
+        let mut request = self
+            .token_request(Method::Post, url)
+            .header("Content-Type", "application/x-www-form-urlencoded")
+            .bytes(form.expose().as_bytes());
+        let login = Authorization::in_body(login);
+        // 400 is what OAuth2 has for a token that is not known (RFC 6749, 5.2), 403 as below.
+        let is_refused = |status| matches!(status, 400 | 401 | 403);
+        self.with_login(&mut request, url, &login, is_refused)
+    }
+
+    fn token_request<'a>(&self, method: Method, url: &Url) -> Request<'a> {
+        let verdict = Verdict {
+            url: url.clone(),
+            credentials: true,
+        };
+        Request::to(method, verdict, self.scope())
     }
 
     /// Sends a request in a round. One with a password that the host has not accepted yet goes alone, so that a wrong
@@ -232,22 +370,24 @@ impl Client {
         url: &Url,
         authorization: Option<&Authorization>,
     ) -> Result<Response, RequestError> {
-        match (authorization, &self.credential) {
-            (Some(basic), Some(credential)) if basic.token.is_none() => {
-                self.with_password(credential, request, url, basic, |status| status == 401)
+        match authorization {
+            Some(login) if login.token.is_none() => {
+                self.with_login(request, url, login, |status| status == 401)
             }
             _ => self.exchange_twice(request, url, authorization),
         }
     }
 
-    fn with_password(
+    fn with_login(
         &self,
-        credential: &Credential,
         request: &mut Request<'_>,
         url: &Url,
-        basic: &Authorization,
+        authorization: &Authorization,
         is_refused: fn(u16) -> bool,
     ) -> Result<Response, RequestError> {
+        let Some(credential) = &authorization.credential else {
+            return self.exchange_twice(request, url, Some(authorization));
+        };
         let trust = lock(&self.registry.sign_in.trust)
             .entry(credential.id)
             .or_insert_with(|| Arc::new(Mutex::new(Trust::Untried(0))))
@@ -256,15 +396,14 @@ impl Client {
         let refusals = match *trust {
             Trust::Accepted => {
                 drop(trust);
-                return self.exchange_twice(request, url, Some(basic));
+                return self.exchange_twice(request, url, Some(authorization));
             }
             Trust::Refused => {
-                let login = Login::Entry(credential.origin.clone());
-                return Err(request.failed(url, Failure::LoginRefused(login)));
+                return Err(request.failed(url, Failure::LoginRefused(authorization.login())));
             }
             Trust::Untried(refusals) => refusals,
         };
-        let response = self.exchange_twice(request, url, Some(basic))?;
+        let response = self.exchange_twice(request, url, Some(authorization))?;
         if is_refused(response.status) {
             // One repository may be denied where the password is right, three in a row are a wrong password.
             *trust = if refusals + 1 < MAX_REFUSALS {
@@ -283,14 +422,14 @@ impl Client {
         realm: &Url,
         service: Option<&str>,
         scope: &Scope,
+        credential: Option<&Arc<Credential>>,
         refused: Option<&Secret>,
     ) -> Result<Authorization, RequestError> {
-        let url = token_url(realm, service, scope);
         let key = TokenKey {
             realm: realm.clone(),
             service: service.map(str::to_owned),
-            credential: self.credential.as_ref().map(|credential| credential.id),
-            scope: scope.clone(),
+            credential: credential.map(|credential| credential.id),
+            scope: Some(scope.clone()),
         };
         let mut freshness = Freshness::Kept;
         let token = self
@@ -299,34 +438,36 @@ impl Client {
             .tokens
             .get_or_fetch(key, refused, || {
                 freshness = Freshness::New;
-                self.fetch_token(&url, scope)
+                self.fetch_token(realm, service, scope, credential)
             })?;
-        Ok(Authorization::bearer(token, freshness))
+        Ok(Authorization::token(token, freshness, credential))
     }
 
-    /// Asks the token service. Redirects are refused: the request carries the password (H06).
-    fn fetch_token(&self, url: &Url, scope: &Scope) -> Result<Token, RequestError> {
+    /// Asks the token service. Redirects are refused: the request carries the login (H06).
+    fn fetch_token(
+        &self,
+        realm: &Url,
+        service: Option<&str>,
+        scope: &Scope,
+        credential: Option<&Arc<Credential>>,
+    ) -> Result<Token, RequestError> {
         let started = Instant::now();
-        let verdict = Verdict {
-            url: url.clone(),
-            credentials: true,
-        };
-        let mut request = Request::to(Method::Get, verdict, scope.clone());
-        let mut response = match &self.credential {
-            Some(credential) => {
-                let basic = Authorization::basic(credential)
-                    .map_err(|failure| request.failed(url, failure))?;
+        let by_get = token_url(realm, service, scope);
+        let mut request = self.token_request(Method::Get, &by_get);
+        let response = match credential {
+            Some(known) if let Proof::IdentityToken(token) = &known.proof => {
+                self.post_form(realm, &refresh_form(token, service, scope), known)?
+            }
+            Some(known) => {
+                let login =
+                    Authorization::of(known).map_err(|failure| request.failed(&by_get, failure))?;
                 // Token services say 403 to a wrong password as well as to a missing repository (A16).
                 let is_refused = |status| matches!(status, 401 | 403);
-                self.with_password(credential, &mut request, url, &basic, is_refused)?
+                self.with_login(&mut request, &by_get, &login, is_refused)?
             }
-            None => self.exchange_twice(&mut request, url, None)?,
+            None => self.exchange_twice(&mut request, &by_get, None)?,
         };
-        if response.status != 200 {
-            return Err(response.refuse());
-        }
-        let body = response.bytes(MAX_ERROR)?;
-        parse_token(&body, started).map_err(|error| response.failed(Failure::Token(error)))
+        read_token(response, started)
     }
 
     fn ping(&self) -> Option<Challenge> {
@@ -338,6 +479,14 @@ impl Client {
     }
 }
 
+fn read_token(mut response: Response, started: Instant) -> Result<Token, RequestError> {
+    if response.status != 200 {
+        return Err(response.refuse());
+    }
+    let body = response.bytes(MAX_ERROR)?;
+    parse_token(&body, started).map_err(|error| response.failed(Failure::Token(error)))
+}
+
 fn challenge_of(response: &Response) -> Option<Challenge> {
     choose(parse_challenges(response.headers("www-authenticate")))
 }
@@ -346,10 +495,13 @@ const MAX_REFUSALS: u8 = 3;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Barrier, OnceLock};
     use std::thread;
 
+    use serde_json::json;
+
+    use super::super::credentials::Given;
     use super::super::testing::{Reply, Seen, Server};
     use super::*;
     use crate::oci::{Digest, Reference, Repository, Tag};
@@ -502,6 +654,37 @@ mod tests {
     }
 
     #[test]
+    fn tokens_that_others_renewed_and_that_die_again_are_no_denial() {
+        let (given, dead) = (AtomicUsize::new(0), Mutex::new(String::new()));
+        let other: Arc<OnceLock<Arc<dyn Target>>> = Arc::default();
+        let beside = Arc::clone(&other);
+        let server = Server::start(move |seen| {
+            let number = given.fetch_add(1, Ordering::Relaxed);
+            let token = seen.header("authorization").unwrap_or_default();
+            Some(if seen.target.starts_with("/token") {
+                Reply::new(200).body(format!("{{\"token\":\"t{number}\"}}"))
+            } else if token.is_empty() {
+                bearer(seen, "")
+            } else if seen.target.ends_with("/v1") {
+                // Before the answer comes, another request finds the token dead and renews it for both.
+                token.clone_into(&mut lock(&dead));
+                let tag = Reference::Tag(Tag::parse("v2").unwrap());
+                beside.get().unwrap().head(&tag).unwrap();
+                bearer(seen, ",error=\"invalid_token\"")
+            } else if token == *lock(&dead) {
+                bearer(seen, ",error=\"invalid_token\"")
+            } else {
+                found()
+            })
+        });
+        let registries = server.registries(None);
+        let store = || registries.store(&server.host, &Repository::parse("a/b").unwrap());
+        assert!(other.set(store()).is_ok());
+        let error = ask(&*store()).unwrap_err();
+        assert_eq!(error.class, Class::Transient, "{error}");
+    }
+
+    #[test]
     fn a_wrong_password_is_sent_three_times_in_all_however_many_ask() {
         for realm in [true, false] {
             let server = Server::start(move |seen| {
@@ -535,6 +718,174 @@ mod tests {
                     .is_some_and(|value| value.starts_with("Basic"))
             });
             assert_eq!(sent.count(), 3);
+        }
+    }
+
+    #[test]
+    fn an_identity_token_is_for_the_token_service_alone() {
+        let token = || Proof::IdentityToken(Secret::new("i+d".into()));
+        let identity = || Some(Given::Proof(token()));
+        let server = Server::start(|seen| {
+            let form = String::from_utf8_lossy(&seen.body).into_owned();
+            Some(
+                match (
+                    seen.target.starts_with("/token"),
+                    seen.header("authorization"),
+                ) {
+                    (true, None) if form.contains("refresh_token=i%2Bd&service=s&") => {
+                        Reply::new(200).body(r#"{"access_token":"t"}"#)
+                    }
+                    (true, _) => Reply::new(500),
+                    (false, Some("Bearer t")) => found(),
+                    _ => bearer(seen, ""),
+                },
+            )
+        });
+        let store = |server: &Server, name| {
+            let repository = Repository::parse(name).unwrap();
+            server
+                .registries_by(identity())
+                .store(&server.host, &repository)
+        };
+        assert!(ask(&*store(&server, "a/b")).unwrap());
+        let asked = "HEAD /v2/a/b/manifests/v1";
+        assert_eq!(server.requests(), [asked, "POST /token", asked]);
+
+        let basic =
+            Server::start(|_| Some(Reply::new(401).header("www-authenticate", "Basic realm=x")));
+        let error = ask(&*store(&basic, "a")).unwrap_err();
+        assert!(
+            error.to_string().contains("has an identity token"),
+            "{error}"
+        );
+
+        // What the service says of the token is not repeated.
+        let echo = Server::start(|seen| {
+            let is_token = seen.target.starts_with("/token");
+            Some(if is_token {
+                Reply::new(400).body(seen.body.clone())
+            } else {
+                bearer(seen, "")
+            })
+        });
+        let registries = echo.registries_by(identity());
+        let store = registries.store(&echo.host, &Repository::parse("a").unwrap());
+        for _ in 0..5 {
+            let error = ask(&*store).unwrap_err().to_string();
+            assert!(
+                !error.contains("i+d") && !error.contains("i%2Bd"),
+                "{error}"
+            );
+        }
+        let posts = echo.requests().into_iter();
+        assert_eq!(posts.filter(|line| line == "POST /token").count(), 3);
+    }
+
+    #[test]
+    fn a_token_of_the_user_goes_to_the_registry_whatever_it_demands() {
+        for challenge in ["Basic realm=x", "Bearer realm=\"/token\""] {
+            let server = Server::start(move |seen| {
+                Some(match seen.header("authorization") {
+                    Some("Bearer abc") => found(),
+                    _ => Reply::new(401).header("www-authenticate", challenge),
+                })
+            });
+            for (token, expected) in [("abc", Some(true)), ("wrong", Some(false)), ("a b", None)] {
+                let proof = Proof::Bearer(Secret::new(token.into()));
+                let registries = server.registries_by(Some(Given::Proof(proof)));
+                let store = registries.store(&server.host, &Repository::parse("a").unwrap());
+                assert_eq!(ask(&*store).ok(), expected, "{challenge} {token}");
+            }
+            let asked = server.seen();
+            assert!(asked.iter().all(|seen| seen.method == "HEAD"));
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_written_anew_is_read_again() {
+        let name = format!("image-syncer-token-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, "one\n").unwrap();
+        let (file, accepted) = (path.clone(), Arc::new(Mutex::new("Bearer one")));
+        let good = accepted.clone();
+        let server = Server::start(move |seen| {
+            let sent = seen.header("authorization");
+            let is_good = sent == Some(*lock(&good));
+            if sent.is_some() && !is_good {
+                // Whoever let the old one die has a new one.
+                std::fs::write(&file, "two\n").unwrap();
+            }
+            Some(if is_good {
+                found()
+            } else {
+                Reply::new(401).header("www-authenticate", "Basic realm=x")
+            })
+        });
+        let registries = server.registries_by(Some(Given::File(None, path.clone())));
+        let store = registries.store(&server.host, &Repository::parse("a").unwrap());
+        assert!(ask(&*store).unwrap());
+        *lock(&accepted) = "Bearer two";
+        assert!(ask(&*store).unwrap());
+        // None will do any more, and none comes: that is the answer.
+        *lock(&accepted) = "Bearer three";
+        assert!(!ask(&*store).unwrap());
+        assert_eq!(server.requests().len(), 5);
+        // A file that is about to be written is no reason to give up.
+        for content in ["", "\n", "a b"] {
+            std::fs::write(&path, content).unwrap();
+            let error = ask(&*store).unwrap_err();
+            let is_passing = content != "a b";
+            assert_eq!(error.class == Class::Transient, is_passing, "{error}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(ask(&*store).unwrap_err().class, Class::Transient);
+    }
+
+    #[test]
+    fn a_service_account_signs_in_by_one_access_token_for_all() {
+        let pem = include_str!("../../fixtures/service-account.pem");
+        let server = Server::start(|seen| {
+            let form = String::from_utf8_lossy(&seen.body).into_owned();
+            let grant =
+                "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=ey";
+            Some(match seen.header("authorization") {
+                None if seen.target == "/google" && form.starts_with(grant) => {
+                    Reply::new(200).body(r#"{"access_token":"t","expires_in":3599}"#)
+                }
+                // oauth2accesstoken:t
+                Some("Basic b2F1dGgyYWNjZXNzdG9rZW46dA==") => found(),
+                _ => Reply::new(401).header("www-authenticate", "Basic realm=x"),
+            })
+        });
+        let ask_by = |token_uri: &str, names: &[&str]| {
+            let key = json!({"client_email": "e", "private_key": pem, "token_uri": token_uri});
+            let login = Proof::Password("_oauth2_".into(), Secret::new(key.to_string()));
+            let registries = server.registries_by(Some(Given::Proof(login)));
+            let ask = |name: &&str| {
+                let repository = Repository::parse(name).unwrap();
+                ask(&*registries.store(&server.host, &repository))
+            };
+            names.iter().map(ask).collect::<Vec<_>>()
+        };
+        let own = format!("http://{}/google", server.host);
+        for found in ask_by(&own, &["a", "b"]) {
+            assert!(found.unwrap());
+        }
+        let [one, two] = ["a", "b"].map(|name| format!("HEAD /v2/{name}/manifests/v1"));
+        assert_eq!(server.requests(), [&one, "POST /google", &one, &two]);
+        for (uri, why) in [
+            ("http://127.0.0.2/google", "over plain http"),
+            ("file:///etc/passwd", "neither http nor https"),
+            ("https://u:p@a.example/", "user name or password"),
+        ] {
+            let [Err(error)] = &ask_by(uri, &["a"])[..] else {
+                panic!("{uri} was asked");
+            };
+            let error = error.to_string();
+            assert!(
+                error.contains("token_uri") && error.contains(why),
+                "{error}"
+            );
         }
     }
 

@@ -183,12 +183,10 @@ impl BlobReader {
 
 impl Read for BlobReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX);
-        let wanted = buffer.len().min(wanted);
-        let Some(buffer) = buffer.get_mut(..wanted).filter(|buffer| !buffer.is_empty()) else {
+        let buffer = piece(self.rate.as_deref(), self.left, buffer);
+        if buffer.is_empty() {
             return Ok(0);
-        };
-        let buffer = piece(self.rate.as_deref(), buffer);
+        }
         let started = Instant::now();
         let length = self.inner.read(buffer)?;
         if self.floor.is_missed(started.elapsed(), length) {

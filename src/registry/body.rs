@@ -66,12 +66,10 @@ impl Read for Outgoing<'_> {
                 "less than 1 KiB/s for a minute",
             ));
         }
-        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX);
-        let wanted = buffer.len().min(wanted);
-        let Some(buffer) = buffer.get_mut(..wanted).filter(|buffer| !buffer.is_empty()) else {
+        let buffer = piece(self.rate, self.left, buffer);
+        if buffer.is_empty() {
             return Ok(0);
-        };
-        let buffer = piece(self.rate, buffer);
+        }
         let length = loop {
             match self.inner.read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::auth::Scope;
 use super::authorise::{Authorization, Round};
-use super::credentials::Credential;
+use super::credentials::Source;
 use super::error::{Failure, RequestError};
 use super::exchange::Response;
 use super::hosts::{Ability, Registry};
@@ -18,7 +18,8 @@ use crate::oci::Repository;
 pub(super) struct Client {
     pub(super) registry: Arc<Registry>,
     pub(super) repository: Repository,
-    pub(super) credential: Option<Arc<Credential>>,
+    /// What may know the login, most specific first.
+    pub(super) sources: Vec<Source>,
     /// Whether anything was written: from then on the repository's tokens are for both, so that there is one (A14).
     writes: AtomicBool,
 }
@@ -28,12 +29,12 @@ impl Client {
     pub(super) fn new(
         registry: Arc<Registry>,
         repository: Repository,
-        credential: Option<Arc<Credential>>,
+        sources: Vec<Source>,
     ) -> Self {
         Self {
             registry,
             repository,
-            credential,
+            sources,
             writes: AtomicBool::new(false),
         }
     }
@@ -173,6 +174,11 @@ impl Client {
             response.discard();
             response = self.exchange_in(request, url, round.authorization.as_ref())?;
         }
+        // A denial leaves nothing to try. This is one token after another that died before it was used, some of them
+        // those of other requests (H02).
+        if response.status == 401 {
+            return Err(response.failed(Failure::TokensInvalid));
+        }
         Ok(response)
     }
 
@@ -240,8 +246,9 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
 
-    use super::super::credentials::{Credentials, Entry};
+    use super::super::credentials::{Credentials, Entry, Given, Proof};
     use super::super::hosts::Registries;
+    use super::super::network::Reach;
     use super::super::testing::{Reply, Seen, Server, descriptor};
     use super::*;
     use crate::oci::{Host, Reference, Tag};
@@ -370,7 +377,7 @@ mod tests {
             .local_addr()
             .unwrap();
         let host = Host::parse(&closed.to_string()).unwrap();
-        let error = Registries::new(Credentials::default(), 1)
+        let error = Registries::new(Credentials::default(), 1, Reach::default())
             .store(&host, &Repository::parse("a").unwrap())
             .head(&tag())
             .unwrap_err();
@@ -483,11 +490,14 @@ mod tests {
             key: host.to_string(),
             host: host.clone(),
             path: String::new(),
-            username: Some("u".into()),
-            password: Some(Secret::new("p".into())),
+            login: Some(Given::Proof(Proof::Password(
+                "u".into(),
+                Secret::new("p".into()),
+            ))),
             insecure: true,
         };
-        let registries = Registries::new(Credentials::new(vec![entry], None).0, 1);
+        let credentials = Credentials::new(vec![entry], Vec::new());
+        let registries = Registries::new(credentials, 1, Reach::default());
         let store = registries.store(&host, &Repository::parse("a").unwrap());
         let error = store.head(&tag()).unwrap_err();
         assert_eq!(error.class, Class::Transient, "{error}");

@@ -1,21 +1,20 @@
-//! Which credential is for which repository: the entries of `auth`, then docker's own config.json (protocol.md 3.4).
-//! Not here: tokens (`auth.rs`), where a credential may go (`url.rs`), credential helpers.
+//! Which login is for which repository: the entries of `auth`, then what docker and podman keep (protocol.md 3.4). Not
+//! here: their files (`auth_files.rs`), tokens (`auth.rs`), where a login may go (`url.rs`).
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsString;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use base64::Engine;
-use base64::alphabet;
-use base64::engine::DecodePaddingMode;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
-use serde_json::Value;
+use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
+use super::auth_files::{self, AuthFile, MAX_FILE, Place, read_bounded};
+use super::google::{self, KeyError};
+use super::helper::{Helper, HelperError};
+use super::hosts::lock;
 use crate::oci::{Host, Repository};
 use crate::secret::Secret;
 
@@ -28,178 +27,329 @@ pub(crate) struct Entry {
     pub(crate) host: Host,
     /// The first components of the repositories that the entry is for; empty for the whole registry.
     pub(crate) path: String,
-    /// Who we are.
-    pub(crate) username: Option<String>,
-    /// How we prove it.
-    pub(crate) password: Option<Secret>,
+    /// The login; `None`: it is looked for elsewhere.
+    pub(crate) login: Option<Given>,
     /// The registry may be spoken to without TLS, or with a certificate that nobody vouches for.
     pub(crate) insecure: bool,
 }
 
-/// A user name and password.
+/// How an entry of `auth` gives a login.
+#[derive(Clone, Debug)]
+pub(crate) enum Given {
+    /// In so many words.
+    Proof(Proof),
+    /// In a file, which may change: the password of this user, or a token.
+    File(Option<String>, PathBuf),
+    /// By a helper of this name.
+    Helper(String),
+}
+
+/// How we prove who we are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// A user name and its password.
+    Password(String, Secret),
+    /// A refresh token: the token service takes it in place of a password (A6).
+    IdentityToken(Secret),
+    /// A token that the registry itself takes.
+    Bearer(Secret),
+}
+
+impl Proof {
+    /// Both or nothing: half a login is none. The user `<token>` says that the other half is an identity token (A27).
+    pub(crate) fn password(username: Option<String>, password: Option<Secret>) -> Option<Self> {
+        let username = username.filter(|username| !username.is_empty())?;
+        let password = password.filter(|password| !password.is_empty())?;
+        Some(match username.as_str() {
+            "<token>" => Self::IdentityToken(password),
+            _ => Self::Password(username, password),
+        })
+    }
+
+    /// A token for the registry itself.
+    pub(crate) fn bearer(token: &str) -> Option<Self> {
+        (!token.is_empty()).then(|| Self::Bearer(Secret::new(token.to_owned())))
+    }
+
+    /// The key of a service account that signs in by access tokens.
+    pub(super) fn service_key(&self) -> Option<&Secret> {
+        match self {
+            Self::Password(username, key) if username == google::KEY_USER => Some(key),
+            _ => None,
+        }
+    }
+
+    /// What must not be shown.
+    pub(crate) fn secret(&self) -> &Secret {
+        match self {
+            Self::Password(_, secret) | Self::IdentityToken(secret) | Self::Bearer(secret) => {
+                secret
+            }
+        }
+    }
+}
+
+/// A login, and where it is from.
 #[derive(Debug)]
 pub(crate) struct Credential {
-    /// Tells logins apart in keys, without their content.
+    /// Tells logins apart in keys, without their content. One login in two places is one: an account is locked however
+    /// often its password is written.
     pub(crate) id: u64,
-    /// Who we are.
-    pub(crate) username: String,
-    /// How we prove it.
-    pub(crate) password: Secret,
+    /// How we prove who we are.
+    pub(crate) proof: Proof,
     /// Where this was written, for messages: `auth key "quay.io/coreos"`.
     pub(crate) origin: String,
 }
 
 impl Credential {
+    pub(super) fn new(proof: Proof, origin: String) -> Self {
+        static KEYS: OnceLock<RandomState> = OnceLock::new();
+        let (kind, name) = match &proof {
+            Proof::Password(name, _) => (0, name.as_str()),
+            Proof::IdentityToken(_) => (1, ""),
+            Proof::Bearer(_) => (2, ""),
+        };
+        let id = KEYS
+            .get_or_init(RandomState::new)
+            .hash_one((kind, name, proof.secret().expose()));
+        Self { id, proof, origin }
+    }
+
+    /// Whether the registry takes it in place of the tokens that it demands.
+    pub(crate) fn is_token(&self) -> bool {
+        matches!(self.proof, Proof::Bearer(_))
+    }
+
     /// The value of an `Authorization` header.
-    pub(crate) fn basic(&self) -> Result<Secret, CredentialError> {
+    pub(crate) fn header(&self) -> Result<Secret, CredentialError> {
+        let failed = |what| CredentialError {
+            origin: self.origin.clone(),
+            what,
+        };
+        let (username, password) = match &self.proof {
+            Proof::Password(username, password) => (username, password),
+            Proof::IdentityToken(_) => return Err(failed(Problem::WantsPassword)),
+            Proof::Bearer(token) if token.expose().bytes().all(|b| b.is_ascii_graphic()) => {
+                return Ok(Secret::new(format!("Bearer {}", token.expose())));
+            }
+            Proof::Bearer(_) => return Err(failed(Problem::Unsendable)),
+        };
         // A password may hold line breaks (Google's JSON keys do), they are encoded; a colon would end the name early
         // and the rest would be taken for the password (A28, RFC 7617).
         let refused = |c: &char| *c == ':' || c.is_control();
-        if let Some(character) = self.username.chars().find(refused) {
-            return Err(CredentialError {
-                origin: self.origin.clone(),
-                character,
-            });
+        if let Some(character) = username.chars().find(refused) {
+            return Err(failed(Problem::UserName(character)));
         }
-        let pair = Zeroizing::new(format!("{}:{}", self.username, self.password.expose()));
+        // Google takes this one's as JSON only.
+        let key = (username == google::JSON_USER).then(|| google::plain(password));
+        let password = key.flatten().unwrap_or_else(|| password.clone());
+        let pair = Zeroizing::new(format!("{username}:{}", password.expose()));
         let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
         Ok(Secret::new(format!("Basic {}", *encoded)))
     }
 }
 
-/// A user name that cannot be sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A login that is of no use.
+#[derive(Debug)]
 pub(crate) struct CredentialError {
-    /// Where the credential was written.
+    /// Where it was written.
     pub(crate) origin: String,
-    /// What no user name may hold.
-    pub(crate) character: char,
+    /// What is wrong with it.
+    pub(crate) what: Problem,
+}
+
+/// What may be wrong with a login.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Problem {
+    /// A file without it.
+    File(PathBuf, String),
+    /// A helper that gave none.
+    Helper(HelperError),
+    /// A service account's key that is none.
+    Key(KeyError),
+    /// A character that no user name may hold.
+    UserName(char),
+    /// An identity token for a registry without a token service.
+    WantsPassword,
+    /// A token with characters that no header may hold.
+    Unsendable,
+}
+
+impl CredentialError {
+    /// Whether it may be better later: a file may be about to be written.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self.what, Problem::File(..))
+    }
 }
 
 impl fmt::Display for CredentialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { origin, character } = self;
-        write!(
-            f,
-            "the user name of {origin} holds {character:?}, which no user name may: is it \"user:password\" in one?"
-        )
+        let Self { origin, what } = self;
+        match what {
+            Problem::File(path, error) => write!(
+                f,
+                "{} of {origin} cannot be read: {error}; write the login into it again",
+                path.display()
+            ),
+            Problem::Helper(error) => write!(f, "{origin}, gave no login: {error}"),
+            Problem::Key(error) => {
+                write!(f, "the password of {origin} gives no access token: {error}")
+            }
+            Problem::UserName(character) => write!(
+                f,
+                "the user name of {origin} holds {character:?}, which no user name may: is it \"user:password\" in one?"
+            ),
+            Problem::WantsPassword => write!(
+                f,
+                "{origin} has an identity token, and the registry has no token service that takes it: sign in with a \
+                 password"
+            ),
+            Problem::Unsendable => write!(
+                f,
+                "the token of {origin} holds blanks, control characters or letters beyond ASCII: was it copied whole?"
+            ),
+        }
     }
 }
 
 impl std::error::Error for CredentialError {}
 
-/// All credentials of a run.
+/// All logins of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Credentials {
     entries: Table<Chosen>,
-    docker: Table<Arc<Credential>>,
+    files: Vec<AuthFile>,
+    /// One for each program and registry, however many name it.
+    helpers: Mutex<HashMap<(String, Host), Arc<Helper>>>,
+}
+
+/// What may know the login for a repository.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    /// It is known.
+    Known(Arc<Credential>),
+    /// It is in a file.
+    File(Arc<LoginFile>),
+    /// A program may know it.
+    Helper(Arc<Helper>),
+}
+
+impl Source {
+    /// The login, if there is one here.
+    pub(super) fn login(&self) -> Result<Option<Arc<Credential>>, CredentialError> {
+        match self {
+            Self::Known(credential) => Ok(Some(credential.clone())),
+            Self::File(file) => file.read().map(Some),
+            Self::Helper(helper) => helper.ask(),
+        }
+    }
+}
+
+/// A file that holds a password or a token. It is read whenever a login is needed: others write it anew.
+#[derive(Debug)]
+pub(super) struct LoginFile {
+    path: PathBuf,
+    username: Option<String>,
+    origin: String,
+}
+
+impl LoginFile {
+    fn read(&self) -> Result<Arc<Credential>, CredentialError> {
+        let failed = |error: String| CredentialError {
+            origin: self.origin.clone(),
+            what: Problem::File(self.path.clone(), error),
+        };
+        let bytes =
+            read_bounded(&self.path, MAX_FILE).map_err(|error| failed(error.to_string()))?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| failed("it is not UTF-8".into()))?;
+        let proof = match &self.username {
+            Some(username) => {
+                let password = Secret::new(text.trim_end_matches(['\r', '\n']).into());
+                Proof::password(Some(username.clone()), Some(password))
+            }
+            None => Proof::bearer(text.trim()),
+        };
+        let proof = proof.ok_or_else(|| failed("it is empty".into()))?;
+        Ok(Arc::new(Credential::new(proof, self.origin.clone())))
+    }
 }
 
 /// What an entry of `auth` decides.
 #[derive(Debug)]
 struct Chosen {
     insecure: bool,
-    credential: Option<Arc<Credential>>,
+    source: Option<Source>,
 }
 
 impl Credentials {
-    /// The credentials of `auth`, and of docker's file at `docker`, if there is one. A file that cannot be read or
-    /// understood gives a warning: many who run this program do not know that they have it.
-    pub(crate) fn load(entries: Vec<Entry>, docker: Option<&Path>) -> (Self, Vec<String>) {
-        let Some(path) = docker else {
-            return Self::new(entries, None);
-        };
-        match read_bounded(path) {
-            Ok(content) => Self::new(entries, Some(&content)),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) =>
-            {
-                Self::new(entries, None)
-            }
-            Err(error) => {
-                let (credentials, mut warnings) = Self::new(entries, None);
-                warnings.push(format!(
-                    "{} is not used: it cannot be read: {error}",
-                    path.display()
-                ));
-                (credentials, warnings)
-            }
-        }
+    /// The logins of `auth`, and of the other places in their order. What of these cannot be read or understood gives a
+    /// warning: many who run this program do not know that they have them.
+    pub(crate) fn load(entries: Vec<Entry>, places: Vec<Place>) -> (Self, Vec<String>) {
+        let mut warnings = Vec::new();
+        let files = places
+            .into_iter()
+            .filter_map(|place| auth_files::load(place, &mut warnings))
+            .collect();
+        (Self::new(entries, files), warnings)
     }
 
-    /// The credentials of `auth` and of the content of a docker config.json, with warnings about the latter. Of two
-    /// entries for one path the later counts.
-    pub(crate) fn new(entries: Vec<Entry>, docker: Option<&[u8]>) -> (Self, Vec<String>) {
-        let mut credentials = Self::default();
-        let mut warnings = Vec::new();
-        let mut known: Vec<Arc<Credential>> = Vec::new();
-        let mut credential = |username: String, password: Secret, origin: String| {
-            // One login in two entries is one: an account is locked however often its password is written.
-            let same = known.iter().find(|known| {
-                known.username == username && known.password.expose() == password.expose()
-            });
-            let credential = Arc::new(Credential {
-                id: same.map_or(known.len() as u64 + 1, |same| same.id),
-                username,
-                password,
-                origin,
-            });
-            known.push(credential.clone());
-            credential
+    /// Of two entries for one path the later counts.
+    pub(crate) fn new(entries: Vec<Entry>, files: Vec<AuthFile>) -> Self {
+        let mut credentials = Self {
+            files,
+            ..Self::default()
         };
         for entry in entries {
-            let pair = complete(entry.username, entry.password);
+            let origin = format!("auth key {:?}", entry.key);
+            let source = entry.login.map(|login| match login {
+                Given::Proof(proof) => Source::Known(Arc::new(Credential::new(proof, origin))),
+                Given::File(username, path) => Source::File(Arc::new(LoginFile {
+                    path,
+                    username,
+                    origin,
+                })),
+                Given::Helper(name) => {
+                    Source::Helper(credentials.helper(&name, &entry.host, &origin))
+                }
+            });
             let chosen = Chosen {
-                credential: pair.map(|(username, password)| {
-                    credential(username, password, format!("auth key {:?}", entry.key))
-                }),
                 insecure: entry.insecure,
+                source,
             };
             credentials.entries.insert(entry.host, entry.path, chosen);
         }
-        match docker.map(read_docker) {
-            None => {}
-            Some(Err(problem)) => {
-                warnings.push(format!("docker's config.json is not used: {problem}"));
-            }
-            Some(Ok(found)) => {
-                for DockerEntry {
-                    key,
-                    host,
-                    path,
-                    pair,
-                } in found
-                {
-                    match pair {
-                        Ok(Some((username, password))) => {
-                            let origin = format!("docker's config.json, key {key:?}");
-                            let credential = credential(username, password, origin);
-                            credentials.docker.insert(host, path, credential);
-                        }
-                        Ok(None) => {}
-                        Err(problem) => warnings.push(format!(
-                            "docker's config.json: the entry {key:?} is not used: {problem}"
-                        )),
-                    }
-                }
-            }
-        }
-        (credentials, warnings)
+        credentials
     }
 
-    /// The credential for a repository; `None`: it is asked anonymously.
+    /// What may know the login for a repository: the first that has one counts. If none has, it is asked anonymously.
     ///
-    /// The entry of `auth` with the longest path decides. If it lacks a user name or a password, or if there is no
-    /// such entry, docker's file does, as the original program has it (original.md 1.1).
-    pub(crate) fn lookup(&self, host: &Host, repository: &Repository) -> Option<Arc<Credential>> {
-        self.entries
-            .longest(host, repository)
-            .and_then(|chosen| chosen.credential.as_ref())
-            .or_else(|| self.docker.longest(host, repository))
-            .cloned()
+    /// The entry of `auth` with the longest path comes first. If it has no login, or if there is no such entry, the
+    /// other places follow, as the original program has it (original.md 1.1). In each of them a helper comes before
+    /// what is written there: what docker left in a file that has a helper by now is old (A26).
+    pub(super) fn lookup(&self, host: &Host, repository: &Repository) -> Vec<Source> {
+        let entry = self.entries.longest(host, repository);
+        let mut sources: Vec<Source> = entry
+            .and_then(|chosen| chosen.source.clone())
+            .into_iter()
+            .collect();
+        for file in &self.files {
+            let own = file.helpers.get(host).map(|name| (name, "credHelpers"));
+            let store = file.store.as_ref().map(|name| (name, "credsStore"));
+            if let Some((name, part)) = own.or(store) {
+                let origin = format!("{part} of {}", file.name);
+                sources.push(Source::Helper(self.helper(name, host, &origin)));
+            }
+            let login = file.logins.longest(host, repository);
+            sources.extend(login.cloned().map(Source::Known));
+        }
+        sources
+    }
+
+    fn helper(&self, name: &str, host: &Host, origin: &str) -> Arc<Helper> {
+        lock(&self.helpers)
+            .entry((name.to_owned(), host.clone()))
+            .or_insert_with(|| Arc::new(Helper::new(name, host, origin)))
+            .clone()
     }
 
     /// Whether the entry that decides for a repository says `insecure`.
@@ -210,21 +360,9 @@ impl Credentials {
     }
 }
 
-/// Where docker keeps its credentials, given `$DOCKER_CONFIG` and `$HOME` (A23).
-pub(crate) fn docker_config_path(
-    docker_config: Option<OsString>,
-    home: Option<OsString>,
-) -> Option<PathBuf> {
-    let given = |variable: Option<OsString>| variable.filter(|value| !value.is_empty());
-    let folder = given(docker_config)
-        .map(PathBuf::from)
-        .or_else(|| given(home).map(|home| Path::new(&home).join(".docker")))?;
-    Some(folder.join("config.json"))
-}
-
 /// Values by registry and by the first components of a repository.
 #[derive(Debug)]
-struct Table<T>(HashMap<Host, BTreeMap<String, T>>);
+pub(super) struct Table<T>(HashMap<Host, BTreeMap<String, T>>);
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
@@ -233,12 +371,12 @@ impl<T> Default for Table<T> {
 }
 
 impl<T> Table<T> {
-    fn insert(&mut self, host: Host, path: String, value: T) {
+    pub(super) fn insert(&mut self, host: Host, path: String, value: T) {
         self.0.entry(host).or_default().insert(path, value);
     }
 
     /// The value with the longest path that the repository begins with, by whole components (S03).
-    fn longest(&self, host: &Host, repository: &Repository) -> Option<&T> {
+    pub(super) fn longest(&self, host: &Host, repository: &Repository) -> Option<&T> {
         let paths = self.0.get(host)?;
         let mut path = repository.as_str();
         loop {
@@ -253,132 +391,11 @@ impl<T> Table<T> {
     }
 }
 
-/// An entry of docker's `auths`.
-struct DockerEntry {
-    key: String,
-    host: Host,
-    path: String,
-    pair: Result<Option<(String, Secret)>, DockerError>,
-}
-
-/// What is wrong in docker's file. It never holds what stands there.
-#[derive(Debug)]
-enum DockerError {
-    /// Not JSON.
-    Json(serde_json::Error),
-    /// A part that is no object.
-    NotAnObject(&'static str),
-    /// An `auth` that is not base64 of `user:password`.
-    Auth,
-}
-
-impl fmt::Display for DockerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Json(error) => write!(f, "it is not JSON: {error}"),
-            Self::NotAnObject(what) => write!(f, "{what} is not an object"),
-            Self::Auth => write!(f, "its `auth` is not base64 of user:password"),
-        }
-    }
-}
-
-/// The entries of `auths` in the order in which they are to count, the last one most: keys that are URLs, then names
-/// as they are, then the one key that docker itself uses for its Hub (A25).
-fn read_docker(content: &[u8]) -> Result<Vec<DockerEntry>, DockerError> {
-    let file: Value = serde_json::from_slice(content).map_err(DockerError::Json)?;
-    let Value::Object(mut file) = file else {
-        return Err(DockerError::NotAnObject("it"));
-    };
-    let auths = match file.remove("auths") {
-        None | Some(Value::Null) => return Ok(Vec::new()),
-        Some(Value::Object(auths)) => auths,
-        Some(_) => return Err(DockerError::NotAnObject("`auths`")),
-    };
-    let mut found: Vec<_> = auths
-        .into_iter()
-        .filter_map(|(key, value)| {
-            let (host, path) = split_docker_key(&key)?;
-            Some(DockerEntry {
-                pair: read_docker_entry(value),
-                key,
-                host,
-                path,
-            })
-        })
-        .collect();
-    found.sort_by_key(|entry| (entry.key == HUB_KEY, !entry.key.contains("://")));
-    Ok(found)
-}
-
-/// Registry and path of a key of `auths`. What follows the host in a URL is the version of an API that is long gone;
-/// without a scheme it is a path, as podman writes it. A key that names no registry is not ours to judge.
-fn split_docker_key(key: &str) -> Option<(Host, String)> {
-    let (scheme, name) = key.split_once("://").unwrap_or(("", key));
-    let (host, path) = name.split_once('/').unwrap_or((name, ""));
-    let path = path.trim_end_matches('/');
-    let path = if !scheme.is_empty() || matches!(path, "v1" | "v2") {
-        ""
-    } else {
-        path
-    };
-    Some((Host::parse(host).ok()?, path.to_owned()))
-}
-
-/// User name and password of an entry; nothing if it says that they are elsewhere (A24).
-fn read_docker_entry(entry: Value) -> Result<Option<(String, Secret)>, DockerError> {
-    let Value::Object(mut entry) = entry else {
-        return Err(DockerError::NotAnObject("it"));
-    };
-    let mut text = |name| match entry.remove(name) {
-        Some(Value::String(text)) if !text.is_empty() => Some(text),
-        _ => None,
-    };
-    let Some(auth) = text("auth").map(Zeroizing::new) else {
-        return Ok(complete(
-            text("username"),
-            text("password").map(Secret::new),
-        ));
-    };
-    let decoded = BASE64
-        .decode(auth.as_bytes())
-        .map(Zeroizing::new)
-        .map_err(|_| DockerError::Auth)?;
-    let pair = std::str::from_utf8(&decoded).map_err(|_| DockerError::Auth)?;
-    let (username, password) = pair.split_once(':').ok_or(DockerError::Auth)?;
-    // Old versions of docker filled up with NUL.
-    let password = Secret::new(password.trim_matches('\0').to_owned());
-    Ok(complete(Some(username.to_owned()), Some(password)))
-}
-
-/// Both or nothing: half a credential is none.
-fn complete(username: Option<String>, password: Option<Secret>) -> Option<(String, Secret)> {
-    let username = username.filter(|username| !username.is_empty())?;
-    let password = password.filter(|password| !password.is_empty())?;
-    Some((username, password))
-}
-
-fn read_bounded(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut content = Zeroizing::new(Vec::new());
-    File::open(path)?
-        .take(MAX_FILE + 1)
-        .read_to_end(&mut content)?;
-    if content.len() as u64 > MAX_FILE {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    Ok(content)
-}
-
-const HUB_KEY: &str = "https://index.docker.io/v1/";
-const MAX_FILE: u64 = 1024 * 1024;
-/// Some programs leave the padding out.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+
+    use serde_json::Value;
 
     use super::*;
 
@@ -389,24 +406,48 @@ mod tests {
             key: key.into(),
             host: Host::parse(host).unwrap(),
             path: path.into(),
-            username: given(username),
-            password: given(password).map(Secret::new),
+            login: Proof::password(given(username), given(password).map(Secret::new))
+                .map(Given::Proof),
             insecure,
         }
+    }
+
+    /// The logins of entries and of one other place.
+    fn load(entries: Vec<Entry>, file: &str) -> (Credentials, Vec<String>) {
+        let place = Place::Variable(Secret::new(file.into()));
+        Credentials::load(entries, vec![place])
+    }
+
+    fn login(
+        credentials: &Credentials,
+        host: &Host,
+        repository: &Repository,
+    ) -> Option<Arc<Credential>> {
+        let sources = credentials.lookup(host, repository);
+        sources.iter().find_map(|source| source.login().unwrap())
     }
 
     /// Where the credential for an image comes from, and its parts: `origin user password`.
     fn found(credentials: &Credentials, name: &str) -> String {
         let (host, repository) = crate::oci::reference::split_name(name).unwrap();
-        match credentials.lookup(&host, &repository) {
-            Some(c) => format!("{} {} {}", c.origin, c.username, c.password.expose()),
+        match login(credentials, &host, &repository) {
+            Some(found) => {
+                let login = match &found.proof {
+                    Proof::Password(username, password) => {
+                        format!("{username} {}", password.expose())
+                    }
+                    Proof::IdentityToken(token) => format!("identity {}", token.expose()),
+                    Proof::Bearer(token) => format!("bearer {}", token.expose()),
+                };
+                format!("{} {login}", found.origin)
+            }
             None => "none".into(),
         }
     }
 
     #[test]
     fn the_longest_path_of_whole_components_decides() {
-        let (credentials, warnings) = Credentials::new(
+        let (credentials, warnings) = load(
             vec![
                 entry("quay.io", "all", "1", false),
                 entry("quay.io/coreos", "coreos", "2", true),
@@ -416,7 +457,7 @@ mod tests {
                 entry("only.io/ns", "ns", "5", false),
                 entry("half.io", "user", "", false),
             ],
-            Some(br#"{"auths": {"quay.io/empty": {"auth": "ZDo2"}, "half.io": {"auth": "ZDo3"}, "d.io": {"auth": "ZDo4"}}}"#),
+            r#"{"auths": {"quay.io/empty": {"auth": "ZDo2"}, "half.io": {"auth": "ZDo3"}, "d.io": {"auth": "ZDo4"}}}"#,
         );
         assert_eq!(warnings, Vec::<String>::new());
         for (name, expected) in [
@@ -439,13 +480,13 @@ mod tests {
             ("only.io/ns/x", "auth key \"only.io/ns\" ns 5"),
             ("only.io/nsx/x", "none"),
             ("other.io/ns/x", "none"),
-            // An entry without a complete credential is no credential, but docker's file may have one.
+            // An entry without a complete credential is no credential, but another place may have one.
             (
                 "quay.io/empty/x",
-                "docker's config.json, key \"quay.io/empty\" d 6",
+                "DOCKER_AUTH_CONFIG, key \"quay.io/empty\" d 6",
             ),
-            ("half.io/x", "docker's config.json, key \"half.io\" d 7"),
-            ("d.io/x", "docker's config.json, key \"d.io\" d 8"),
+            ("half.io/x", "DOCKER_AUTH_CONFIG, key \"half.io\" d 7"),
+            ("d.io/x", "DOCKER_AUTH_CONFIG, key \"d.io\" d 8"),
         ] {
             assert_eq!(found(&credentials, name), expected, "{name}");
         }
@@ -463,7 +504,7 @@ mod tests {
 
     #[test]
     fn docker_keys_and_entries_of_all_kinds() {
-        let file = br#"{
+        let file = r#"{
             "auths": {
                 "https://index.docker.io/v1/": {"auth": "aHViOnB3"},
                 "https://index.docker.io/v1/access-token": {"auth": "b3RoZXI6cHc="},
@@ -477,16 +518,18 @@ mod tests {
                 "pod.man": {"auth": "", "username": "v", "password": "p"},
                 "store.io": {},
                 "token.io": {"auth": "PHRva2VuPjo=", "identitytoken": "t"},
+                "acr.io": {"auth": "MDAwMDAwMDAtMDAwMC0wMDAwLTAwMDAtMDAwMDAwMDAwMDAwOg==", "identitytoken": "t"},
+                "brackets.io": {"username": "<token>", "password": "t"},
+                "bearer.io": {"auth": "dTpw", "identitytoken": "", "registrytoken": "r"},
                 "half.io": {"username": "u"},
                 "not a host": {"auth": "dTpw"},
                 "null.io": {"auth": null}
             },
-            "credsStore": "desktop",
             "HttpHeaders": {"User-Agent": "x"}
         }"#;
-        let (credentials, warnings) = Credentials::new(Vec::new(), Some(file));
+        let (credentials, warnings) = load(Vec::new(), file);
         assert_eq!(warnings, Vec::<String>::new());
-        let key = |key: &str, pair: &str| format!("docker's config.json, key {key:?} {pair}");
+        let key = |key: &str, pair: &str| format!("DOCKER_AUTH_CONFIG, key {key:?} {pair}");
         for (name, expected) in [
             ("nginx", key("https://index.docker.io/v1/", "hub pw")),
             ("ghcr.io/x", key("ghcr.io", "name pw")),
@@ -495,7 +538,10 @@ mod tests {
             ("pod.man/ns/repo", key("pod.man/ns/repo/", "u p")),
             ("pod.man/ns/other", key("pod.man", "v p")),
             ("store.io/x", "none".into()),
-            ("token.io/x", "none".into()),
+            ("token.io/x", key("token.io", "identity t")),
+            ("acr.io/x", key("acr.io", "identity t")),
+            ("brackets.io/x", key("brackets.io", "identity t")),
+            ("bearer.io/x", key("bearer.io", "bearer r")),
             ("half.io/x", "none".into()),
             ("null.io/x", "none".into()),
         ] {
@@ -504,89 +550,15 @@ mod tests {
     }
 
     #[test]
-    fn an_odd_docker_file_is_a_warning_that_tells_no_secret() {
-        for (file, expected) in [
-            (
-                "",
-                "docker's config.json is not used: it is not JSON: EOF while parsing a value at line 1 column 0",
-            ),
-            (
-                "[]",
-                "docker's config.json is not used: it is not an object",
-            ),
-            (
-                "{\"auths\": \"hunter2\"}",
-                "docker's config.json is not used: `auths` is not an object",
-            ),
-            (
-                "{\"auths\": {\"a.io\": \"hunter2\"}}",
-                "docker's config.json: the entry \"a.io\" is not used: it is not an object",
-            ),
-            (
-                "{\"auths\": {\"a.io\": {\"auth\": \"hunter2!\"}}}",
-                "docker's config.json: the entry \"a.io\" is not used: its `auth` is not base64 of user:password",
-            ),
-            (
-                "{\"auths\": {\"a.io\": {\"auth\": \"aHVudGVyMg==\"}}}",
-                "docker's config.json: the entry \"a.io\" is not used: its `auth` is not base64 of user:password",
-            ),
-        ] {
-            let (credentials, warnings) = Credentials::new(Vec::new(), Some(file.as_bytes()));
-            assert_eq!(warnings, [expected], "{file}");
-            assert_eq!(found(&credentials, "a.io/x"), "none", "{file}");
-        }
-        for file in ["{}", "{\"auths\": null}", "{\"auths\": {}}"] {
-            assert!(
-                Credentials::new(Vec::new(), Some(file.as_bytes()))
-                    .1
-                    .is_empty(),
-                "{file}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_docker_file_is_where_docker_has_it() {
-        let path = |docker_config: &str, home: &str| {
-            docker_config_path(Some(docker_config.into()), Some(home.into()))
-        };
-        assert_eq!(path("/d", "/h"), Some("/d/config.json".into()));
-        assert_eq!(path("", "/h"), Some("/h/.docker/config.json".into()));
-        assert_eq!(path("", ""), None);
-        assert_eq!(docker_config_path(None, None), None);
-    }
-
-    #[test]
-    fn a_docker_file_that_is_not_there_is_nothing_to_speak_of() {
-        let own = || vec![entry("a.io", "u", "p", false)];
-        for (path, warned) in [
-            (None, false),
-            (Some("/no/such/config.json"), false),
-            (Some("/dev/null/config.json"), false),
-            (Some("/proc"), true),
-            (Some("/dev/zero"), true),
-        ] {
-            let (credentials, warnings) = Credentials::load(own(), path.map(Path::new));
-            assert_eq!(
-                warnings.len(),
-                usize::from(warned),
-                "{path:?}: {warnings:?}"
-            );
-            assert_eq!(found(&credentials, "a.io/x"), "auth key \"a.io\" u p");
-        }
-    }
-
-    #[test]
     fn basic_refuses_names_that_would_be_read_differently() {
         let basic = |username: &str, password: &str| {
-            let (credentials, _) =
-                Credentials::new(vec![entry("a.io", username, password, false)], None);
+            let entry = entry("a.io", username, password, false);
+            let credentials = Credentials::new(vec![entry], Vec::new());
             let host = Host::parse("a.io").unwrap();
-            let credential = credentials
-                .lookup(&host, &Repository::parse("x").unwrap())
-                .unwrap();
+            let repository = Repository::parse("x").unwrap();
+            let credential = login(&credentials, &host, &repository).unwrap();
             assert!(!format!("{credential:?}").contains(password));
-            credential.basic().map(|secret| secret.expose().to_owned())
+            credential.header().map(|secret| secret.expose().to_owned())
         };
         assert_eq!(
             basic("Aladdin", "open sesame").unwrap(),
@@ -596,6 +568,14 @@ mod tests {
             basic("_json_key", "{\n}").unwrap(),
             "Basic X2pzb25fa2V5OnsKfQ=="
         );
+        assert_eq!(
+            basic("_json_key", "ewp9").unwrap(),
+            "Basic X2pzb25fa2V5OnsKfQ=="
+        );
+        assert_eq!(
+            basic("_json_key_base64", "ewp9").unwrap(),
+            "Basic X2pzb25fa2V5X2Jhc2U2NDpld3A5"
+        );
         for (username, character) in [
             ("a:b", ':'),
             ("a\r\nX: y", '\r'),
@@ -604,8 +584,8 @@ mod tests {
         ] {
             let error = basic(username, "hunter2").unwrap_err();
             assert_eq!(
-                (error.origin.as_str(), error.character),
-                ("auth key \"a.io\"", character)
+                (error.origin.as_str(), error.what),
+                ("auth key \"a.io\"", Problem::UserName(character))
             );
         }
         assert!(
@@ -664,7 +644,7 @@ mod tests {
                 })
                 .collect();
             let file = serde_json::json!({ "auths": auths }).to_string();
-            let (credentials, _) = Credentials::new(own, Some(file.as_bytes()));
+            let (credentials, _) = load(own, &file);
 
             let covers = |key: &str| format!("{wanted}/").starts_with(&format!("{key}/"));
             let best = entries
@@ -677,12 +657,12 @@ mod tests {
                 .max_by_key(|key| key.len());
             let expected = match (best, docker_best) {
                 (Some((key, true)), _) => format!("auth key {key:?} u p"),
-                (_, Some(key)) => format!("docker's config.json, key {key:?} d p"),
+                (_, Some(key)) => format!("DOCKER_AUTH_CONFIG, key {key:?} d p"),
                 _ => "none".to_owned(),
             };
             chosen[match expected.as_bytes()[0] {
                 b'a' => 0,
-                b'd' => 1,
+                b'D' => 1,
                 _ => 2,
             }] += 1;
             assert_eq!(
@@ -701,19 +681,19 @@ mod tests {
 
     #[test]
     fn each_login_has_an_id_wherever_it_is_written() {
-        let (credentials, _) = Credentials::new(
+        let (credentials, _) = load(
             vec![
                 entry("a.io/x", "u", "p", false),
                 entry("a.io/y", "v", "p", false),
                 entry("a.io/z", "u", "q", false),
             ],
-            Some(br#"{"auths": {"b.io": {"auth": "dTpw"}}}"#),
+            r#"{"auths": {"b.io": {"auth": "dTpw"}}}"#,
         );
         let ids: Vec<u64> = ["a.io/x/a", "a.io/y/a", "a.io/z/a", "b.io/a"]
             .into_iter()
             .map(|name| {
                 let (host, repository) = crate::oci::reference::split_name(name).unwrap();
-                credentials.lookup(&host, &repository).unwrap().id
+                login(&credentials, &host, &repository).unwrap().id
             })
             .collect();
         assert_eq!(ids[0], ids[3]);

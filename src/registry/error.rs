@@ -38,6 +38,7 @@ impl RequestError {
             | Failure::LoginRenewed
             | Failure::TokensInvalid
             | Failure::OtherMethodNext { .. } => Class::Transient,
+            Failure::Credential(error) if error.is_passing() => Class::Transient,
             // Without a length the end of a connection looks like the end of a body (M3).
             Failure::Json(error) if error.is_eof() => Class::Transient,
             _ => Class::Permanent,
@@ -333,7 +334,7 @@ impl Refusal {
         let text = String::from_utf8_lossy(body);
         let (code, message) = match serde_json::from_slice::<Value>(body) {
             Ok(value) => envelope(&value),
-            Err(_) if text.trim_start().starts_with('<') => (None, "(a web page)".into()),
+            Err(_) if text.trim_start().starts_with('<') => (None, page(&text)),
             Err(_) => (None, text.trim().to_owned()),
         };
         let clean = |text: String| {
@@ -429,6 +430,17 @@ pub(super) fn blot(mut text: String, secrets: &[&str]) -> String {
     text
 }
 
+/// What a page for people says in its title: nginx tells there that it wants a client certificate.
+fn page(text: &str) -> String {
+    let title = text
+        .split_once("<title>")
+        .and_then(|(_, rest)| rest.split_once("</title>"));
+    match title {
+        Some((title, _)) => format!("(a web page: {})", title.trim()),
+        None => "(a web page)".into(),
+    }
+}
+
 /// Code and message of an error in any of the shapes seen (protocol.md E69).
 fn envelope(value: &Value) -> (Option<String>, String) {
     let error = value
@@ -522,6 +534,11 @@ mod tests {
                 "who?",
             ),
             ("<html><h1>502</h1>", None, "(a web page)"),
+            (
+                "<html>\r\n<head><title>400 No required SSL certificate was sent</title></head>",
+                None,
+                "(a web page: 400 No required SSL certificate was sent)",
+            ),
             ("plain text\n", None, "plain text"),
             ("", None, ""),
             (

@@ -12,6 +12,7 @@ use super::body::Outgoing;
 use super::client::Client;
 use super::error::{Failure, Login, Refusal, RequestError, blot};
 use super::hosts::Ability;
+use super::network::Proxy;
 use super::request::{Body, Method, Patience, Request};
 use super::transport::{Break, Transport, body_broken, transport};
 use super::url::Url;
@@ -28,34 +29,27 @@ impl Client {
         url: &Url,
         authorization: Option<&Authorization>,
     ) -> Result<Response, RequestError> {
-        let method = request.method;
-        let failed = |failure| RequestError {
-            method,
-            url: url.to_string(),
-            failure,
-        };
-        let agent = self
-            .registry
-            .agents
-            .of(url)
-            .map_err(|error| failed(Failure::Url(error)))?;
+        let route = &self.registry.route;
+        let proxy = route
+            .proxy(url)
+            .map_err(|error| request.failed(url, Failure::Url(error)))?;
 
         if let Some(rate) = &self.registry.rates.requests
-            && self.registry.agents.are_own(url)
+            && route.is_own(url)
             && rate.take(1).is_err()
         {
             let interrupted = Transport::new(Break::Interrupted);
-            return Err(failed(Failure::Transport(interrupted)));
+            return Err(request.failed(url, Failure::Transport(interrupted)));
         }
 
         let mut head = http::Request::builder()
-            .method(method.name())
+            .method(request.method.name())
             .uri(url.to_request_string());
         for (name, value) in &request.headers {
             head = head.header(*name, value);
         }
-        if let Some(authorization) = authorization {
-            head = head.header(header::AUTHORIZATION, authorization.header().expose());
+        if let Some(value) = authorization.and_then(Authorization::header) {
+            head = head.header(header::AUTHORIZATION, value.expose());
         }
         let length = request.body.length();
         if let Some(length) = length {
@@ -69,16 +63,16 @@ impl Client {
 
         let started = Instant::now();
         let answer = match &mut request.body {
-            Body::None => run(agent, head, request.patience, ()),
+            Body::None => run(head, (), &route.agent, proxy, request.patience),
             Body::Bytes(bytes) => {
                 // A copy of the slice, which is the reader: the request may be sent again.
                 let mut rest = *bytes;
                 let body = SendBody::from_reader(&mut rest);
-                run(agent, head, request.patience, body)
+                run(head, body, &route.agent, proxy, request.patience)
             }
             Body::Stream(stream) => {
                 let body = SendBody::from_reader(stream);
-                run(agent, head, request.patience, body)
+                run(head, body, &route.agent, proxy, request.patience)
             }
         };
         let waited = request
@@ -92,7 +86,12 @@ impl Client {
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
-                let error = failed(Failure::Transport(transport(error)));
+                let broken = transport(error);
+                let broken = match proxy {
+                    Some(proxy) => broken.through(proxy),
+                    None => broken,
+                };
+                let error = request.failed(url, Failure::Transport(broken));
                 log::debug!("{error} {milliseconds}ms");
                 return Err(error);
             }
@@ -100,23 +99,21 @@ impl Client {
 
         let (parts, body) = answer.into_parts();
         let response = Response {
-            method,
+            method: request.method,
             url: url.clone(),
             status: parts.status.as_u16(),
             reason: parts.status.canonical_reason().unwrap_or_default(),
             headers: parts.headers,
             body: body.into_reader(),
-            login: match (&self.credential, authorization) {
-                (Some(credential), Some(_)) => Login::Entry(credential.origin.clone()),
-                _ => Login::Anonymous,
-            },
+            login: authorization.map_or(Login::Anonymous, Authorization::login),
             secrets: authorization
                 .map(Authorization::secrets)
                 .unwrap_or_default(),
         };
         let bytes = length.filter(|&length| length > 0).or(response.length());
         log::debug!(
-            "{method} {url} {} {} {milliseconds}ms",
+            "{} {url} {} {} {milliseconds}ms",
+            request.method,
             response.status,
             bytes.unwrap_or(0)
         );
@@ -335,20 +332,25 @@ impl Read for Incoming {
 
 /// Hands a request to ureq.
 fn run(
-    agent: &Agent,
     head: http::request::Builder,
-    patience: Patience,
     body: impl AsSendBody,
+    agent: &Agent,
+    proxy: Option<&Proxy>,
+    patience: Patience,
 ) -> Result<http::Response<ureq::Body>, ureq::Error> {
     let request = head.body(body)?;
-    agent.run(match patience {
-        Patience::Usual => request,
-        Patience::Long => agent
-            .configure_request(request)
+    if proxy.is_none() && patience == Patience::Usual {
+        return agent.run(request);
+    }
+    let mut settings = agent
+        .configure_request(request)
+        .proxy(proxy.map(|proxy| proxy.settings.clone()));
+    if patience == Patience::Long {
+        settings = settings
             .timeout_recv_response(Some(limit(LONG_LIMIT)))
-            .timeout_per_read(Some(limit(LONG_LIMIT)))
-            .build(),
-    })
+            .timeout_per_read(Some(limit(LONG_LIMIT)));
+    }
+    agent.run(settings.build())
 }
 
 /// Headers of an answer for the log, without those that open doors.

@@ -12,7 +12,7 @@ use super::RegistryStore;
 use super::authorise::SignIn;
 use super::client::Client;
 use super::credentials::Credentials;
-use super::network::{Agents, Network};
+use super::network::{Network, Reach, Route};
 use super::rate::Rates;
 use super::request::Method;
 use super::url::{Scheme, Url, UrlError};
@@ -30,9 +30,9 @@ pub(crate) struct Registries {
 
 impl Registries {
     /// Nothing is connected to yet. `workers` threads will ask at the same time.
-    pub(crate) fn new(credentials: Credentials, workers: usize) -> Self {
+    pub(crate) fn new(credentials: Credentials, workers: usize, reach: Reach) -> Self {
         Self {
-            network: Network::new(workers),
+            network: Network::new(workers, reach),
             credentials,
             rates: HashMap::new(),
             hosts: Mutex::default(),
@@ -54,8 +54,8 @@ impl Registries {
             .entry((host.clone(), repository.clone()))
             .or_insert_with(|| {
                 let registry = self.registry(host, self.credentials.insecure(host, repository));
-                let credential = self.credentials.lookup(host, repository);
-                let client = Client::new(registry, repository.clone(), credential);
+                let sources = self.credentials.lookup(host, repository);
+                let client = Client::new(registry, repository.clone(), sources);
                 Arc::new(RegistryStore {
                     client: Arc::new(client),
                 })
@@ -73,7 +73,7 @@ impl Registries {
     /// Cuts all connections: requests that run fail at once, and so do later ones to the hosts met so far.
     pub(crate) fn shutdown(&self) {
         for registry in lock(&self.hosts).values() {
-            registry.agents.shutdown();
+            registry.route.shutdown();
         }
     }
 
@@ -81,9 +81,14 @@ impl Registries {
         lock(&self.hosts)
             .entry((host.clone(), insecure))
             .or_insert_with(|| {
-                let agents = self.network.agents(host, insecure);
+                let plain = self.network.is_plain(host);
+                let route = self.network.route(host, insecure);
                 let rates = self.rates.get(host).cloned().unwrap_or_default();
-                Arc::new(Registry::new(host.clone(), insecure, agents, rates))
+                let registry = Registry::new(host.clone(), insecure || plain, route, rates);
+                if plain {
+                    registry.settle_scheme(Scheme::Http);
+                }
+                Arc::new(registry)
             })
             .clone()
     }
@@ -93,7 +98,7 @@ impl Registries {
 pub(super) struct Registry {
     pub(super) host: Host,
     pub(super) sign_in: SignIn,
-    pub(super) agents: Agents,
+    pub(super) route: Route,
     pub(super) rates: Rates,
     insecure: bool,
     scheme: OnceLock<Scheme>,
@@ -155,7 +160,7 @@ pub(super) enum Knowledge {
 }
 
 impl Registry {
-    fn new(host: Host, insecure: bool, agents: Agents, rates: Rates) -> Self {
+    fn new(host: Host, insecure: bool, route: Route, rates: Rates) -> Self {
         let scheme = if insecure || host.is_loopback() {
             OnceLock::new()
         } else {
@@ -164,7 +169,7 @@ impl Registry {
         Self {
             host,
             sign_in: SignIn::default(),
-            agents,
+            route,
             rates,
             insecure,
             scheme,

@@ -216,8 +216,7 @@ fn refused(
     let status = refusal.status;
     // distribution 2.8 answers 500 where it no longer takes schema 1, version 3 400.
     if manifest.kind() == Kind::Schema1 && (status == 500 || error.class() == Class::Permanent) {
-        let message = refusal.to_string();
-        let failure = Failure::Schema1Refused(message);
+        let failure = Failure::Schema1Refused(refusal.to_string());
         return Err(RequestError { failure, ..error }.into());
     }
     // "Unknown blob" has many forms, so nearly every refusal may be one (registries.md, "What follows" 6).
@@ -230,8 +229,7 @@ fn refused(
         return Err(error.into());
     }
     if manifest.has_foreign() && status != 500 {
-        let message = refusal.to_string();
-        let failure = Failure::ForeignWanted(message);
+        let failure = Failure::ForeignWanted(refusal.to_string());
         return Err(RequestError { failure, ..error }.into());
     }
     let parts = manifest.blobs().iter().chain(manifest.children());
@@ -280,7 +278,8 @@ fn request(client: &Client, method: Method, reference: &Reference) -> Request<'s
     Request::new(method, path, client.scope()).header("accept", media_type::ALL.join(", "))
 }
 
-fn digest_header(response: &Response) -> Option<Digest> {
+/// The digest that the registry says.
+pub(super) fn digest_header(response: &Response) -> Option<Digest> {
     Digest::parse(response.header(DIGEST_HEADER)?.trim()).ok()
 }
 

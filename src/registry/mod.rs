@@ -1,16 +1,21 @@
 //! Registries as places of images: the OCI distribution API over HTTP. Not here: rules, the order of work, attempts.
 
-pub(crate) mod auth;
+mod auth;
+pub(crate) mod auth_files;
 mod authorise;
 mod blob;
 mod body;
 mod client;
+mod connect;
 pub(crate) mod credentials;
 mod error;
 mod exchange;
+mod google;
+mod helper;
 mod hosts;
 mod manifest;
 mod network;
+mod proxy;
 mod rate;
 mod referrers;
 mod request;
@@ -18,13 +23,15 @@ mod tags;
 #[cfg(test)]
 mod testing;
 mod transport;
+mod trust;
 mod upload;
-pub(crate) mod url;
+mod url;
 
 use std::io::Read;
 use std::sync::Arc;
 
 pub(crate) use hosts::Registries;
+pub(crate) use network::Reach;
 
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Repository, Tag};
 use crate::store::{Begin, Hint, Presence, Source, StoreError, Target};

@@ -1,128 +1,274 @@
-//! How this program uses ureq: the agents and their limits, what certificates are trusted, where names lead. Not here:
-//! requests.
+//! How this program uses ureq: the agents and their limits, through which proxy, where names lead. Not here: requests.
 
 use std::collections::HashMap;
-use std::env;
 use std::error::Error;
+use std::ffi::OsString;
 use std::fmt;
-use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ureq::Agent;
 use ureq::config::{Config, ConfigBuilder};
 use ureq::http::Uri;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::typestate::AgentScope;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::unversioned::transport::{
+    ConnectProxyConnector, Connector, NextTimeout, SocksConnector, TcpConnector,
+};
+use ureq::{Agent, ProxyProtocol};
 
+use super::connect::TlsConnector;
 use super::hosts::lock;
+use super::proxy::Proxies;
+use super::trust::{Certificates, Trust};
 use super::url::{Scheme, Url, UrlError, check_addresses};
 use crate::oci::Host;
 use crate::pace::limit;
+use crate::secret::Secret;
+use crate::store::Connection;
+
+/// How registries are reached: what the environment says, and the entries of single ones.
+#[derive(Default)]
+pub(crate) struct Reach {
+    trust: Trust,
+    proxies: Proxies<Proxy>,
+    entries: HashMap<Host, Entry>,
+}
+
+/// What the entry of one registry says.
+#[derive(Clone, Default)]
+struct Entry {
+    certificates: Certificates,
+    is_plain: bool,
+    way: Way,
+}
+
+/// Through which proxy a registry, and whatever it names, is reached.
+#[derive(Clone, Default)]
+enum Way {
+    /// That of the environment, if it has one for the host.
+    #[default]
+    Environment,
+    /// None, whatever the environment says.
+    Direct,
+    /// This one, whatever the environment says.
+    Through(Proxy),
+}
+
+impl Reach {
+    /// Takes the environment and the entries, each with its place. The files that they name are read.
+    ///
+    /// # Errors
+    /// All that cannot be used, one a line.
+    pub(crate) fn new(
+        environment: &dyn Fn(&str) -> Option<OsString>,
+        entries: impl IntoIterator<Item = (String, Host, Connection)>,
+    ) -> Result<Self, String> {
+        let mut problems = Vec::new();
+        let text = |name: &str| environment(name)?.into_string().ok();
+        let proxies = Proxies::read(&text, Proxy::parse);
+        let proxies = proxies.unwrap_or_else(|problem| {
+            problems.push(problem);
+            Proxies::default()
+        });
+        let mut known = HashMap::new();
+        for (place, host, connection) in entries {
+            let proxy = connection.proxy.as_ref().map(Secret::expose);
+            let way = match proxy.map(str::trim) {
+                None | Some("") => Way::Environment,
+                Some(text) if text.eq_ignore_ascii_case("none") => Way::Direct,
+                Some(text) => match Proxy::parse(&format!("`proxy` of {host}"), text) {
+                    Ok(proxy) => Way::Through(proxy),
+                    Err(problem) => {
+                        problems.push(format!("{place}: {problem}, or \"none\""));
+                        continue;
+                    }
+                },
+            };
+            match Certificates::read(&connection) {
+                Ok(certificates) => {
+                    let entry = Entry {
+                        certificates,
+                        is_plain: connection.plain_http,
+                        way,
+                    };
+                    known.insert(host, entry);
+                }
+                Err(error) => problems.push(format!("{place}: {error}")),
+            }
+        }
+        if problems.is_empty() {
+            let trust = Trust::new(environment);
+            Ok(Self {
+                trust,
+                proxies,
+                entries: known,
+            })
+        } else {
+            Err(problems.join("\n"))
+        }
+    }
+}
+
+/// A proxy. Its login is never shown.
+#[derive(Clone)]
+pub(super) struct Proxy {
+    pub(super) settings: ureq::Proxy,
+    /// Its address, and who named it.
+    shown: String,
+}
+
+impl Proxy {
+    /// Reads `[http|https|socks5|socks5h://][USER:PASSWORD@]HOST[:PORT]`. Names are always looked up by the proxy, as Go
+    /// has it for all of these.
+    fn parse(named_by: &str, text: &str) -> Result<Self, String> {
+        let bad = || {
+            format!(
+                "{named_by} is not the URL of a proxy; write http://HOST:PORT (or https, or socks5), a login before the \
+                 host as USER:PASSWORD@, with %XX for special characters"
+            )
+        };
+        let parsed = ureq::Proxy::new(text).map_err(|_| bad())?;
+        let (protocol, scheme) = match parsed.protocol() {
+            ProxyProtocol::Http => (ProxyProtocol::Http, "http"),
+            ProxyProtocol::Https => (ProxyProtocol::Https, "https"),
+            ProxyProtocol::Socks5 | ProxyProtocol::Socks5h => (ProxyProtocol::Socks5h, "socks5"),
+            _ => return Err(bad()),
+        };
+        // ureq would take a port that is none for the usual one, and nobody for a host.
+        let written = parsed
+            .uri()
+            .authority()
+            .map_or("", |authority| authority.as_str());
+        let (_, written) = written.rsplit_once('@').unwrap_or(("", written));
+        Url::new(Scheme::Http, written, "/").map_err(|_| bad())?;
+        let (host, port) = (parsed.host(), parsed.port());
+        let mut builder = ureq::Proxy::builder(protocol).host(host).port(port);
+        if let Some(username) = parsed.username() {
+            builder = builder.username(username);
+        }
+        if let Some(password) = parsed.password() {
+            builder = builder.password(password);
+        }
+        Ok(Self {
+            settings: builder.build().map_err(|_| bad())?,
+            shown: format!("{scheme}://{host}:{port} ({named_by})"),
+        })
+    }
+
+    /// Whether its refusals look like any other failure of a socket.
+    pub(super) fn is_socks(&self) -> bool {
+        self.settings.protocol() == ProxyProtocol::Socks5h
+    }
+}
+
+impl fmt::Display for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
 
 /// What all connections of a run share.
 pub(super) struct Network {
     workers: usize,
     addresses: Arc<Addresses>,
-    roots: OnceLock<RootCerts>,
+    reach: Arc<Reach>,
 }
 
 impl Network {
     /// Made for so many threads.
-    pub(super) fn new(workers: usize) -> Self {
+    pub(super) fn new(workers: usize, reach: Reach) -> Self {
         Self {
             workers,
             addresses: Arc::default(),
-            roots: OnceLock::new(),
+            reach: Arc::new(reach),
         }
     }
 
-    /// The agents of one registry.
-    pub(super) fn agents(&self, host: &Host, insecure: bool) -> Agents {
+    /// Whether the entry of a registry says that it speaks http and nothing else.
+    pub(super) fn is_plain(&self, host: &Host) -> bool {
+        self.reach
+            .entries
+            .get(host)
+            .is_some_and(|entry| entry.is_plain)
+    }
+
+    /// The way to one registry.
+    pub(super) fn route(&self, host: &Host, insecure: bool) -> Route {
         let (name, address) = match Url::new(Scheme::Https, host.authority(), "/") {
             Ok(url) => (url.origin().host().to_owned(), url.origin().address()),
             Err(_) => (host.name().to_owned(), None),
         };
-        let roots = self.roots.get_or_init(trusted_roots).clone();
-        let config = |verifies_nothing| {
-            let tls = TlsConfig::builder()
-                .root_certs(roots.clone())
-                .disable_verification(verifies_nothing);
-            agent_config(self.workers).tls_config(tls.build())
-        };
-        let strict = self.agent(&name, config(false));
-        let own = if host.is_loopback() {
-            // A proxy has a loopback of its own.
-            self.agent(&name, config(insecure).proxy(None))
-        } else if insecure {
-            self.agent(&name, config(true))
-        } else {
-            strict.clone()
-        };
-        Agents {
-            name,
-            address,
-            own,
-            strict,
+        let entry = self.reach.entries.get(host).cloned();
+        let Entry {
+            mut certificates,
+            way,
+            ..
+        } = entry.unwrap_or_default();
+        if !certificates.is_complete() {
+            certificates = certificates.or(self.reach.trust.certs_d(host));
         }
-    }
-
-    fn agent(&self, name: &str, config: ConfigBuilder<AgentScope>) -> Agent {
+        let (own, others) = self.reach.trust.configs(&certificates, insecure);
+        let connector =
+            ().chain(SocksConnector::default())
+                .chain(ConnectProxyConnector::default())
+                .chain(TcpConnector::default())
+                .chain(TlsConnector {
+                    registry: name.clone(),
+                    own,
+                    others,
+                });
         let resolver = GuardedResolver {
-            registry: name.to_owned(),
+            registry: name.clone(),
             addresses: self.addresses.clone(),
         };
-        Agent::with_parts(config.build(), DefaultConnector::default(), resolver)
+        Route {
+            agent: Agent::with_parts(agent_config(self.workers).build(), connector, resolver),
+            name,
+            address,
+            way,
+            reach: self.reach.clone(),
+        }
     }
 }
 
-/// The agents of one registry.
-pub(super) struct Agents {
+/// The way to one registry, and to the hosts that it names.
+pub(super) struct Route {
     /// The registry's name.
     name: String,
     /// Its address, where the name is one.
     address: Option<IpAddr>,
-    own: Agent,
-    /// For hosts that the registry names: that it is `insecure` itself says nothing about them (S18).
-    strict: Agent,
+    pub(super) agent: Agent,
+    way: Way,
+    reach: Arc<Reach>,
 }
 
-impl Agents {
-    /// The agent for a URL. Behind a proxy no names are looked up here, so a written address is checked now.
-    pub(super) fn of(&self, url: &Url) -> Result<&Agent, UrlError> {
-        if self.are_own(url) {
-            return Ok(&self.own);
-        }
+impl Route {
+    /// The proxy for a URL. Behind one no names are looked up here, so a written address is checked now.
+    pub(super) fn proxy(&self, url: &Url) -> Result<Option<&Proxy>, UrlError> {
+        let proxy = match &self.way {
+            Way::Environment => self.reach.proxies.of(url.origin()),
+            Way::Direct => None,
+            Way::Through(proxy) => Some(proxy),
+        };
         if let Some(address) = url.origin().address()
-            && self.is_proxied(url)
+            && proxy.is_some()
+            && !self.is_own(url)
         {
             check_addresses(self.address.as_slice(), &[address])?;
         }
-        Ok(&self.strict)
+        Ok(proxy)
     }
 
     /// Whether a URL is one of the registry's own host.
-    pub(super) fn are_own(&self, url: &Url) -> bool {
+    pub(super) fn is_own(&self, url: &Url) -> bool {
         url.origin().host() == self.name
     }
 
     /// Cuts all connections, and fails what is asked later.
     pub(super) fn shutdown(&self) {
-        self.own.clone().shutdown();
-        self.strict.clone().shutdown();
-    }
-
-    fn is_proxied(&self, url: &Url) -> bool {
-        let uri = url.to_request_string().parse::<Uri>();
-        match (self.strict.config().proxy(), uri) {
-            (Some(proxy), Ok(uri)) => !proxy.is_no_proxy(&uri),
-            (proxy, _) => proxy.is_some(),
-        }
+        self.agent.clone().shutdown();
     }
 }
 
@@ -131,6 +277,8 @@ impl Agents {
 fn agent_config(workers: usize) -> ConfigBuilder<AgentScope> {
     let buffer = if workers > 16 { 16 << 10 } else { 64 << 10 };
     Config::builder()
+        // Chosen for each request: ureq reads the environment in its own way.
+        .proxy(None)
         .http_status_as_error(false)
         .max_redirects(0)
         .user_agent(concat!("image-syncer/", env!("CARGO_PKG_VERSION")))
@@ -144,37 +292,6 @@ fn agent_config(workers: usize) -> ConfigBuilder<AgentScope> {
         .max_idle_connections(3 * workers)
         .max_idle_connections_per_host(workers)
         .max_idle_age(IDLE_LIMIT)
-}
-
-/// The bundle of `SSL_CERT_FILE`, else that of the system, else Mozilla's as it was built in.
-fn trusted_roots() -> RootCerts {
-    let named = env::var_os("SSL_CERT_FILE")
-        .filter(|path| !path.is_empty())
-        .map(PathBuf::from);
-    if let Some(path) = &named {
-        match read_bundle(path) {
-            Ok(roots) => return roots,
-            Err(error) => log::warn!("SSL_CERT_FILE {}: {error}", path.display()),
-        }
-    }
-    BUNDLES
-        .iter()
-        .find_map(|path| read_bundle(Path::new(path)).ok())
-        .unwrap_or(RootCerts::WebPki)
-}
-
-fn read_bundle(path: &Path) -> io::Result<RootCerts> {
-    let pem = fs::read(path)?;
-    let certificates: Vec<Certificate<'static>> = parse_pem(&pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    if certificates.is_empty() {
-        return Err(io::Error::other("it holds no certificate"));
-    }
-    Ok(RootCerts::from(certificates))
 }
 
 /// Looks names up through the cache of the run, and keeps hosts that a registry names from leading where the registry
@@ -285,20 +402,69 @@ const IDLE_LIMIT: Duration = Duration::from_secs(30);
 const LOOKUP_LIFE: Duration = Duration::from_mins(1);
 /// ureq keeps no more.
 const MAX_ADDRESSES: usize = 16;
-/// Where systems keep their certificates: Debian and Alpine, Fedora, openSUSE, RHEL 7, macOS and BSD.
-const BUNDLES: [&str; 5] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 #[cfg(test)]
 mod tests {
     use ureq::unversioned::transport::time;
 
     use super::*;
+
+    #[test]
+    fn a_proxy_is_chosen_by_the_entry_and_then_by_the_environment() {
+        let environment = |name: &str| match name {
+            "HTTPS_PROXY" => Some("http://u:hunter2@outside:3128".into()),
+            "NO_PROXY" => Some("direct.example".into()),
+            _ => None,
+        };
+        let entry = |name: &str, proxy: &str| {
+            let connection = Connection {
+                proxy: Some(Secret::new(proxy.into())),
+                ..Connection::default()
+            };
+            (String::new(), Host::parse(name).unwrap(), connection)
+        };
+        let entries = [
+            entry("none.example", "NONE"),
+            entry("own.example", "socks5://own"),
+            entry("127.0.0.1:5000", "own:1080"),
+            entry("empty.example", ""),
+        ];
+        let network = Network::new(1, Reach::new(&environment, entries).unwrap());
+        let (outside, own) = (
+            Some("http://outside:3128 (HTTPS_PROXY)"),
+            Some("socks5://own:1080 (`proxy` of own.example)"),
+        );
+        let of_loopback = Some("http://own:1080 (`proxy` of 127.0.0.1:5000)");
+        for (registry, url, shown) in [
+            ("r.example", "https://r.example/", outside),
+            ("r.example", "https://storage.example/", outside),
+            ("r.example", "http://r.example/", None),
+            ("direct.example", "https://direct.example/", None),
+            ("direct.example", "https://storage.example/", outside),
+            ("127.0.0.1:6000", "https://127.0.0.1:6000/", None),
+            ("none.example", "https://storage.example/", None),
+            ("own.example", "http://own.example/", own),
+            ("own.example", "https://direct.example/", own),
+            ("127.0.0.1:5000", "http://127.0.0.1:5000/", of_loopback),
+            ("empty.example", "https://empty.example/", outside),
+        ] {
+            let route = network.route(&Host::parse(registry).unwrap(), false);
+            let proxy = route.proxy(&Url::parse(url).unwrap()).unwrap();
+            let found = proxy.map(ToString::to_string);
+            assert_eq!(found.as_deref(), shown, "{registry} {url}");
+        }
+        // What a proxy would look up cannot be checked, but what is written can (S04).
+        let route = network.route(&Host::parse("r.example").unwrap(), false);
+        for url in [
+            "https://169.254.169.254/",
+            "https://127.0.0.1:1/",
+            "https://10.0.0.1/",
+        ] {
+            let found = route.proxy(&Url::parse(url).unwrap());
+            let is_direct = found.as_ref().is_ok_and(Option::is_none);
+            assert!(found.is_err() || is_direct && url.contains("127."), "{url}");
+        }
+    }
 
     fn resolve(registry: &str, uri: &str) -> Result<Vec<SocketAddr>, ureq::Error> {
         let resolver = GuardedResolver {
@@ -340,20 +506,5 @@ mod tests {
                 None => assert!(matches!(found, Err(ureq::Error::Other(_))), "{uri}"),
             }
         }
-    }
-
-    #[test]
-    fn a_bundle_without_certificates_is_none() {
-        let path = env::temp_dir().join(format!("image-syncer-bundle-{}", std::process::id()));
-        fs::write(&path, "no certificate").unwrap();
-        assert!(read_bundle(&path).is_err());
-        let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".repeat(2);
-        fs::write(&path, pem).unwrap();
-        let Ok(RootCerts::Specific(certificates)) = read_bundle(&path) else {
-            panic!("no certificates");
-        };
-        assert_eq!(certificates.len(), 2);
-        fs::remove_file(&path).unwrap();
-        assert!(read_bundle(&path).is_err());
     }
 }

@@ -85,9 +85,10 @@ impl Rate {
     }
 }
 
-/// The part of a buffer that is to be filled at once.
-pub(super) fn piece<'b>(rate: Option<&Rate>, buffer: &'b mut [u8]) -> &'b mut [u8] {
-    let length = rate.map_or(buffer.len(), Rate::piece).min(buffer.len());
+/// The part of a buffer that is to be filled at once, where so many bytes are left in all.
+pub(super) fn piece<'b>(rate: Option<&Rate>, left: u64, buffer: &'b mut [u8]) -> &'b mut [u8] {
+    let left = usize::try_from(left).unwrap_or(usize::MAX);
+    let length = rate.map_or(left, Rate::piece).min(left).min(buffer.len());
     buffer.get_mut(..length).unwrap_or_default()
 }
 
@@ -171,11 +172,16 @@ mod tests {
 
     #[test]
     fn a_piece_is_an_eighth_of_a_second() {
-        for (amount, length, expected) in [(1, 100, 1), (80, 100, 10), (8000, 100, 100)] {
+        for (amount, length, expected) in [(1, 100, 1_u64), (80, 100, 10), (8000, 100, 100)] {
             let (rate, _) = rate(amount, 1000, 0);
-            assert_eq!(piece(Some(&rate), &mut vec![0; length]).len(), expected);
+            for left in [u64::MAX, expected, 0] {
+                let buffer = &mut vec![0; length];
+                let piece = piece(Some(&rate), left, buffer);
+                assert_eq!(piece.len() as u64, left.min(expected));
+            }
         }
-        assert_eq!(piece(None, &mut [0; 9]).len(), 9);
+        assert_eq!(piece(None, 9, &mut [0; 10]).len(), 9);
+        assert_eq!(piece(None, 10, &mut [0; 9]).len(), 9);
     }
 
     #[test]

@@ -135,7 +135,7 @@ impl Body<'_> {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
     Usual,
     Long,

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use super::credentials::{Credentials, Entry};
+use super::credentials::{Credentials, Entry, Given, Proof};
 use super::hosts::{Registries, lock};
+use super::network::Reach;
 use crate::oci::{Algorithm, Descriptor, Digest, Host, Repository};
 use crate::secret::Secret;
 use crate::store::Target;
@@ -70,16 +71,21 @@ impl Server {
 
     /// All stores here, signed in by a user `u` with this password, if any.
     pub(super) fn registries(&self, password: Option<&str>) -> Registries {
-        let entry = password.map(|password| Entry {
+        let proof = |text: &str| Proof::Password("u".into(), Secret::new(text.into()));
+        self.registries_by(password.map(|text| Given::Proof(proof(text))))
+    }
+
+    /// All stores here, with this login, if any.
+    pub(super) fn registries_by(&self, login: Option<Given>) -> Registries {
+        let entry = login.map(|login| Entry {
             key: self.host.to_string(),
             host: self.host.clone(),
             path: String::new(),
-            username: Some("u".into()),
-            password: Some(Secret::new(password.into())),
+            login: Some(login),
             insecure: true,
         });
-        let (credentials, _) = Credentials::new(entry.into_iter().collect(), None);
-        Registries::new(credentials, 2)
+        let credentials = Credentials::new(entry.into_iter().collect(), Vec::new());
+        Registries::new(credentials, 2, Reach::default())
     }
 
     /// The requests so far, as `METHOD target`, without the look whether TLS is spoken.

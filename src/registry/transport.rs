@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use ureq::Timeout;
 
-use super::network::LookupError;
+use super::network::{LookupError, Proxy};
 use super::rate::Interrupted;
 use super::url::UrlError;
 use crate::store::Class;
@@ -24,18 +24,40 @@ impl Transport {
         Self { kind, cause: None }
     }
 
+    /// The same of a request that went through a proxy. What fails before there is TLS is the proxy's word, and the only
+    /// name that was looked up is its own.
+    pub(super) fn through(self, proxy: &Proxy) -> Self {
+        let status = match self.kind {
+            Break::Lookup { .. } | Break::Refused | Break::NoRoute | Break::ConnectTimeout => None,
+            Break::Other if proxy.is_socks() => None,
+            Break::Proxy { status, .. } => status,
+            _ => return self,
+        };
+        let proxy = proxy.to_string();
+        Self {
+            kind: Break::Proxy { proxy, status },
+            ..self
+        }
+    }
+
     /// What it means for what comes next (protocol.md 6.1).
     pub(super) fn class(&self) -> Class {
         match self.kind {
-            Break::Lookup { .. }
-            | Break::Refused
-            | Break::NoRoute
-            | Break::ConnectTimeout
-            | Break::Proxy => Class::Unreachable,
-            Break::Address | Break::NotTls | Break::Certificate { .. } | Break::Tls => {
-                Class::Permanent
+            Break::Lookup { .. } | Break::Refused | Break::NoRoute | Break::ConnectTimeout => {
+                Class::Unreachable
             }
-            Break::Malformed | Break::Interrupted => Class::Permanent,
+            // A login that is missing, or a rule of the proxy's, lasts.
+            Break::Proxy { status, .. } => match status {
+                Some(400..=499) => Class::Permanent,
+                _ => Class::Unreachable,
+            },
+            Break::Address
+            | Break::NotTls
+            | Break::Certificate { .. }
+            | Break::ClientCertificate
+            | Break::Tls
+            | Break::Malformed
+            | Break::Interrupted => Class::Permanent,
             Break::Timeout | Break::Closed | Break::Slow | Break::Other => Class::Transient,
         }
     }
@@ -51,24 +73,44 @@ impl fmt::Display for Transport {
             Break::Address => f.write_str("the registry names a host that is not connected to"),
             Break::Refused | Break::NoRoute => f.write_str("no connection"),
             Break::ConnectTimeout => f.write_str("no connection in time"),
-            Break::Proxy => f.write_str("no connection through the proxy of HTTPS_PROXY or HTTP_PROXY"),
+            Break::Proxy { proxy, status } => {
+                write!(f, "no connection through the proxy {proxy}")?;
+                match status {
+                    Some(407) => f.write_str(
+                        " (it wants a login: write it into its URL, http://USER:PASSWORD@HOST:PORT)",
+                    ),
+                    Some(400..=499) => f.write_str(
+                        " (it must allow CONNECT to this host and port; NO_PROXY, or `proxy: none` in the `auth` \
+                         entry, leads past it)",
+                    ),
+                    _ => Ok(()),
+                }
+            }
             Break::NotTls => f.write_str(
-                "the registry does not speak https: if plain http is meant, set `insecure: true` for it",
+                "the registry does not speak https: if plain http is meant, set `plain_http: true` or `insecure: true` for \
+                 it",
             ),
             Break::Certificate { remedy } => {
                 f.write_str("the certificate is not accepted")?;
                 match remedy {
                     CertificateRemedy::Trust => f.write_str(
-                        " (set SSL_CERT_FILE to a bundle that holds its authority, or `insecure: true` for the registry)",
+                        " (name its authority, or the certificate itself, by `ca` in the registry's `auth` entry or by \
+                         SSL_CERT_FILE; or set `insecure: true` for the registry)",
                     ),
                     CertificateRemedy::Clock => write!(
                         f,
-                        " (the local clock says {})",
+                        " (the local clock says {}; if that is right, the registry must be given a new certificate)",
                         humantime::format_rfc3339_seconds(SystemTime::now())
+                    ),
+                    CertificateRemedy::Name => f.write_str(
+                        " (address the registry by a name that its certificate has, or have one made for this name)",
                     ),
                     CertificateRemedy::None => Ok(()),
                 }
             }
+            Break::ClientCertificate => f.write_str(
+                "the registry wants a client certificate that it knows: name one by `cert` and `key` in its `auth` entry",
+            ),
             Break::Tls => f.write_str("no TLS connection"),
             Break::Malformed => f.write_str("the answer is not HTTP"),
             Break::Timeout => f.write_str("no answer in time"),
@@ -96,8 +138,13 @@ pub(super) enum Break {
     NoRoute,
     /// No connection, TLS included, within its limit.
     ConnectTimeout,
-    /// The proxy refused.
-    Proxy,
+    /// There is none to the proxy, or it made none.
+    Proxy {
+        /// As it is shown.
+        proxy: String,
+        /// What it answered.
+        status: Option<u16>,
+    },
     /// Something else than TLS came back.
     NotTls,
     /// The certificate.
@@ -105,6 +152,8 @@ pub(super) enum Break {
         /// What can be done about it.
         remedy: CertificateRemedy,
     },
+    /// Ours is missing, or not accepted.
+    ClientCertificate,
     /// TLS could not be agreed on.
     Tls,
     /// No HTTP, or more headers than are read.
@@ -128,6 +177,8 @@ pub(super) enum CertificateRemedy {
     Trust,
     /// It is not valid at this time.
     Clock,
+    /// It is one of somebody else.
+    Name,
     /// Nothing on this side.
     None,
 }
@@ -139,10 +190,11 @@ pub(super) fn transport(error: ureq::Error) -> Transport {
         ureq::Error::Other(cause) => return refused_by_resolver(cause),
         ureq::Error::Timeout(Timeout::Connect | Timeout::Resolve) => Break::ConnectTimeout,
         ureq::Error::Timeout(_) => Break::Timeout,
-        ureq::Error::ConnectProxyFailed(_) | ureq::Error::InvalidProxyUrl => Break::Proxy,
+        ureq::Error::ConnectProxyFailed(ref answer) => Break::Proxy {
+            proxy: String::new(),
+            status: proxy_status(answer),
+        },
         ureq::Error::ConnectionFailed | ureq::Error::HostNotFound => Break::NoRoute,
-        ureq::Error::Rustls(ref error) => tls_broken(error),
-        ureq::Error::Tls(_) => Break::Tls,
         ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) | ureq::Error::Http(_) => {
             Break::Malformed
         }
@@ -169,15 +221,10 @@ pub(super) fn body_broken(error: io::Error) -> Transport {
 fn socket_broken(error: io::Error) -> Transport {
     use io::ErrorKind as Kind;
     let inner = error.get_ref();
-    if inner
-        .and_then(|inner| inner.downcast_ref::<Interrupted>())
-        .is_some()
-    {
+    if matches!(inner, Some(inner) if inner.is::<Interrupted>()) {
         return Transport::new(Break::Interrupted);
     }
-    let tls = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let kind = match (tls, error.kind()) {
         (Some(error), _) => tls_broken(error),
         (None, Kind::ConnectionRefused) => Break::Refused,
@@ -206,6 +253,7 @@ fn socket_broken(error: io::Error) -> Transport {
 }
 
 fn tls_broken(error: &rustls::Error) -> Break {
+    use rustls::AlertDescription as Alert;
     use rustls::CertificateError as Certificate;
     use rustls::Error as Tls;
     match error {
@@ -217,17 +265,37 @@ fn tls_broken(error: &rustls::Error) -> Break {
                 | Certificate::NotValidYet
                 | Certificate::NotValidYetContext { .. } => CertificateRemedy::Clock,
                 Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => {
-                    CertificateRemedy::None
+                    CertificateRemedy::Name
                 }
-                _ => CertificateRemedy::Trust,
+                // The latter is one that claims to be an authority itself.
+                Certificate::UnknownIssuer | Certificate::Other(_) => CertificateRemedy::Trust,
+                _ => CertificateRemedy::None,
             },
         },
+        // What servers say to a client without a certificate, or with one that they do not know; TLS 1.2 and Go's and
+        // OpenSSL's servers have other words for it than TLS 1.3.
+        Tls::AlertReceived(
+            Alert::CertificateRequired
+            | Alert::NoCertificate
+            | Alert::BadCertificate
+            | Alert::UnknownCA
+            | Alert::CertificateUnknown
+            | Alert::CertificateExpired
+            | Alert::CertificateRevoked
+            | Alert::UnsupportedCertificate
+            | Alert::AccessDenied,
+        ) => Break::ClientCertificate,
         Tls::AlertReceived(_)
         | Tls::PeerIncompatible(_)
         | Tls::PeerMisbehaved(_)
         | Tls::NoCertificatesPresented => Break::Tls,
         _ => Break::Closed,
     }
+}
+
+/// The status in what ureq says of a proxy's answer: `proxy server responded 407/407`.
+fn proxy_status(answer: &str) -> Option<u16> {
+    answer.rsplit('/').next()?.parse().ok()
 }
 
 fn refused_by_resolver(cause: Box<dyn Error + Send + Sync>) -> Transport {
@@ -249,23 +317,39 @@ fn refused_by_resolver(cause: Box<dyn Error + Send + Sync>) -> Transport {
 
 #[cfg(test)]
 mod tests {
-    use rustls::{CertificateError, InvalidMessage};
+    use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
     use super::*;
     use crate::store::Class::{Permanent, Transient, Unreachable};
 
+    fn io(kind: io::ErrorKind) -> ureq::Error {
+        ureq::Error::Io(kind.into())
+    }
+
+    fn tls(error: rustls::Error) -> ureq::Error {
+        ureq::Error::Io(io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    fn proxy(answer: &str) -> ureq::Error {
+        ureq::Error::ConnectProxyFailed(answer.into())
+    }
+
+    #[track_caller]
+    fn check(error: ureq::Error, class: Class, text: &str) {
+        let broken = transport(error);
+        assert_eq!(broken.class(), class, "{broken:?}");
+        assert!(broken.to_string().contains(text), "{broken:?}");
+    }
+
     #[test]
     fn failures_have_classes_and_remedies() {
-        let io = |kind: io::ErrorKind| ureq::Error::Io(kind.into());
-        let tls = |error: rustls::Error| {
-            ureq::Error::Io(io::Error::new(io::ErrorKind::InvalidData, error))
-        };
-        let certificate = |error| tls(rustls::Error::InvalidCertificate(error));
-        let plain = InvalidMessage::InvalidContentType;
         let lookup = LookupError {
             host: "r.example".into(),
             cause: io::Error::other("Try again"),
         };
+        let refused = ureq::Error::Other(Box::new(UrlError::Empty));
+        let interrupted = ureq::Error::Io(Interrupted.into());
+        let no_files = ureq::Error::Io(io::Error::from_raw_os_error(24));
         for (error, class, text) in [
             (
                 io(io::ErrorKind::ConnectionRefused),
@@ -287,42 +371,24 @@ mod tests {
                 Unreachable,
                 "/etc/resolv.conf",
             ),
+            (proxy("proxy server did not respond"), Unreachable, "proxy"),
             (
-                ureq::Error::ConnectProxyFailed("407".into()),
+                proxy("proxy server responded 502/502"),
                 Unreachable,
                 "proxy",
             ),
             (
-                ureq::Error::Other(Box::new(UrlError::Empty)),
+                proxy("proxy server responded 407/407"),
                 Permanent,
-                "not connected to",
+                "USER:PASSWORD@",
             ),
             (
-                tls(rustls::Error::InvalidMessage(plain)),
+                proxy("proxy server responded 403/403"),
                 Permanent,
-                "insecure: true",
+                "allow CONNECT",
             ),
-            (
-                certificate(CertificateError::UnknownIssuer),
-                Permanent,
-                "SSL_CERT_FILE",
-            ),
-            (
-                certificate(CertificateError::Expired),
-                Permanent,
-                "local clock",
-            ),
-            (
-                certificate(CertificateError::NotValidForName),
-                Permanent,
-                "not accepted",
-            ),
-            (tls(rustls::Error::DecryptError), Transient, "closed"),
-            (
-                ureq::Error::Io(Interrupted.into()),
-                Permanent,
-                "interrupted",
-            ),
+            (refused, Permanent, "not connected to"),
+            (interrupted, Permanent, "interrupted"),
             (io(io::ErrorKind::ConnectionReset), Transient, "closed"),
             (io(io::ErrorKind::UnexpectedEof), Transient, "closed"),
             (
@@ -335,15 +401,46 @@ mod tests {
                 Permanent,
                 "not HTTP",
             ),
-            (
-                ureq::Error::Io(io::Error::from_raw_os_error(24)),
-                Transient,
-                "failed",
-            ),
+            (no_files, Transient, "failed"),
         ] {
-            let broken = transport(error);
-            assert_eq!(broken.class(), class, "{broken:?}");
-            assert!(broken.to_string().contains(text), "{broken:?}");
+            check(error, class, text);
+        }
+    }
+
+    #[test]
+    fn failures_of_tls_have_classes_and_remedies() {
+        let plain = rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType);
+        let (required, version) = (
+            AlertDescription::CertificateRequired,
+            AlertDescription::ProtocolVersion,
+        );
+        for (error, class, text) in [
+            (plain, Permanent, "insecure: true"),
+            (
+                CertificateError::UnknownIssuer.into(),
+                Permanent,
+                "SSL_CERT_FILE",
+            ),
+            (CertificateError::Expired.into(), Permanent, "local clock"),
+            (
+                CertificateError::NotValidForName.into(),
+                Permanent,
+                "that its certificate has",
+            ),
+            (CertificateError::Revoked.into(), Permanent, "not accepted"),
+            (
+                rustls::Error::AlertReceived(required),
+                Permanent,
+                "`cert` and `key`",
+            ),
+            (
+                rustls::Error::AlertReceived(version),
+                Permanent,
+                "no TLS connection",
+            ),
+            (rustls::Error::DecryptError, Transient, "closed"),
+        ] {
+            check(tls(error), class, text);
         }
     }
 

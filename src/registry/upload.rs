@@ -12,6 +12,7 @@ use super::client::Client;
 use super::error::{Failure, RequestError};
 use super::exchange::Response;
 use super::hosts::{Ability, Knowledge, LARGE_PART};
+use super::manifest::digest_header;
 use super::request::{Method, Request};
 use super::url::{Purpose, Verdict};
 use crate::oci::{Descriptor, Digest, Repository};
@@ -436,10 +437,9 @@ impl RegistryUpload {
         let error = match result {
             Ok(response) => match response.status {
                 201 => {
-                    let told = response
-                        .header("docker-content-digest")
-                        .and_then(|text| Digest::parse(text.trim()).ok());
-                    if let Some(stored) = told.filter(|told| *told != self.descriptor.digest) {
+                    if let Some(stored) = digest_header(&response)
+                        && stored != self.descriptor.digest
+                    {
                         return Err(response
                             .failed(Failure::Changed {
                                 sent: self.descriptor.digest.clone(),
@@ -495,7 +495,7 @@ impl RegistryUpload {
             404 => !session_is_lost,
             _ => matches!(status, 405 | 411 | 413 | 415 | 416 | 501),
         };
-        if method_is_refused && self.offset == 0 && self.client.registry.refuse_upload(method) {
+        if method_is_refused && self.client.registry.refuse_upload(method) {
             return RequestError {
                 failure: Failure::OtherMethodNext { status },
                 ..error

@@ -64,6 +64,16 @@ impl Origin {
         &self.host
     }
 
+    /// How it is spoken to.
+    pub(crate) fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// Written or not.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The address, where the host is written as one. It is all that can be checked behind a proxy.
     pub(crate) fn address(&self) -> Option<IpAddr> {
         let host = self.host.as_str();
@@ -201,7 +211,7 @@ impl Url {
     #[must_use]
     pub(crate) fn with_query_parameter(&self, name: &str, value: &str) -> Self {
         let separator = if self.target.contains('?') { '&' } else { '?' };
-        let value = utf8_percent_encode(value, RESERVED);
+        let value = encode(value);
         Self {
             target: format!("{}{separator}{name}={value}", self.target),
             ..self.clone()
@@ -454,6 +464,11 @@ impl fmt::Display for UrlError {
 }
 
 impl std::error::Error for UrlError {}
+
+/// A text as the value of a query parameter, or of a form's field.
+pub(crate) fn encode(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
+}
 
 /// Only visible ASCII, without the few characters that programs disagree about or that ureq refuses.
 fn check_characters(text: &str) -> Result<(), UrlError> {

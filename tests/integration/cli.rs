@@ -1,12 +1,11 @@
 //! The command line as scripts use it: help, exit statuses, the log file, streams that are closed or full, and problems
-//! that stop everything before anything is touched. And README's tables, which must say the same. Not here: what is
-//! copied (`sync`), and runs that are interrupted (`interrupt`: statuses 129, 130 and 143).
+//! that stop everything before anything is touched. Not here: what is copied (`sync`), runs that are interrupted
+//! (`interrupt`: statuses 129, 130 and 143), and README's tables (`documents`).
 
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 
-use image_syncer::report::ExitStatus;
 use serde_json::json;
 
 use crate::harness::{Output, Run, assert_in_sync};
@@ -168,11 +167,14 @@ fn every_exit_status_has_its_cause() {
     check_invariants(&[&world.source], &[&world.target], &output);
     // Nothing can be done.
     Run::new().arg("--config=none").run().expect(2);
-    Run::new()
-        .config("{}")
-        .arg("--log=none/log")
-        .run()
-        .expect(2);
+    let output = Run::new().config("{}").arg("--log=none/log").run();
+    let output = output.expect(2);
+    assert!(
+        output.stderr.starts_with("cannot write none/log: ")
+            && output.stderr.ends_with("; name another file with --log\n"),
+        "{}",
+        output.stderr
+    );
     // A target on this machine cannot be written.
     let output = no_room(&world).run().expect(3);
     assert!(output.stderr.contains("the run could not go on: "));
@@ -379,75 +381,4 @@ fn one_rule_of_the_command_line_needs_no_file() {
     let config = json!({"images": {"nowhere.invalid/a": "nowhere.invalid/b"}});
     let images = [world.source.name("ns/app"), world.target.name("m/app")];
     world.assert_synced(&Run::new().config(config).args(&images).run());
-}
-
-/// The rows of README's table that begins with this heading, each a list of cells.
-fn readme_table(heading: &str) -> Vec<Vec<String>> {
-    let readme = include_str!("../../README.md");
-    let mut lines = readme.lines().skip_while(|line| !line.starts_with(heading));
-    assert!(lines.next().is_some(), "README has no table {heading:?}");
-    let rows = lines.skip(1).take_while(|line| line.starts_with('|'));
-    let cells = |row: &str| {
-        row.trim_matches('|')
-            .split('|')
-            .map(|cell| cell.trim().to_string())
-            .collect()
-    };
-    rows.map(cells).collect()
-}
-
-#[test]
-fn the_options_of_readme_are_those_of_the_help() {
-    let help = help();
-    let rows = readme_table("| Option |");
-    let mut known = 0;
-    for row in &rows {
-        let [option, default, ..] = &row[..] else {
-            panic!("{row:?}");
-        };
-        // "`-p`, `--proc N`" in README is "-p, --proc N" in the help.
-        let option = option.replace('`', "");
-        let line = help.lines().find(|line| {
-            let (flag, rest) = line.trim().split_once("  ").unwrap_or_default();
-            !rest.is_empty() && flag == option
-        });
-        let line = line.unwrap_or_else(|| panic!("{option} is not in the help:\n{help}"));
-        let default = default.replace(['`', '$'], "");
-        assert!(
-            line.contains("[default: ") == !matches!(&*default, "" | "stderr"),
-            "{line}"
-        );
-        assert!(
-            line.contains(&default) || default == "stderr",
-            "{option}: {default}: {line}"
-        );
-        known += 1;
-    }
-    let flags = help
-        .lines()
-        .filter(|line| line.trim_start().starts_with('-'))
-        .count();
-    assert_eq!(
-        known, flags,
-        "README lists {known} options, the help {flags}"
-    );
-}
-
-#[test]
-fn the_exit_statuses_of_readme_are_those_of_the_program() {
-    let all = [
-        ExitStatus::InSync,
-        ExitStatus::Failed,
-        ExitStatus::Usage,
-        ExitStatus::Broken,
-        ExitStatus::Interrupted(1),
-        ExitStatus::Interrupted(2),
-        ExitStatus::Interrupted(15),
-    ];
-    let listed: Vec<String> = readme_table("| Status |")
-        .iter()
-        .flat_map(|row| row[0].split(", ").map(str::to_string).collect::<Vec<_>>())
-        .collect();
-    let known: Vec<String> = all.iter().map(|status| status.code().to_string()).collect();
-    assert_eq!(listed, known);
 }

@@ -161,6 +161,49 @@ fn what_one_rule_brings_another_takes_on() {
 }
 
 #[test]
+fn what_one_rule_skips_another_does_not_find() {
+    let (source, hub, target) = (
+        FakeRegistry::new(),
+        FakeRegistry::new(),
+        FakeRegistry::new(),
+    );
+    let mut maker = Maker::new(7);
+    source.push("a", "v1", &maker.oci_for("linux/amd64", &[50]));
+    hub.push("m", "v0", &maker.oci(&[50]));
+    let arm = json!({"to": hub.name("m"), "platforms": ["linux/arm64"]});
+    let run = one_worker()
+        .rule(&source.name("a"), arm)
+        .rule(&hub.name("m"), target.name("b"));
+    let foreseen = foresee(run, &[&source, &hub, &target], 0);
+    assert!(
+        foreseen.stdout.contains("  kept: 1 (v0)\n"),
+        "{}",
+        foreseen.stdout
+    );
+}
+
+#[test]
+fn what_one_rule_cuts_another_takes_on_as_it_is_then() {
+    let (source, hub, target) = (
+        FakeRegistry::new(),
+        FakeRegistry::new(),
+        FakeRegistry::new(),
+    );
+    let index = Maker::new(8).index(&["linux/amd64", "linux/arm64"], 5000);
+    source.push("a", "v1", &index);
+    let run = || {
+        let arm = json!({"to": hub.name("m"), "platforms": ["linux/arm64"]});
+        one_worker()
+            .rule(&source.name("a:v1"), arm)
+            .rule(&hub.name("m:v1"), target.name("b"))
+    };
+    let foreseen = foresee(run(), &[&source, &hub, &target], 0);
+    let output = run().run().expect(0);
+    let pushed = |output: &Output| summary(output).rsplit(", ").next().unwrap().to_owned();
+    assert_eq!(pushed(&foreseen), pushed(&output));
+}
+
+#[test]
 fn a_namespace_is_told_by_its_repositories() {
     let (source, target) = (FakeRegistry::new(), FakeRegistry::new());
     let mut maker = Maker::new(6);

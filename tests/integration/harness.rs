@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -88,9 +89,12 @@ impl Run {
         self.config(config)
     }
 
-    /// Writes a file into the folder.
+    /// Writes a file into the folder, or below it.
     pub(crate) fn file(mut self, name: &str, bytes: impl AsRef<[u8]>) -> Self {
-        fs::write(self.path(name), bytes).expect("cannot write a file of the test");
+        let path = self.path(name);
+        let written = fs::create_dir_all(path.parent().expect("no folder"))
+            .and_then(|()| fs::write(path, bytes));
+        written.expect("cannot write a file of the test");
         self.given.insert(name.to_string());
         self
     }
@@ -128,6 +132,18 @@ impl Run {
     pub(crate) fn in_shell(self, line: &str) -> Self {
         self.env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .under(["sh", "-c", line, "sh"])
+    }
+
+    /// Writes a credential helper, a script of the shell, into a folder of its own, which is all that is in PATH beside
+    /// the system's.
+    pub(crate) fn helper(self, name: &str, script: &str) -> Self {
+        let file = format!("bin/docker-credential-{name}");
+        let run = self.file(&file, format!("#!/bin/sh\n{script}\n"));
+        let runnable = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(run.path(&file), runnable).expect("cannot change a mode");
+        let mut path = run.path("bin").into_os_string();
+        path.push(":/usr/bin:/bin");
+        run.env("PATH", path)
     }
 
     /// Plants a secret that only these registries may see. Those of the fake registries' own users and tokens are

@@ -369,9 +369,6 @@ pub(crate) fn forms_of(secret: &str) -> BTreeSet<String> {
     ])
 }
 
-/// What scripts search for.
-const FAILED: &str = "failed tasks exist";
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};

@@ -1,5 +1,6 @@
 //! Much of everything: tags in a repository (`IMAGE_SYNCER_SCALE` of them), layers in an image, workers. Nothing is lost
-//! and nothing costs more than it has to. Not here: many images in the engine alone (`src/engine/scale.rs`), and large blobs (`resume`).
+//! and nothing costs more than it has to. Not here: many images in the engine alone (`src/engine/scale.rs`), and large
+//! blobs (`resume`).
 
 use std::time::Duration;
 

@@ -3,12 +3,13 @@
 
 mod abilities;
 mod auth;
+mod certificates;
 mod cli;
 mod content;
+mod credentials;
 mod documents;
 mod dry_run;
 mod economy;
-mod environment;
 mod failures;
 mod fanout;
 mod files;
@@ -20,10 +21,6 @@ mod hostile;
 mod hosts;
 mod image;
 mod interrupt;
-#[expect(
-    dead_code,
-    reason = "the tests that need the rest of it come with the program"
-)]
 mod invariants;
 mod large;
 mod layers;
@@ -31,12 +28,9 @@ mod moving;
 mod outputs;
 mod platforms;
 mod progress;
+mod proxies;
 mod records;
 mod referrers;
-#[expect(
-    dead_code,
-    reason = "the tests that need the rest of it come with the program"
-)]
 mod registry;
 mod resume;
 mod retries;

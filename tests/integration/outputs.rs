@@ -221,4 +221,9 @@ fn a_file_that_cannot_be_written_stops_the_run_before_it_begins() {
         assert_eq!(world.source.connections() + world.target.connections(), 0);
         assert!(output.written.is_empty());
     }
+    let rule = [world.source.name("a:v1"), world.target.name("x/a")];
+    let both = ["--output-success-images=o", "--output-failed-images=o"];
+    let output = Run::new().args(&rule).args(both).run().expect(2);
+    assert!(output.stderr.contains("name two"), "{}", output.stderr);
+    assert!(output.written.is_empty());
 }

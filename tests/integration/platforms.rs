@@ -314,10 +314,11 @@ fn single_images_are_judged_by_their_config() {
                 .stderr
                 .contains("it has linux/arm64, wanted is */amd64")
         );
-        assert_eq!(
-            output.stdout,
-            "Finished, 0 sync tasks failed, 0 tasks generate failed\n"
-        );
+        let last = "Finished, 0 sync tasks failed, 0 tasks generate failed\n";
+        assert_eq!(output.stdout, last);
+        let foreseen = world.syncs(&world.run(&["--arch=amd64", "--dry-run"]));
+        let skipped = "0 equal, 1 skipped for their platforms, 0 failed\n";
+        assert!(foreseen.stdout.contains(skipped), "{}", foreseen.stdout);
         let run = world.run(&["--arch=amd64,arm64"]);
         world.syncs(&run);
         world.assert_images_arrived(&[&image]);

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Run, assert_in_sync};
+use crate::harness::{Output, Run, assert_in_sync};
 use crate::image::Maker;
 use crate::invariants::check_invariants;
 use crate::registry::{Act, End, FakeRegistry, Fault, Habit, Kind, Nth, Options};
@@ -19,11 +19,20 @@ fn pair(habit: Habit) -> (FakeRegistry, FakeRegistry) {
     (source, target)
 }
 
-fn run(source: &FakeRegistry, target: &FakeRegistry) -> crate::harness::Output {
-    let run = Run::new()
-        .rule(&source.name("a/b"), target.name("a/b"))
-        .env("IMAGE_SYNCER_TIME_SCALE", "0.01");
+fn rule(source: &FakeRegistry, target: &FakeRegistry) -> Run {
+    Run::new().rule(&source.name("a/b"), target.name("a/b"))
+}
+
+fn run(source: &FakeRegistry, target: &FakeRegistry) -> Output {
+    let run = rule(source, target).env("IMAGE_SYNCER_TIME_SCALE", "0.01");
     run.run().expect(0)
+}
+
+/// The bytes that came by PATCH requests.
+fn patched(target: &FakeRegistry) -> usize {
+    let entries = target.history().into_iter();
+    let patches = entries.filter(|entry| entry.kind == Kind::UploadPatch);
+    patches.map(|entry| entry.bytes_in).sum()
 }
 
 #[test]
@@ -42,12 +51,7 @@ fn a_broken_upload_goes_on_where_the_registry_kept_it() {
         assert_eq!(target.count(Kind::UploadGet), 1);
         assert_eq!(target.count(Kind::UploadPatch), 2, "{habit:?}");
         // What was kept is not sent again: less than a quarter of the blob is on the wire twice.
-        let sent: usize = target
-            .history()
-            .iter()
-            .filter(|e| e.kind == Kind::UploadPatch)
-            .map(|e| e.bytes_in)
-            .sum();
+        let sent = patched(&target);
         assert!(sent < LARGE * 5 / 4, "{sent} bytes to {habit:?}");
     }
 }
@@ -148,16 +152,38 @@ fn a_slow_target_is_waited_for_as_long_as_the_user_says() {
 fn the_user_says_how_often_an_upload_is_recorded() {
     for (size, marks) in [("4MiB", 4), ("1GiB", 0)] {
         let (source, target) = pair(Habit::DISTRIBUTION_3);
-        let run = Run::new()
-            .rule(&source.name("a/b"), target.name("a/b"))
-            .args([
-                &format!("--checkpoint-bytes={size}"),
-                "--checkpoint-time=1h",
-            ]);
+        let run = rule(&source, &target).args([
+            &format!("--checkpoint-bytes={size}"),
+            "--checkpoint-time=1h",
+        ]);
         run.run().expect(0);
         let found = records(&run).matches("\"upload\"").count();
         assert_eq!(found, marks, "{size}");
     }
+}
+
+#[test]
+fn a_target_that_stalls_takes_no_worker_from_the_others() {
+    let (source, fast, slow) = (
+        FakeRegistry::new(),
+        FakeRegistry::new(),
+        FakeRegistry::new(),
+    );
+    source.push("a/b", "v1", &Maker::new(1).oci(&[LARGE; 5]));
+    slow.fault(Fault::on(Kind::UploadPatch, Act::NoRead).nth(Nth::Always));
+    let run = Run::new()
+        .rule(
+            &source.name("a/b"),
+            vec![fast.name("a/b"), slow.name("a/b")],
+        )
+        .arg("--proc=4")
+        .env("IMAGE_SYNCER_TIME_SCALE", "0.2");
+    let running = run.spawn();
+    running.wait_until_says(&format!("-> {}", fast.name("a/b")));
+    // Two streams show that it is slow, and a third may begin between these.
+    assert!(slow.count(Kind::UploadPatch) <= 3);
+    running.signal("KILL");
+    running.wait();
 }
 
 fn records(run: &Run) -> String {
@@ -170,9 +196,7 @@ fn killed_in_the_middle(source: &FakeRegistry, target: &FakeRegistry) -> Run {
     source.fault(
         Fault::on(Kind::BlobGet, Act::Drip(1 << 20, Duration::from_millis(30))).nth(Nth::Always),
     );
-    let run = Run::new()
-        .rule(&source.name("a/b"), target.name("a/b"))
-        .env("IMAGE_SYNCER_TIME_SCALE", "0.01");
+    let run = rule(source, target).env("IMAGE_SYNCER_TIME_SCALE", "0.01");
     let running = run.spawn();
     let deadline = Instant::now() + Duration::from_mins(1);
     while !records(&run).contains("\"upload\"") {
@@ -194,12 +218,7 @@ fn the_next_process_goes_on_with_an_upload() {
     run.run().expect(0);
     assert_in_sync(&source, "a/b", &target, "a/b", &["v1"]);
     assert_eq!(target.count(Kind::UploadGet), 1);
-    let sent: usize = target
-        .history()
-        .iter()
-        .filter(|e| e.kind == Kind::UploadPatch)
-        .map(|e| e.bytes_in)
-        .sum();
+    let sent = patched(&target);
     assert!(sent < LARGE, "{sent} bytes were sent in the second run");
 }
 
@@ -233,9 +252,7 @@ fn a_recorded_upload_is_followed_nowhere_else() {
         let start = text.find("\"location\":\"").unwrap() + "\"location\":\"".len();
         let end = start + text[start..].find('"').unwrap();
         let text = text.replace(&text[start..end], &location);
-        let run = Run::new()
-            .rule(&source.name("a/b"), target.name("a/b"))
-            .file("records", text);
+        let run = rule(&source, &target).file("records", text);
         run.run().expect(0);
         assert_in_sync(&source, "a/b", &target, "a/b", &["v1"]);
     }

@@ -31,7 +31,7 @@ check() {
 }
 
 # start NAME PORT [LINES OF CONFIG]: a registry with its access log in $work/NAME.log. PROGRAM: another registry than
-# Debian's.
+# Debian's. TLS: the fields of its `tls`.
 start() {
     cat >"$work/$1.yml" <<CONFIG
 version: 0.1
@@ -40,7 +40,7 @@ storage:
   filesystem: {rootdirectory: $work/$1}
   delete: {enabled: true}
   maintenance: {uploadpurging: {enabled: false}}
-http: {addr: "127.0.0.1:$2", secret: test}
+http: {addr: "127.0.0.1:$2", secret: test${TLS:+, tls: {$TLS\}}}
 ${PROGRAM:+#}compatibility: {schema1: {enabled: true}}
 validation: {manifests: {urls: {allow: ['^https://']}}}
 ${3:-}

@@ -51,7 +51,7 @@ quiet() {
     [ "$(since target "$2" | wc -l)" -ge 300 ]
 }
 
-free_ports 4
+free_ports 6
 source=127.0.0.1:${ports[0]}
 target=127.0.0.1:${ports[1]}
 start source "${ports[0]}"
@@ -159,6 +159,66 @@ CONFIG
     for name in wrong-source wrong-target right; do
         check "no password is printed ($name)" silent $name
     done
+fi
+
+# 6. TLS and passwords: a private authority and a client certificate at the source, a certificate that is its own
+# authority at the target, keys as PKCS#1 and SEC1.
+if ! command -v htpasswd >/dev/null || ! command -v openssl >/dev/null; then
+    echo "SKIPPED: no htpasswd or no openssl here, nothing was tried over TLS" >&2
+else
+    mkdir "$work/tls"
+    address="subjectAltName=IP:127.0.0.1"
+    (
+        cd "$work/tls"
+        # own NAME OPTION...: a certificate that is its own authority. signed NAME: one that ca.crt has signed.
+        own() { openssl req -x509 -nodes -days 2 -subj "/CN=$1" -keyout "$1.key" -out "$1.crt" "${@:2}"; }
+        signed() {
+            openssl genrsa -traditional -out "$1.key" 2048
+            openssl req -new -key "$1.key" -subj "/CN=$1" -out "$1.csr"
+            openssl x509 -req -in "$1.csr" -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 \
+                -extfile <(echo "$address") -out "$1.cert"
+        }
+        own ca -newkey rsa:2048
+        signed server
+        signed client
+        own target -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -addext "$address"
+        openssl ec -in target.key -out sec1.key
+        # As skopeo reads folders of certs.d.
+        mkdir shown known
+        cp ca.crt client.cert client.key shown/
+        cp target.crt known/
+    ) >"$work/openssl" 2>&1 || cat "$work/openssl"
+    from=127.0.0.1:${ports[4]}
+    to=127.0.0.1:${ports[5]}
+    htpasswd -Bbn robot "word 1" >"$work/robot.htpasswd"
+    files=$work/tls
+    TLS="certificate: $files/server.cert, key: $files/server.key, clientcas: [$files/ca.crt]" \
+        start tls-source "${ports[4]}" "$(access robot)"
+    TLS="certificate: $files/target.crt, key: $files/sec1.key" start tls-target "${ports[5]}" "$(access robot)"
+    skopeo copy -q --all --dest-cert-dir "$files/shown" --dest-creds "robot:word 1" \
+        "oci:$root/fixtures/layout:2.0" "docker://$from/app:2.0"
+    # over NAME FIELDS-OF-SOURCE FIELDS-OF-TARGET: a run with these beside the login. Paths begin at the file.
+    over() {
+        local login='"username": "robot", "password": "word 1"'
+        cat >"$files/$1.json" <<CONFIG
+{
+  "auth": {"$from": {$login$2}, "$to": {$login$3}},
+  "images": {"$from/app:2.0": "$to/team/app"}
+}
+CONFIG
+        sync "$1" --config "$files/$1.json" --records "$work/tls-records" --retries 0
+    }
+    shown=', "ca": "ca.crt", "cert": "client.cert", "key": "client.key"'
+    over unknown "" ', "ca": "target.crt"'
+    check "an authority that nobody named" ended unknown 1 0 1
+    check "it is told" grep -q 'the certificate is not accepted (name its authority' "$work/unknown.err"
+    over nameless ', "ca": "ca.crt"' ', "ca": "target.crt"'
+    check "a client certificate that is lacking" ended nameless 1 0 1
+    check "it is told too" grep -q 'the registry wants a client certificate' "$work/nameless.err"
+    over good "$shown" ', "ca": "target.crt"'
+    check "TLS with what each side wants" ended good 0 0 0
+    check "the copy over TLS is whole" skopeo copy -q --all --src-cert-dir "$files/known" --src-creds "robot:word 1" \
+        "docker://$to/team/app:2.0" "dir:$work/over"
 fi
 
 echo "$passed passed, $failed failed"

@@ -2,7 +2,7 @@
 //! Not here: what happens once a request is allowed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -12,6 +12,7 @@ use serde_json::json;
 use super::habit::Habit;
 use super::history::{Kind, Request, next_moment};
 use super::http::{Answer, Body, parse_query};
+use super::server::lock;
 
 /// A user name and a password.
 #[derive(Clone, Debug)]
@@ -107,16 +108,14 @@ impl TokenServer {
 
     /// Every token that was ever given.
     pub(crate) fn all_tokens(&self) -> Vec<String> {
-        self.lock().keys().cloned().collect()
+        lock(&self.tokens).keys().cloned().collect()
     }
 
     /// Makes all tokens given so far invalid.
     pub(crate) fn expire_all(&self) {
-        self.lock().values_mut().for_each(|token| *token = None);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Option<Token>>> {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tokens)
+            .values_mut()
+            .for_each(|token| *token = None);
     }
 
     /// Answers a token request in its GET form (A5) or its POST form (A6).
@@ -160,7 +159,7 @@ impl TokenServer {
                 .or_default()
                 .extend(granted);
         }
-        let mut tokens = self.lock();
+        let mut tokens = lock(&self.tokens);
         let name = format!("{TOKEN_CANARY}-{}-end", next_moment());
         let token = Token {
             rights,
@@ -177,7 +176,7 @@ impl TokenServer {
 
     /// Uses a token for a request that needs `needed`. `Err` is the `error` of the challenge.
     fn admit(&self, token: &str, needed: &Rights) -> Result<(), &'static str> {
-        let mut tokens = self.lock();
+        let mut tokens = lock(&self.tokens);
         let Some(Some(token)) = tokens.get_mut(token) else {
             return Err("invalid_token");
         };

@@ -25,8 +25,6 @@ pub(crate) struct Habit {
     // Uploading.
     /// An upload's Location is absolute and carries its offset in the query: it changes with each PATCH (E46).
     pub(crate) has_state: bool,
-    /// Uploads in one POST with `?digest=` are taken, not answered 202.
-    pub(crate) single_post: bool,
     pub(crate) patch: Patch,
     /// The status of a good PATCH (ECR: 201).
     pub(crate) patch_status: u16,
@@ -176,7 +174,6 @@ impl Habit {
         accept: Accept::Distribution,
         range: Range::Served,
         has_state: true,
-        single_post: false,
         patch: Patch::Appends,
         patch_status: 202,
         patch_range: PatchRange::Cumulative,
@@ -238,7 +235,6 @@ impl Habit {
         max_page: None,
         accept: Accept::Ignored,
         has_state: false,
-        single_post: true,
         cancel_wants_delete: false,
         any_manifest_type: true,
         ..Self::DISTRIBUTION_3
@@ -329,7 +325,6 @@ impl Habit {
     /// Amazon ECR, from its documentation and threads (protocol.md 7).
     pub(crate) const ECR: Self = Self {
         name: "ecr",
-        single_post: false,
         patch_status: 201,
         patch_range: PatchRange::Stale,
         mounts: false,

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::http::Head;
+use super::server::lock;
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -145,7 +146,6 @@ pub(crate) struct Entry {
     pub(crate) authorization: Option<String>,
     /// The request's head as it came.
     pub(crate) head: String,
-    pub(crate) connection: u64,
     /// It was let in by nobody: its answer is a challenge.
     pub(crate) is_challenged: bool,
     /// A fault rule acted on it.
@@ -155,7 +155,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn new(request: &Request, connection: u64) -> Self {
+    pub(crate) fn new(request: &Request) -> Self {
         let head = &request.head;
         let parameter = |name| head.parameter(name).map(str::to_string);
         let is_digest = request.reference.contains(':');
@@ -177,7 +177,6 @@ impl Entry {
             bytes_out: 0,
             authorization: head.header("authorization").map(str::to_string),
             head: head.text.clone(),
-            connection,
             is_challenged: false,
             has_fault: false,
             missing: Vec::new(),
@@ -198,13 +197,9 @@ pub(crate) struct History {
 }
 
 impl History {
-    fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Puts a request in, or what has become of it in its place; one that was forgotten meanwhile stays so.
     pub(crate) fn note(&self, entry: &Entry) {
-        let mut entries = self.lock();
+        let mut entries = lock(&self.entries);
         match entries.iter_mut().rev().find(|e| e.began == entry.began) {
             Some(known) => known.clone_from(entry),
             None if entry.ended == 0 => entries.push(entry.clone()),
@@ -214,17 +209,17 @@ impl History {
     }
 
     pub(crate) fn all(&self) -> Vec<Entry> {
-        self.lock().clone()
+        lock(&self.entries).clone()
     }
 
     pub(crate) fn clear(&self) {
-        self.lock().clear();
+        lock(&self.entries).clear();
     }
 
     /// Waits until `condition` holds of the history. False if it does not within 30 s.
     pub(crate) fn wait_until(&self, mut condition: impl FnMut(&[Entry]) -> bool) -> bool {
         let deadline = Instant::now() + Duration::from_secs(30);
-        let mut entries = self.lock();
+        let mut entries = lock(&self.entries);
         while !condition(&entries) {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                 return false;

@@ -170,7 +170,8 @@ impl Answer {
             .retain(|(known, _)| !known.eq_ignore_ascii_case(name));
     }
 
-    fn has_header(&self, name: &str) -> bool {
+    /// By any case of its name.
+    pub(crate) fn has_header(&self, name: &str) -> bool {
         let mut names = self.headers.iter().map(|(known, _)| known);
         names.any(|known| known.eq_ignore_ascii_case(name))
     }
@@ -198,20 +199,17 @@ impl Answer {
 /// One connection.
 pub(crate) struct Connection {
     stream: TcpStream,
-    /// Which connection of the registry this is.
-    pub(crate) number: u64,
     /// The last byte of the request read last is still in the socket.
     holds_back: bool,
 }
 
 impl Connection {
-    pub(crate) fn new(stream: TcpStream, number: u64) -> io::Result<Self> {
+    pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(READ_LIMIT))?;
         stream.set_write_timeout(Some(WRITE_LIMIT))?;
         stream.set_nodelay(true)?;
         Ok(Self {
             stream,
-            number,
             holds_back: false,
         })
     }

@@ -7,6 +7,7 @@ mod fault;
 mod habit;
 mod history;
 mod http;
+mod proxy;
 mod pull;
 mod push;
 #[cfg(test)]
@@ -15,6 +16,7 @@ pub(crate) mod raw;
 mod selftest;
 mod server;
 mod state;
+mod tls;
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
@@ -25,10 +27,13 @@ pub(crate) use auth::{Bearer, Login, TOKEN_CANARY};
 pub(crate) use fault::{Act, End, Fault, Nth};
 pub(crate) use habit::Habit;
 pub(crate) use history::{Counts, Entry, Kind};
+pub(crate) use proxy::FakeProxy;
 pub(crate) use push::payload_digest;
 pub(crate) use state::{Parts, State, StoredManifest, is_schema1, matches, sha256};
+pub(crate) use tls::{Authority, Front, Identity};
 
 use auth::{Guard, TokenServer};
+use rustls::ServerConfig;
 use server::{Shared, lock};
 
 use crate::image::Image;
@@ -37,6 +42,8 @@ use crate::image::Image;
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     address: String,
+    name: Option<String>,
+    tls: Option<Arc<ServerConfig>>,
     habit: Habit,
     is_gullible: bool,
     auth: Auth,
@@ -56,6 +63,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             address: "127.0.0.1".to_string(),
+            name: None,
+            tls: None,
             habit: Habit::DISTRIBUTION_3,
             is_gullible: false,
             auth: Auth::None,
@@ -68,6 +77,18 @@ impl Options {
     /// else at any.
     pub(crate) fn at(mut self, address: &str) -> Self {
         self.address = address.to_string();
+        self
+    }
+
+    /// Goes by this name, which leads to it through a proxy only.
+    pub(crate) fn named(mut self, name: &str) -> Self {
+        self.name = Some(name.to_string());
+        self
+    }
+
+    /// Speaks TLS.
+    pub(crate) fn tls(mut self, config: Arc<ServerConfig>) -> Self {
+        self.tls = Some(config);
         self
     }
 
@@ -105,6 +126,9 @@ impl Options {
 pub(crate) struct FakeRegistry {
     shared: Arc<Shared>,
     listener: Option<thread::JoinHandle<()>>,
+    /// Where it listens.
+    socket: String,
+    front: Option<Front>,
 }
 
 impl FakeRegistry {
@@ -134,7 +158,16 @@ impl FakeRegistry {
             TcpListener::bind((address, 0))
         };
         let socket = socket.expect("no loopback port");
-        let addr = socket.local_addr().expect("no address").to_string();
+        let at = |socket: &TcpListener| socket.local_addr().expect("no address").to_string();
+        let addr = options.name.unwrap_or_else(|| at(&socket));
+        let (socket, front) = match options.tls {
+            None => (socket, None),
+            Some(config) => {
+                let inner = TcpListener::bind("127.0.0.1:0").expect("no loopback port");
+                let front = Front::start(socket, at(&inner), config);
+                (inner, Some(front))
+            }
+        };
         let mut token_server = None;
         let guard = match options.auth {
             Auth::None => Guard::None,
@@ -162,6 +195,7 @@ impl FakeRegistry {
             stop: server::Stop::default(),
         });
         let listening = Arc::clone(&shared);
+        let inner = at(&socket);
         let listener = thread::Builder::new()
             .name(shared.addr.clone())
             .spawn(move || server::listen(&listening, &socket))
@@ -169,7 +203,14 @@ impl FakeRegistry {
         Self {
             shared,
             listener: Some(listener),
+            socket: inner,
+            front,
         }
+    }
+
+    /// Where its name leads.
+    pub(crate) fn socket(&self) -> &str {
+        self.front.as_ref().map_or(&self.socket, Front::addr)
     }
 
     /// `ADDRESS:PORT`, the registry's host in a reference.
@@ -251,13 +292,6 @@ impl FakeRegistry {
     /// Takes a blob or manifest away.
     pub(crate) fn remove(&self, repository: &str, digest: &str) {
         self.with_state(|state| state.remove(repository, digest));
-    }
-
-    /// Makes all tokens given so far invalid.
-    pub(crate) fn expire_tokens(&self) {
-        if let Guard::Bearer(server) = &self.shared.guard {
-            server.expire_all();
-        }
     }
 
     // What happened.
@@ -356,7 +390,7 @@ impl Drop for FakeRegistry {
     fn drop(&mut self) {
         self.shared.stop.set();
         // The listener sees that it is to stop when somebody comes.
-        drop(TcpStream::connect(&self.shared.addr));
+        drop(TcpStream::connect(&self.socket));
         if let Some(listener) = self.listener.take() {
             // A panic of its threads has been remembered, and a drop must not panic.
             drop(listener.join());

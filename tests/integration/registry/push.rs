@@ -26,7 +26,7 @@ impl Writing<'_> {
     pub(super) fn upload(
         &mut self,
         request: &Request,
-        body: Body,
+        body: &Body,
         entry: &mut Entry,
     ) -> Option<Answer> {
         let head = &request.head;
@@ -50,7 +50,7 @@ impl Writing<'_> {
             return Some(Answer::new(413));
         }
         if request.kind == Kind::UploadPost {
-            return body.is_complete.then(|| self.post(request, body, entry));
+            return body.is_complete.then(|| self.post(request, entry));
         }
         entry.session = Some(request.reference.clone());
         let is_known = self
@@ -62,8 +62,8 @@ impl Writing<'_> {
             return Some(Answer::error(404, "BLOB_UPLOAD_UNKNOWN", Value::Null));
         }
         match request.kind {
-            Kind::UploadPatch => self.patch(request, &body),
-            Kind::UploadPut => self.put(request, &body),
+            Kind::UploadPatch => self.patch(request, body),
+            Kind::UploadPut => self.put(request, body),
             Kind::UploadGet if self.habit.session_status == 204 => {
                 Some(self.session_answer(request, 204))
             }
@@ -77,19 +77,14 @@ impl Writing<'_> {
         }
     }
 
-    /// POST: a mount, a whole blob, or a session (E48, E54-E56).
-    fn post(&mut self, request: &Request, body: Body, entry: &mut Entry) -> Answer {
+    /// POST: a mount or a session (E54-E56).
+    fn post(&mut self, request: &Request, entry: &mut Entry) -> Answer {
         let repository = &request.repository;
         if let Some(digest) = request.head.parameter("mount") {
             let from = request.head.parameter("from");
             if let Some(answer) = self.mount(repository, digest, from) {
                 return answer;
             }
-        }
-        if let Some(digest) = request.head.parameter("digest")
-            && self.habit.single_post
-        {
-            return self.store(repository, digest, body.bytes);
         }
         let session = self.state.open_session(repository);
         entry.session = Some(session.clone());

@@ -78,6 +78,11 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Starts a thread that nobody waits for.
+pub(super) fn spawn(work: impl FnOnce() + Send + 'static) {
+    thread::Builder::new().spawn(work).expect("no thread");
+}
+
 /// Accepts connections until the registry stops.
 pub(super) fn listen(shared: &Arc<Shared>, listener: &TcpListener) {
     let mut threads = Vec::new();
@@ -145,7 +150,7 @@ impl Shared {
         }
         // The copy is a second handle of the socket, which would keep it from closing.
         let forget = || lock(&self.connections.open).remove(&number);
-        let Ok(mut connection) = Connection::new(stream, number) else {
+        let Ok(mut connection) = Connection::new(stream) else {
             drop(forget());
             return;
         };
@@ -167,7 +172,7 @@ impl Shared {
                 break After::Reset;
             }
             let request = Request::new(head);
-            let mut entry = Entry::new(&request, number);
+            let mut entry = Entry::new(&request);
             self.history.note(&entry);
             let after = self.converse(&mut connection, &request, &mut entry);
             if entry.ended == 0 {
@@ -410,7 +415,7 @@ impl Shared {
             | Kind::UploadPatch
             | Kind::UploadPut
             | Kind::UploadGet
-            | Kind::UploadDelete => writing.upload(request, body, entry),
+            | Kind::UploadDelete => writing.upload(request, &body, entry),
             Kind::Other => Some(self.unexpected(request)),
         }
     }
@@ -436,11 +441,14 @@ impl Shared {
         answer.seal();
         let mut end = None;
         let mut stalls = false;
+        let (mut cut_head, mut head_pace) = (None, None);
         let (mut pace, mut hold) = (None, None);
         for act in acts {
             match act {
                 Act::SetHeader(name, value) => answer.set_header(name, value),
                 Act::RemoveHeader(name) => answer.remove_header(name),
+                Act::CutHead(at) => cut_head = Some(*at),
+                Act::DripHead(bytes, every) => head_pace = Some((*bytes, *every)),
                 Act::CutBody(at, how) => {
                     truncate(&mut answer, *at);
                     end = Some((*how).into());
@@ -454,11 +462,7 @@ impl Shared {
                 _ => {}
             }
         }
-        let has_length = answer
-            .headers
-            .iter()
-            .any(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-        let is_ended_by_close = !has_length && answer.status != 204;
+        let is_ended_by_close = !answer.has_header("content-length") && answer.status != 204;
         answer.closes |= is_ended_by_close;
 
         entry.status = answer.status;
@@ -470,20 +474,12 @@ impl Shared {
         entry.ended = next_moment();
         self.history.note(entry);
 
-        let cut_head = acts.iter().find_map(|act| match act {
-            Act::CutHead(at) => Some(*at),
-            _ => None,
-        });
         if let Some(at) = cut_head {
             entry.bytes_out = 0;
             let head = answer.head();
             connection.write(&head.as_bytes()[..at.min(head.len())])?;
             return Ok(After::Cut);
         }
-        let head_pace = acts.iter().find_map(|act| match act {
-            Act::DripHead(bytes, every) => Some((*bytes, *every)),
-            _ => None,
-        });
         if let Some(pace) = head_pace {
             self.drip(connection, answer.head().as_bytes(), pace)?;
             connection.write(&answer.body)?;
