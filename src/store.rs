@@ -167,9 +167,9 @@ pub trait Examine: Target {
     /// As [`Source::tags`], but it may end with the first page.
     fn some_tags(&self) -> Result<Option<Vec<Tag>>, StoreError>;
 
-    /// Opens an upload and gives it up again, where the place would take one. With `by_mount` it is asked for by a mount
-    /// of a blob that is nowhere.
-    fn try_push(&self, by_mount: bool) -> Result<Trial, StoreError>;
+    /// Opens an upload and gives it up again, where the place would take one. With the digest of a blob that is nowhere it
+    /// is asked for by a mount.
+    fn try_push(&self, nowhere: Option<&Digest>) -> Result<Trial, StoreError>;
 }
 
 /// How a registry was reached.

@@ -1,10 +1,12 @@
 //! What the doctor found, as sentences: each with what it means for a run, and with the remedy where that would fail. Not
 //! here: asking.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use crate::store::{Certificate, Channel, Class, Contact, Quota, StoreError, Trial};
+use crate::oci::Digest;
+use crate::store::{Certificate, Channel, Class, Contact, Place, Quota, StoreError, Trial};
 
 /// What was found, place by place in the order of the rules.
 #[derive(Debug, Default)]
@@ -49,6 +51,12 @@ pub(super) fn note(text: impl Into<String>) -> Line {
 pub(super) fn bad(text: impl Into<String>) -> Line {
     let (mark, text) = (Mark::Bad, text.into());
     Line { mark, text }
+}
+
+impl Line {
+    pub(super) fn is_good(&self) -> bool {
+        self.mark == Mark::Good
+    }
 }
 
 impl Findings {
@@ -162,6 +170,25 @@ fn clock(ahead: Option<i64>) -> Line {
     }
 }
 
+/// Where the logins for repositories are from, each once.
+pub(super) fn logins(of_repositories: &[(&Place, String)]) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let mut told = HashSet::new();
+    for (place, words) in of_repositories {
+        if told.insert(words) {
+            let all = of_repositories.iter();
+            let others = all.filter(|(_, other)| other == words).count() - 1;
+            let is_only = others + 1 == of_repositories.len();
+            lines.push(good(match others {
+                _ if is_only => words.clone(),
+                0 => format!("{words} (for {place})"),
+                _ => format!("{words} (for {place} and {others} others)"),
+            }));
+        }
+    }
+    lines
+}
+
 /// What a registry says of how much it will answer.
 pub(super) fn quota(quota: Option<Quota>) -> Line {
     let Some(Quota { left, reset }) = quota else {
@@ -179,7 +206,7 @@ pub(super) fn quota(quota: Option<Quota>) -> Line {
 }
 
 /// What opening uploads has shown of their registry.
-pub(super) fn uploads(trials: &[Trial]) -> Vec<Line> {
+pub(super) fn uploads(trials: &[&Trial]) -> Vec<Line> {
     let mut lines = Vec::new();
     if trials.is_empty() {
         return lines;
@@ -194,7 +221,7 @@ pub(super) fn uploads(trials: &[Trial]) -> Vec<Line> {
     let open = trials.iter().filter(|trial| !trial.is_cancelled).count();
     if open > 0 {
         lines.push(note(format!(
-            "it does not let uploads be cancelled: {open} were opened, stay empty, and are forgotten in its own time"
+            "it does not let uploads be cancelled: the empty ones that were opened, {open}, are forgotten in its own time"
         )));
     }
     lines.extend(trials.iter().find_map(|trial| trial.mount).map(mounts));
@@ -204,11 +231,24 @@ pub(super) fn uploads(trials: &[Trial]) -> Vec<Line> {
 fn mounts(status: u16) -> Line {
     match status {
         202 => good(
-            "it answers to a mount of a blob that is nowhere by an upload, as it should; whether it mounts is not known \
+            "it answers a mount of a blob that is nowhere by an upload, as it should; whether it mounts is not known \
              until a run",
         ),
         _ => note(format!(
-            "it answers to a mount of a blob that is nowhere by {status} and no upload: a run asks for one more"
+            "it answers a mount of a blob that is nowhere by {status} and no upload: a run asks for one more"
+        )),
+    }
+}
+
+/// Whether a registry lists referrers, by what one of its repositories has answered.
+pub(super) fn referrers(place: &Place, found: Result<Option<Vec<Digest>>, StoreError>) -> Line {
+    match found {
+        Ok(Some(_)) => good("it lists the referrers of an image"),
+        Ok(None) => note(format!(
+            "it does not list the referrers of an image, as far as {place} shows: tags stand in for the list"
+        )),
+        Err(error) => note(format!(
+            "whether it lists the referrers of an image is not known until a run: {error}"
         )),
     }
 }

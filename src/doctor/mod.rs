@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, TryRecvError};
 pub(crate) use findings::Findings;
 
 use crate::config::{Rule, RuleError, Selection};
-use crate::oci::{Host, Reference, Repository};
+use crate::oci::{Algorithm, Digest, Host, Reference, Repository};
 use crate::store::{Class, Examine, Examiner, Place, Presence, StoreError, Trial};
 use findings::{Line, Section, bad, good, note};
 
@@ -111,6 +111,14 @@ enum Reading {
         /// None is enough.
         may_be_empty: bool,
     },
+}
+
+/// What became of a check.
+#[derive(Default)]
+struct Outcome {
+    lines: Vec<Line>,
+    is_read: bool,
+    trial: Option<Trial>,
 }
 
 /// What registries tell of all of their repositories.
@@ -215,38 +223,54 @@ impl Group {
             self.checks.as_slice()
         };
         let first_target = checks.iter().position(|check| check.writes);
+        let nowhere = Digest::of(Algorithm::Sha256, NOWHERE);
         let is_closed = AtomicBool::new(false);
         let threads = at_once.map_or(threads, |most| most.min(threads));
         let outcomes = in_parallel(threads, cancel, checks, |number, check| {
-            check.make(stores, Some(number) == first_target, &is_closed)
+            let nowhere = (Some(number) == first_target).then_some(&nowhere);
+            check.make(stores, nowhere, &is_closed)
         });
-        let (told, trials): (Vec<_>, Vec<_>) = outcomes.into_iter().unzip();
-        let trials: Vec<Trial> = trials.into_iter().flatten().collect();
         if let Place::Registry(host, _) = &self.first
             && !self.is_closed
         {
-            lines.extend(stores.examined(&self.first).login().map(good));
+            let login = |place| Some((place, stores.examined(place).login()?));
+            let places = checks.iter().map(|check| &check.place);
+            let logins: Vec<(&Place, String)> = places.filter_map(login).collect();
+            lines.extend(findings::logins(&logins));
             lines.push(findings::quota(stores.quota(host)));
-            lines.extend(findings::uploads(&trials));
+            let trials = outcomes.iter().filter_map(|outcome| outcome.trial.as_ref());
+            lines.extend(findings::uploads(&trials.collect::<Vec<_>>()));
+            // One that is there for certain, if there is one.
+            let by_read = outcomes.iter().position(|outcome| outcome.is_read);
+            let by_any = || outcomes.iter().position(|outcome| outcome.trial.is_some());
+            if let Some(check) = by_read
+                .or_else(by_any)
+                .and_then(|number| checks.get(number))
+            {
+                let referrers = stores.open(&check.place).referrers(&nowhere);
+                lines.push(findings::referrers(&check.place, referrers));
+            }
         }
-        lines.extend(told.into_iter().flatten());
+        lines.extend(outcomes.into_iter().flat_map(|outcome| outcome.lines));
         Section { title, lines }
     }
 }
 
 impl Check {
+    /// `nowhere` is offered for a mount. Nothing is asked once `is_closed` is set, which happens where the registry wants
+    /// to be left alone, or is gone.
     fn make(
         &self,
         stores: &dyn Examiner,
-        by_mount: bool,
+        nowhere: Option<&Digest>,
         is_closed: &AtomicBool,
-    ) -> (Vec<Line>, Option<Trial>) {
+    ) -> Outcome {
         let name = match &self.place {
             Place::Registry(_, repository) => repository.as_str(),
             Place::Layout(_) => "it",
         };
         let store = stores.examined(&self.place);
-        let (mut lines, mut trial) = (Vec::new(), None);
+        let mut outcome = Outcome::default();
         let refused = |error: &StoreError, what| {
             if matches!(error.class, Class::Unreachable | Class::Throttled) {
                 is_closed.store(true, Ordering::Relaxed);
@@ -254,23 +278,26 @@ impl Check {
             bad(format!("{name} cannot be {what}: {error}"))
         };
         if is_closed.load(Ordering::Relaxed) {
-            lines.push(note(format!("{name} was not asked for any more")));
-            return (lines, trial);
+            let text = format!("{name} was not asked for any more");
+            outcome.lines.push(note(text));
+            return outcome;
         }
         if let Some(reading) = &self.reads {
             let read = self.read(name, reading, stores, &*store);
-            lines.push(read.unwrap_or_else(|error| refused(&error, "read")));
+            let line = read.unwrap_or_else(|error| refused(&error, "read"));
+            outcome.is_read = line.is_good();
+            outcome.lines.push(line);
         }
         if self.writes {
-            match store.try_push(by_mount) {
-                Ok(opened) => {
-                    lines.push(good(format!("{name} can be written")));
-                    trial = Some(opened);
+            match store.try_push(nowhere) {
+                Ok(trial) => {
+                    outcome.lines.push(good(format!("{name} can be written")));
+                    outcome.trial = Some(trial);
                 }
-                Err(error) => lines.push(refused(&error, "written")),
+                Err(error) => outcome.lines.push(refused(&error, "written")),
             }
         }
-        (lines, trial)
+        outcome
     }
 
     fn read(
@@ -310,14 +337,18 @@ impl Check {
                 }
             }
         };
-        Ok(match store.head(&reference)? {
-            Presence::Present(_) => good(format!("{name} can be read: {reference} is there")),
-            Presence::Absent => lacking(&format!(
+        let is_there = match store.head(&reference)? {
+            Presence::Present(_) => true,
+            Presence::Absent => false,
+            // Some have words for a GET only.
+            Presence::Unknown => store.manifest(&reference).map(|_| true)?,
+        };
+        Ok(if is_there {
+            good(format!("{name} can be read: {reference} is there"))
+        } else {
+            lacking(&format!(
                 "has no {reference}, or does not let it be seen: check its name, and the login"
-            )),
-            Presence::Unknown => note(format!(
-                "{name} does not tell whether it has {reference}; that is not known until a run"
-            )),
+            ))
         })
     }
 }
@@ -355,3 +386,6 @@ fn in_parallel<T: Sync, R: Send>(
     done.sort_unstable_by_key(|(number, _)| *number);
     done.into_iter().map(|(_, result)| result).collect()
 }
+
+/// The bytes of a blob that nobody has.
+const NOWHERE: &[u8] = b"image-syncer asks whether this can be mounted, and nobody has it";

@@ -328,7 +328,7 @@ impl Examine for Layout {
     }
 
     /// Makes a file and removes it: in the layout, or in the folder where its folders would be made.
-    fn try_push(&self, _by_mount: bool) -> Result<Trial, StoreError> {
+    fn try_push(&self, _nowhere: Option<&Digest>) -> Result<Trial, StoreError> {
         self.read_index()?;
         let mut folders = self.root.ancestors();
         let folder = folders.find(|folder| !matches!(folder.try_exists(), Ok(false)));

@@ -10,7 +10,7 @@ use super::error::Failure;
 use super::tags;
 use super::upload::{MountFrom, cancel, min_chunk, post};
 use super::url::{Purpose, Scheme};
-use crate::oci::{Algorithm, Digest, Tag};
+use crate::oci::{Digest, Tag};
 use crate::store::{Channel, Contact, Examine, StoreError, Trial};
 
 impl Examine for RegistryStore {
@@ -52,15 +52,14 @@ impl Examine for RegistryStore {
         tags::first_page(&self.client)
     }
 
-    fn try_push(&self, by_mount: bool) -> Result<Trial, StoreError> {
+    fn try_push(&self, nowhere: Option<&Digest>) -> Result<Trial, StoreError> {
         let client = &*self.client;
         client.will_write();
         let mut mount = None;
         let mut opened = None;
-        if by_mount {
-            let nowhere = Digest::of(Algorithm::Sha256, NOWHERE);
+        if let Some(nowhere) = nowhere {
             let from = MountFrom::Repository(&client.repository);
-            let response = post(client, Some((&nowhere, from)))?;
+            let response = post(client, Some((nowhere, from)))?;
             if is_passing(response.status) {
                 return Err(response.refuse().into());
             }
@@ -92,6 +91,3 @@ fn seconds_between(from: SystemTime, to: SystemTime) -> i64 {
         Err(earlier) => -seconds(earlier.duration()),
     }
 }
-
-/// The bytes of a blob that nobody has.
-const NOWHERE: &[u8] = b"image-syncer asks whether this can be mounted, and nobody has it";

@@ -7,6 +7,7 @@ mod certificates;
 mod cli;
 mod content;
 mod credentials;
+mod doctor;
 mod documents;
 mod dry_run;
 mod economy;
