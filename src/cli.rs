@@ -482,7 +482,7 @@ const FLAGS: [Flag; 30] = [
     flag(
         "doctor",
         Kind::Switch,
-        "copy nothing, and tell of each registry of the rules whether a run could read and write there",
+        "copy nothing, and tell what a run could read and write, registry by registry",
     ),
     flag(
         "quiet",

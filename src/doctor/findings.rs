@@ -105,6 +105,7 @@ pub(super) fn out_of_reach(error: &StoreError) -> Line {
 pub(super) fn reached(contact: &Contact, now: SystemTime) -> Vec<Line> {
     let way = match (&contact.proxy, contact.addresses.as_slice()) {
         (Some(proxy), _) => format!("it is reached through the proxy {proxy}"),
+        (None, []) => "it answers".to_owned(),
         (None, [address]) => format!("its address is {address}"),
         (None, addresses) => {
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();

@@ -18,7 +18,7 @@ impl Examine for RegistryStore {
         let registry = &self.client.registry;
         let response = self.client.ping()?;
         let now = SystemTime::now();
-        if is_passing(response.status) || response.status == 500 {
+        if is_passing(response.status) || response.status >= 500 {
             return Err(response.refuse().into());
         }
         let proxy = registry.route.proxy(&response.url);

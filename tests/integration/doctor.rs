@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 
 use crate::harness::{Output, Run};
 use crate::image::Maker;
-use crate::registry::{Act, Authority, Bearer, FakeRegistry, Fault, Habit, Kind, Nth, Options};
+use crate::registry::{
+    Act, Authority, Bearer, FakeProxy, FakeRegistry, Fault, Habit, Kind, Nth, Options,
+};
 
 /// A doctor's run with these rules, one request at a time.
 fn doctor(auth: &Value, images: &Value) -> Run {
@@ -366,6 +368,25 @@ fn certificates_are_told_with_who_signed_them_and_until_when() {
         assert_says(&output, &["ok    a can be read: v1 is there"]);
         assert_eq!(target.history().is_empty(), status == 1);
     }
+}
+
+#[test]
+fn a_proxy_is_told_in_place_of_addresses() {
+    let (source, name) = (source(), "registry.example:5000");
+    let target = FakeRegistry::start(Options::default().named(name));
+    let proxy = FakeProxy::new(&[(name, target.socket())], Some("u:hunter2"));
+    let auth = json!({ name: {"plain_http": true} });
+    let output = doctor(&auth, &json!({ source.name("a"): target.name("b") }))
+        .env("HTTP_PROXY", format!("http://u:hunter2@{}", proxy.addr()))
+        .secret("hunter2", &[])
+        .run()
+        .expect(0);
+    let line = format!(
+        "ok    it is reached through the proxy http://{} (HTTP_PROXY)",
+        proxy.addr()
+    );
+    assert_says(&output, &[&line, "ok    b can be written"]);
+    assert!(!format!("{}{}", output.stdout, output.stderr).contains("hunter2"));
 }
 
 #[test]
