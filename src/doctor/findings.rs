@@ -135,17 +135,21 @@ fn secrecy(channel: &Channel, now: SystemTime) -> Line {
         } => return note("its certificate is taken, but cannot be read for its dates"),
     };
     let Certificate { issuer, expires } = certificate;
-    let days = |time: Duration| time.as_secs() / SECONDS_A_DAY;
-    let (left, validity) = match expires.duration_since(now) {
-        Ok(left) => (days(left), format!("is valid for {} more days", days(left))),
-        Err(past) => (0, format!("ran out {} days ago", days(past.duration()))),
+    let days = |time: Duration| match time.as_secs() / SECONDS_A_DAY {
+        1 => "1 day".to_owned(),
+        days => format!("{days} days"),
+    };
+    let left = expires.duration_since(now);
+    let validity = match &left {
+        Ok(left) => format!("runs out in {}", days(*left)),
+        Err(past) => format!("ran out {} ago", days(past.duration())),
     };
     let text = format!("its certificate is signed by {issuer:?} and {validity}");
     if !is_verified {
         note(format!(
             "{text}; nobody looks at that, since it is `insecure`"
         ))
-    } else if left < FEW_DAYS {
+    } else if left.is_ok_and(|left| left < SOON) {
         note(format!("{text}: the registry will soon need a new one"))
     } else {
         good(text)
@@ -183,7 +187,7 @@ pub(super) fn logins(of_repositories: &[(&Place, String)]) -> Vec<Line> {
             lines.push(good(match others {
                 _ if is_only => words.clone(),
                 0 => format!("{words} (for {place})"),
-                _ => format!("{words} (for {place} and {others} others)"),
+                _ => format!("{words} (for {place} and {others} more)"),
             }));
         }
     }
@@ -257,5 +261,68 @@ pub(super) fn referrers(place: &Place, found: Result<Option<Vec<Digest>>, StoreE
 /// Certificates and access tokens are given out with some minutes of slack.
 const CLOCK_TOLERANCE: Duration = Duration::from_mins(5);
 /// Renewal is late by then, for those who sign for ninety days.
-const FEW_DAYS: u64 = 14;
+const SOON: Duration = Duration::from_secs(14 * SECONDS_A_DAY);
 const SECONDS_A_DAY: u64 = 86_400;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn assert_line(line: &Line, mark: Mark, text: &str) {
+        assert_eq!((line.mark, line.text.as_str()), (mark, text));
+    }
+
+    #[test]
+    fn a_certificate_is_judged_by_what_is_left_of_it() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
+        let day = Duration::from_secs(SECONDS_A_DAY);
+        for (expires, is_verified, mark, text) in [
+            (now + 83 * day, true, Mark::Good, "runs out in 83 days"),
+            (now + 14 * day, true, Mark::Good, "runs out in 14 days"),
+            (
+                now + 2 * day - Duration::from_secs(1),
+                true,
+                Mark::Note,
+                "runs out in 1 day: the registry will soon need a new one",
+            ),
+            (
+                now - 9 * day,
+                false,
+                Mark::Note,
+                "ran out 9 days ago; nobody looks at that, since it is `insecure`",
+            ),
+        ] {
+            let channel = Channel::Encrypted {
+                certificate: Some(Certificate {
+                    issuer: "a\u{1b}\n".into(),
+                    expires,
+                }),
+                is_verified,
+            };
+            let text = format!("its certificate is signed by \"a\\u{{1b}}\\n\" and {text}");
+            assert_line(&secrecy(&channel, now), mark, &text);
+        }
+    }
+
+    #[test]
+    fn a_clock_may_differ_by_minutes() {
+        for (ahead, mark, text) in [
+            (None, Mark::Note, "it does not tell the time"),
+            (Some(0), Mark::Good, "its clock is that of this machine"),
+            (
+                Some(-300),
+                Mark::Good,
+                "its clock is 5m behind this machine's",
+            ),
+            (
+                Some(301),
+                Mark::Bad,
+                "its clock is 5m 1s ahead of this machine's: set the one that is wrong; certificates and logins are judged \
+                 by them",
+            ),
+        ] {
+            assert_line(&clock(ahead), mark, text);
+        }
+    }
+}

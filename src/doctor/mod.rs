@@ -56,7 +56,8 @@ pub(crate) fn examine(
     }
 
     // The threads are shared out among the registries; each gets one at least.
-    let threads = workers.div_ceil(groups.0.len().max(1));
+    let asked = |group: &&Group| matches!(group.first, Place::Registry(..)) && !group.is_closed;
+    let threads = workers.div_ceil(groups.0.iter().filter(asked).count().max(1));
     let sections = in_parallel(workers, cancel, &groups.0, |_, group| {
         group.examine(stores, threads, cancel)
     });
@@ -224,11 +225,12 @@ impl Group {
         };
         let first_target = checks.iter().position(|check| check.writes);
         let nowhere = Digest::of(Algorithm::Sha256, NOWHERE);
-        let is_closed = AtomicBool::new(false);
+        let leave_alone = AtomicBool::new(false);
+        let is_left_alone = || leave_alone.load(Ordering::Relaxed);
         let threads = at_once.map_or(threads, |most| most.min(threads));
         let outcomes = in_parallel(threads, cancel, checks, |number, check| {
             let nowhere = (Some(number) == first_target).then_some(&nowhere);
-            check.make(stores, nowhere, &is_closed)
+            check.make(stores, nowhere, &leave_alone)
         });
         if let Place::Registry(host, _) = &self.first
             && !self.is_closed
@@ -243,10 +245,8 @@ impl Group {
             // One that is there for certain, if there is one.
             let by_read = outcomes.iter().position(|outcome| outcome.is_read);
             let by_any = || outcomes.iter().position(|outcome| outcome.trial.is_some());
-            if let Some(check) = by_read
-                .or_else(by_any)
-                .and_then(|number| checks.get(number))
-            {
+            let shows = by_read.or_else(by_any).filter(|_| !is_left_alone());
+            if let Some(check) = shows.and_then(|number| checks.get(number)) {
                 let referrers = stores.open(&check.place).referrers(&nowhere);
                 lines.push(findings::referrers(&check.place, referrers));
             }
@@ -257,13 +257,13 @@ impl Group {
 }
 
 impl Check {
-    /// `nowhere` is offered for a mount. Nothing is asked once `is_closed` is set, which happens where the registry wants
-    /// to be left alone, or is gone.
+    /// `nowhere` is offered for a mount. Nothing is asked once `leave_alone` is set, which happens where the registry asks
+    /// for a pause, or is gone.
     fn make(
         &self,
         stores: &dyn Examiner,
         nowhere: Option<&Digest>,
-        is_closed: &AtomicBool,
+        leave_alone: &AtomicBool,
     ) -> Outcome {
         let name = match &self.place {
             Place::Registry(_, repository) => repository.as_str(),
@@ -273,22 +273,22 @@ impl Check {
         let mut outcome = Outcome::default();
         let refused = |error: &StoreError, what| {
             if matches!(error.class, Class::Unreachable | Class::Throttled) {
-                is_closed.store(true, Ordering::Relaxed);
+                leave_alone.store(true, Ordering::Relaxed);
             }
             bad(format!("{name} cannot be {what}: {error}"))
         };
-        if is_closed.load(Ordering::Relaxed) {
+        let is_asked = || !leave_alone.load(Ordering::Relaxed);
+        if !is_asked() {
             let text = format!("{name} was not asked for any more");
             outcome.lines.push(note(text));
-            return outcome;
         }
-        if let Some(reading) = &self.reads {
+        if let Some(reading) = self.reads.as_ref().filter(|_| is_asked()) {
             let read = self.read(name, reading, stores, &*store);
             let line = read.unwrap_or_else(|error| refused(&error, "read"));
             outcome.is_read = line.is_good();
             outcome.lines.push(line);
         }
-        if self.writes {
+        if self.writes && is_asked() {
             match store.try_push(nowhere) {
                 Ok(trial) => {
                     outcome.lines.push(good(format!("{name} can be written")));

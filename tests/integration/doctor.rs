@@ -315,8 +315,8 @@ fn certificates_are_told_with_who_signed_them_and_until_when() {
             &trusted,
             0,
             [
-                "ok    its certificate is signed by \"Corp CA\" and is valid for ",
-                " more days\n",
+                "ok    its certificate is signed by \"Corp CA\" and runs out in ",
+                " days\n",
             ],
         ),
         (
@@ -572,6 +572,7 @@ fn a_registry_that_asks_for_a_pause_is_left_alone() {
         ],
     );
     assert_eq!(target.count(Kind::UploadPost), 2);
+    assert_eq!(target.count(Kind::Referrers), 0);
     assert_untouched(&target);
 }
 
@@ -599,4 +600,29 @@ fn the_report_goes_where_results_go_and_a_signal_ends_it() {
     running.signal("TERM");
     let output = running.wait().expect(143);
     assert_eq!(output.stdout, "");
+}
+
+#[test]
+fn each_login_is_told_with_whom_it_is_for() {
+    let registry = FakeRegistry::start(Options::default().basic("u", "hunter2"));
+    let login = json!({"username": "u", "password": "hunter2"});
+    let auth = json!({
+        registry.addr(): {"insecure": true, "username": "u", "password": "hunter2"},
+        registry.name("team"): login,
+    });
+    let targets = ["a", "team/b", "c"].map(|name| registry.name(name));
+    let output = doctor(&auth, &json!({ source().name("x"): targets }))
+        .run()
+        .expect(1);
+    let (name, addr) = (|name| registry.name(name), registry.addr());
+    let first = format!(
+        "ok    the login is that of auth key {addr:?} (for {} and 1 more)",
+        name("a")
+    );
+    let team = name("team");
+    let second = format!(
+        "ok    the login is that of auth key {team:?} (for {})",
+        name("team/b")
+    );
+    assert_says(&output, &[&first, &second]);
 }
