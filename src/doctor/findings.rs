@@ -1,7 +1,6 @@
 //! What the doctor found, as sentences: each with what it means for a run, and with the remedy where that would fail. Not
 //! here: asking.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -178,9 +177,10 @@ fn clock(ahead: Option<i64>) -> Line {
 /// Where the logins for repositories are from, each once.
 pub(super) fn logins(of_repositories: &[(&Place, String)]) -> Vec<Line> {
     let mut lines = Vec::new();
-    let mut told = HashSet::new();
+    let mut told = Vec::new();
     for (place, words) in of_repositories {
-        if told.insert(words) {
+        if !told.contains(&words) {
+            told.push(words);
             let all = of_repositories.iter();
             let others = all.filter(|(_, other)| other == words).count() - 1;
             let is_only = others + 1 == of_repositories.len();

@@ -4,7 +4,6 @@
 
 mod findings;
 
-use std::collections::HashMap;
 use std::iter;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -38,15 +37,15 @@ pub(crate) fn examine(
     });
     for (group, contact) in groups.0.iter_mut().zip(contacts) {
         match contact {
-            Ok(None) => {}
-            Ok(Some(contact)) => group.lines = findings::reached(&contact, SystemTime::now()),
-            Err(error) => {
+            None | Some(Ok(None)) => {}
+            Some(Ok(Some(contact))) => group.lines = findings::reached(&contact, SystemTime::now()),
+            Some(Err(error)) => {
                 group.lines.push(findings::out_of_reach(&error));
                 group.is_closed = true;
             }
         }
     }
-    let mut catalogs = HashMap::new();
+    let mut catalogs = Vec::new();
     for rule in rules {
         if rule.levels.is_none() {
             groups.add(rule);
@@ -61,16 +60,13 @@ pub(crate) fn examine(
     let sections = in_parallel(workers, cancel, &groups.0, |_, group| {
         group.examine(stores, threads, cancel)
     });
-    let failed = Section {
+    let mut findings = vec![Section {
         title: "rules".to_owned(),
         lines: failed.iter().map(|error| bad(error.to_string())).collect(),
-    };
-    let sections = iter::once(failed).chain(sections);
-    Findings {
-        sections: sections
-            .filter(|section| !section.lines.is_empty())
-            .collect(),
-    }
+    }];
+    findings.extend(sections.into_iter().flatten());
+    findings.retain(|section| !section.lines.is_empty());
+    Findings { sections: findings }
 }
 
 fn places(rule: &Rule) -> impl Iterator<Item = &Place> {
@@ -90,7 +86,6 @@ struct Group {
     /// Nothing more is to be asked.
     is_closed: bool,
     checks: Vec<Check>,
-    numbers: HashMap<Place, usize>,
 }
 
 /// One repository or layout, and what a run would do there.
@@ -123,7 +118,7 @@ struct Outcome {
 }
 
 /// What registries tell of all of their repositories.
-type Catalogs = HashMap<Host, Result<Vec<Repository>, StoreError>>;
+type Catalogs = Vec<(Host, Result<Vec<Repository>, StoreError>)>;
 
 impl Groups {
     fn of(&mut self, place: &Place) -> Option<&mut Group> {
@@ -137,7 +132,6 @@ impl Groups {
                 lines: Vec::new(),
                 is_closed: false,
                 checks: Vec::new(),
-                numbers: HashMap::new(),
             });
         }
         self.0.iter_mut().find(|group| is_one(group))
@@ -171,10 +165,14 @@ impl Groups {
         if group.is_closed {
             return;
         }
-        let list = || stores.open(&rule.source).repositories();
-        let repositories = match catalogs.entry(host.clone()).or_insert_with(list) {
-            Ok(repositories) => repositories,
-            Err(error) => return group.lines.push(bad(error.to_string())),
+        if !catalogs.iter().any(|(known, _)| known == host) {
+            let catalog = stores.open(&rule.source).repositories();
+            catalogs.push((host.clone(), catalog));
+        }
+        let repositories = match catalogs.iter().find(|(known, _)| known == host) {
+            Some((_, Ok(repositories))) => repositories,
+            Some((_, Err(error))) => return group.lines.push(bad(error.to_string())),
+            None => return,
         };
         let meant = repositories.iter();
         let meant: Result<Vec<Rule>, _> =
@@ -200,15 +198,18 @@ impl Groups {
 
 impl Group {
     fn check(&mut self, place: &Place) -> Option<&mut Check> {
-        let number = *self.numbers.entry(place.clone()).or_insert_with(|| {
+        let known = self.checks.iter().position(|check| check.place == *place);
+        if known.is_none() {
             self.checks.push(Check {
                 place: place.clone(),
                 reads: None,
                 writes: false,
             });
-            self.checks.len() - 1
-        });
-        self.checks.get_mut(number)
+        }
+        match known {
+            Some(number) => self.checks.get_mut(number),
+            None => self.checks.last_mut(),
+        }
     }
 
     /// Does all checks, as many at once as the registry may have requests.
@@ -232,6 +233,7 @@ impl Group {
             let nowhere = (Some(number) == first_target).then_some(&nowhere);
             check.make(stores, nowhere, &leave_alone)
         });
+        let outcomes: Vec<Outcome> = outcomes.into_iter().flatten().collect();
         if let Place::Registry(host, _) = &self.first
             && !self.is_closed
         {
@@ -353,38 +355,45 @@ impl Check {
     }
 }
 
-/// Does something with each item, on so many threads at most, and gives the results in the order of the items. Ends early,
-/// with fewer, once `cancel` is closed.
+/// Does something with each item, on so many threads at most, and gives the results in the order of the items: nothing for
+/// those that were not begun when `cancel` was closed.
 fn in_parallel<T: Sync, R: Send>(
     threads: usize,
     cancel: &Receiver<()>,
     items: &[T],
     work: impl Fn(usize, &T) -> R + Sync,
-) -> Vec<R> {
+) -> Vec<Option<R>> {
+    let done: Vec<Mutex<Option<R>>> = items.iter().map(|_| Mutex::new(None)).collect();
+    share_out(threads, cancel, items.len(), &|number| {
+        if let (Some(item), Some(done)) = (items.get(number), done.get(number)) {
+            let result = work(number, item);
+            *done.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        }
+    });
+    let results = done.into_iter().map(Mutex::into_inner);
+    results
+        .map(|result| result.unwrap_or_else(PoisonError::into_inner))
+        .collect()
+}
+
+/// Calls for each number below `count`. The part of the above that is the same whatever is done.
+fn share_out(threads: usize, cancel: &Receiver<()>, count: usize, work: &(dyn Fn(usize) + Sync)) {
     let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::new());
     let run = || {
         while cancel.try_recv() != Err(TryRecvError::Disconnected) {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(number) else {
-                return;
-            };
-            let result = work(number, item);
-            done.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push((number, result));
+            match next.fetch_add(1, Ordering::Relaxed) {
+                number if number < count => work(number),
+                _ => return,
+            }
         }
     };
     thread::scope(|scope| {
-        for _ in 1..threads.min(items.len()) {
+        for _ in 1..threads.min(count) {
             // Where no more threads can be had, those that there are do it all.
             thread::Builder::new().spawn_scoped(scope, run).ok();
         }
         run();
     });
-    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    done.sort_unstable_by_key(|(number, _)| *number);
-    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// The bytes of a blob that nobody has.
