@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::sync::{Arc, OnceLock};
 
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use ureq::unversioned::transport::time::{Duration, Instant};
 use ureq::unversioned::transport::{
@@ -23,8 +23,11 @@ pub(super) struct TlsConnector {
     /// For whom it names, and for proxies: that it is `insecure` itself says nothing about them (S18).
     pub(super) others: Arc<ClientConfig>,
     /// Gets the certificate that the registry shows first.
-    pub(super) shown: Arc<OnceLock<CertificateDer<'static>>>,
+    pub(super) shown: Shown,
 }
+
+/// A certificate in DER, once there was one.
+pub(super) type Shown = Arc<OnceLock<Vec<u8>>>;
 
 impl<In: Transport> Connector<In> for TlsConnector {
     type Out = Either<In, TlsTransport>;
@@ -63,7 +66,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
         if host == self.registry
             && let Some([leaf, ..]) = connection.peer_certificates()
         {
-            self.shown.get_or_init(|| leaf.clone().into_owned());
+            self.shown.get_or_init(|| leaf.to_vec());
         }
         Ok(Some(Either::B(TlsTransport {
             buffers: LazyBuffers::new(

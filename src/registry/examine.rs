@@ -26,10 +26,7 @@ impl Examine for RegistryStore {
         let channel = match response.url.origin().scheme() {
             Scheme::Http => Channel::Plain,
             Scheme::Https => Channel::Encrypted {
-                certificate: registry
-                    .route
-                    .certificate()
-                    .and_then(|der| certificate::read(der)),
+                certificate: registry.route.certificate().and_then(certificate::read),
                 is_verified: !registry.insecure,
             },
         };

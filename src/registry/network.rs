@@ -6,10 +6,9 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustls::pki_types::CertificateDer;
 use ureq::config::{Config, ConfigBuilder};
 use ureq::http::Uri;
 use ureq::typestate::AgentScope;
@@ -19,7 +18,7 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, ProxyProtocol};
 
-use super::connect::TlsConnector;
+use super::connect::{Shown, TlsConnector};
 use super::hosts::lock;
 use super::proxy::Proxies;
 use super::trust::{Certificates, Trust};
@@ -211,7 +210,7 @@ impl Network {
             certificates = certificates.or(self.reach.trust.certs_d(host));
         }
         let (own, others) = self.reach.trust.configs(&certificates, insecure);
-        let shown = Arc::default();
+        let shown = Shown::default();
         let connector =
             ().chain(SocksConnector::default())
                 .chain(ConnectProxyConnector::default())
@@ -248,7 +247,7 @@ pub(super) struct Route {
     way: Way,
     reach: Arc<Reach>,
     addresses: Arc<Addresses>,
-    shown: Arc<OnceLock<CertificateDer<'static>>>,
+    shown: Shown,
 }
 
 impl Route {
@@ -274,9 +273,9 @@ impl Route {
         found.iter().map(SocketAddr::ip).collect()
     }
 
-    /// The certificate that the registry has shown, once there was one.
-    pub(super) fn certificate(&self) -> Option<&CertificateDer<'static>> {
-        self.shown.get()
+    /// The certificate that the registry has shown, in DER, once there was one.
+    pub(super) fn certificate(&self) -> Option<&[u8]> {
+        self.shown.get().map(Vec::as_slice)
     }
 
     /// Whether a URL is one of the registry's own host.

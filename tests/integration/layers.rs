@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each part of `src`, the modules of this crate that it names, and the crates. `lib` wires all of them.
-const PARTS: [(&str, &[&str], &[&str]); 17] = [
+const PARTS: [(&str, &[&str], &[&str]); 18] = [
     (
         "cli",
         &["config", "nearest", "oci", "output"],
@@ -24,6 +24,11 @@ const PARTS: [(&str, &[&str], &[&str]); 17] = [
             "serde",
             "serde_json",
         ],
+    ),
+    (
+        "doctor",
+        &["config", "oci", "store"],
+        &["crossbeam_channel", "humantime"],
     ),
     (
         "engine",
