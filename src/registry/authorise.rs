@@ -17,7 +17,7 @@ use super::exchange::{MAX_ERROR, Response};
 use super::google::{KeyError, ServiceKey, TOKEN_USER};
 use super::hosts::{Registry, lock};
 use super::request::{Method, Request};
-use super::url::{Purpose, Url, Verdict, encode, judge};
+use super::url::{Purpose, Url, Verdict, judge};
 use crate::oci::Host;
 use crate::secret::Secret;
 
@@ -115,16 +115,9 @@ impl Authorization {
 
     /// What may not be seen, should the answer repeat it.
     pub(super) fn secrets(&self) -> Vec<Secret> {
-        let login = self.credential.iter().map(|known| known.proof.secret());
-        let mut secrets: Vec<Secret> = login
-            .flat_map(|secret| [secret.clone(), Secret::new(encode(secret.expose()))])
-            .collect();
-        let header = self.header.iter();
-        secrets.extend(header.filter_map(|header| {
-            let (_, value) = header.expose().split_once(' ')?;
-            Some(Secret::new(value.to_owned()))
-        }));
-        secrets
+        let of_login = self.credential.iter().flat_map(|known| known.secrets());
+        let token = self.token.iter().map(|(token, _)| token.clone());
+        of_login.chain(token).collect()
     }
 }
 
