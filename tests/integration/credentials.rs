@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use crate::harness::{Output, Run, assert_in_sync};
 use crate::image::Maker;
 use crate::invariants::check_invariants;
-use crate::registry::raw::ask;
 use crate::registry::{Act, Bearer, FakeRegistry, Fault, Kind, Options};
 
 const PASSWORD: &str = "canary/of ada";
@@ -306,11 +305,7 @@ fn an_entry_may_name_a_file_or_a_helper() {
 #[test]
 fn a_token_is_sent_to_the_registry_as_it_is() {
     let source = filled(Options::default().bearer(Bearer::for_user("ada", PASSWORD)));
-    let basic = source.login().unwrap().basic();
-    let head = format!("GET /token?scope=repository:a:pull\nAuthorization: {basic}");
-    let answer = ask(source.addr(), &head, None).expect(200);
-    let answer: Value = serde_json::from_slice(&answer.body).unwrap();
-    let token = answer["token"].as_str().unwrap();
+    let token = source.issue_token(&["a"]);
     let entries = [
         json!({"token": token}),
         json!({"token_file": "secrets/token"}),
