@@ -46,11 +46,8 @@ impl Transport {
             Break::Lookup { .. } | Break::Refused | Break::NoRoute | Break::ConnectTimeout => {
                 Class::Unreachable
             }
-            // A login that is missing, or a rule of the proxy's, lasts.
-            Break::Proxy { status, .. } => match status {
-                Some(400..=499) => Class::Permanent,
-                _ => Class::Unreachable,
-            },
+            Break::Proxy { status, .. } if status.is_some_and(is_proxys_rule) => Class::Permanent,
+            Break::Proxy { .. } => Class::Unreachable,
             Break::Address
             | Break::NotTls
             | Break::Certificate { .. }
@@ -79,7 +76,7 @@ impl fmt::Display for Transport {
                     Some(407) => f.write_str(
                         " (it wants a login: write it into its URL, http://USER:PASSWORD@HOST:PORT)",
                     ),
-                    Some(400..=499) => f.write_str(
+                    Some(status) if is_proxys_rule(*status) => f.write_str(
                         " (it must allow CONNECT to this host and port; NO_PROXY, or `proxy: none` in the `auth` \
                          entry, leads past it)",
                     ),
@@ -293,6 +290,11 @@ fn tls_broken(error: &rustls::Error) -> Break {
     }
 }
 
+/// Whether a proxy says no for good: a login that is missing, or a rule. A proxy that has too much to do has neither.
+fn is_proxys_rule(status: u16) -> bool {
+    (400..500).contains(&status) && !matches!(status, 408 | 425 | 429)
+}
+
 /// The status in what ureq says of a proxy's answer: `proxy server responded 407/407`.
 fn proxy_status(answer: &str) -> Option<u16> {
     answer.rsplit('/').next()?.parse().ok()
@@ -374,6 +376,11 @@ mod tests {
             (proxy("proxy server did not respond"), Unreachable, "proxy"),
             (
                 proxy("proxy server responded 502/502"),
+                Unreachable,
+                "proxy",
+            ),
+            (
+                proxy("proxy server responded 429/429"),
                 Unreachable,
                 "proxy",
             ),
