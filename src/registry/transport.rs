@@ -52,6 +52,7 @@ impl Transport {
             | Break::NotTls
             | Break::Certificate { .. }
             | Break::ClientCertificate
+            | Break::Handshake
             | Break::Tls
             | Break::Malformed
             | Break::Interrupted => Class::Permanent,
@@ -109,6 +110,10 @@ impl fmt::Display for Transport {
                 "the registry wants a client certificate that it knows: name one by `cert` and `key` in its `auth` entry",
             ),
             Break::Tls => f.write_str("no TLS connection"),
+            Break::Handshake => f.write_str(
+                "the registry agrees to no TLS connection: it may want a client certificate, which `cert` and `key` in its \
+                 `auth` entry name, or speak old TLS only",
+            ),
             Break::Malformed => f.write_str("the answer is not HTTP"),
             Break::Timeout => f.write_str("no answer in time"),
             Break::Closed => f.write_str("the connection was closed"),
@@ -151,6 +156,8 @@ pub(super) enum Break {
     },
     /// Ours is missing, or not accepted.
     ClientCertificate,
+    /// The other side found nothing in ours that it agrees to; with TLS 1.2 that may be a missing certificate of ours.
+    Handshake,
     /// TLS could not be agreed on.
     Tls,
     /// No HTTP, or more headers than are read.
@@ -282,6 +289,7 @@ fn tls_broken(error: &rustls::Error) -> Break {
             | Alert::UnsupportedCertificate
             | Alert::AccessDenied,
         ) => Break::ClientCertificate,
+        Tls::AlertReceived(Alert::HandshakeFailure) => Break::Handshake,
         Tls::AlertReceived(_)
         | Tls::PeerIncompatible(_)
         | Tls::PeerMisbehaved(_)
@@ -439,6 +447,11 @@ mod tests {
                 rustls::Error::AlertReceived(required),
                 Permanent,
                 "`cert` and `key`",
+            ),
+            (
+                rustls::Error::AlertReceived(AlertDescription::HandshakeFailure),
+                Permanent,
+                "may want a client certificate",
             ),
             (
                 rustls::Error::AlertReceived(version),
