@@ -48,25 +48,23 @@ pub struct AuthEntry {
     pub connection: Connection,
 }
 
-/// Whether a password or token is written in these entries, and not only the name of a variable that has it.
+/// Whether a password or token is written in these entries, that of a proxy too, and not only the name of a variable
+/// that has it.
 pub(crate) fn holds_password(members: &[Member]) -> bool {
-    let fields = members.iter().flat_map(|member| match &member.value.value {
+    let mut fields = members.iter().flat_map(|member| match &member.value.value {
         Value::Object(fields) => fields.as_slice(),
         _ => &[],
     });
-    let is_secret = |name: &str| {
-        ["password", "token"]
-            .iter()
-            .any(|secret| name.eq_ignore_ascii_case(secret))
-    };
-    let mut passwords = fields.filter(|field| is_secret(&field.key));
-    let is_written = |text: &str| !text.is_empty() && !variables::is_whole(text);
-    passwords.any(|field| {
-        let password = &field.value.value;
-        password
-            .text()
-            .or(password.number())
-            .is_some_and(is_written)
+    fields.any(|field| {
+        let is = |name: &str| field.key.eq_ignore_ascii_case(name);
+        let value = &field.value.value;
+        match value.text().or(value.number()) {
+            Some(text) if is("password") || is("token") => {
+                !text.is_empty() && !variables::is_whole(text)
+            }
+            Some(url) => is("proxy") && url.contains('@'),
+            None => false,
+        }
     })
 }
 

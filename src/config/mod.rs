@@ -1447,8 +1447,16 @@ mod tests {
             warned(secret, 0o600),
             warned("{\"auth\": {\"a.io\": {\"token\": \"t\"}}}", 0o644),
             warned("{\"auth\": {\"a.io\": {\"helper\": \"h\"}}}", 0o644),
+            warned(
+                "{\"auth\": {\"a.io\": {\"Proxy\": \"http://u:p@proxy\"}}}",
+                0o644,
+            ),
+            warned(
+                "{\"auth\": {\"a.io\": {\"proxy\": \"http://proxy\"}}}",
+                0o644,
+            ),
         ];
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(seen, [true, true, true, false, true, false]);
+        assert_eq!(seen, [true, true, true, false, true, false, true, false]);
     }
 }
