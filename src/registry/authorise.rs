@@ -341,10 +341,10 @@ impl Client {
             .token_request(Method::Post, url)
             .header("Content-Type", "application/x-www-form-urlencoded")
             .bytes(form.expose().as_bytes());
-        let login = Authorization::in_body(login);
+        let authorization = Authorization::in_body(login);
         // 400 is what OAuth2 has for a token that is not known (RFC 6749, 5.2), 403 as below.
         let is_refused = |status| matches!(status, 400 | 401 | 403);
-        self.with_login(&mut request, url, &login, is_refused)
+        self.with_login(&mut request, url, (&authorization, login), is_refused)
     }
 
     fn token_request<'a>(&self, method: Method, url: &Url) -> Request<'a> {
@@ -364,9 +364,13 @@ impl Client {
         authorization: Option<&Authorization>,
     ) -> Result<Response, RequestError> {
         match authorization {
-            Some(login) if login.token.is_none() => {
-                self.with_login(request, url, login, |status| status == 401)
-            }
+            Some(
+                login @ Authorization {
+                    token: None,
+                    credential: Some(credential),
+                    ..
+                },
+            ) => self.with_login(request, url, (login, credential), |status| status == 401),
             _ => self.exchange_twice(request, url, authorization),
         }
     }
@@ -375,12 +379,9 @@ impl Client {
         &self,
         request: &mut Request<'_>,
         url: &Url,
-        authorization: &Authorization,
+        (authorization, credential): (&Authorization, &Credential),
         is_refused: fn(u16) -> bool,
     ) -> Result<Response, RequestError> {
-        let Some(credential) = &authorization.credential else {
-            return self.exchange_twice(request, url, Some(authorization));
-        };
         let trust = lock(&self.registry.sign_in.trust)
             .entry(credential.id)
             .or_insert_with(|| Arc::new(Mutex::new(Trust::Untried(0))))
@@ -456,7 +457,7 @@ impl Client {
                     Authorization::of(known).map_err(|failure| request.failed(&by_get, failure))?;
                 // Token services say 403 to a wrong password as well as to a missing repository (A16).
                 let is_refused = |status| matches!(status, 401 | 403);
-                self.with_login(&mut request, &by_get, &login, is_refused)?
+                self.with_login(&mut request, &by_get, (&login, known), is_refused)?
             }
             None => self.exchange_twice(&mut request, &by_get, None)?,
         };
