@@ -269,9 +269,18 @@ impl Client {
                 Authorization::of(known).map(Some).map_err(failed)
             }
             (Demand::Basic, _) => Ok(None),
-            (Demand::Bearer { realm, service }, known) => self
-                .token(realm, service.as_deref(), scope, known.as_ref(), refused)
-                .map(Some),
+            (Demand::Bearer { realm, service }, known) => {
+                let token = self.token(realm, service.as_deref(), scope, known.as_ref(), refused);
+                match (token, known) {
+                    // There may be another login by now, as where the registry itself refuses one.
+                    (Err(error), Some(known))
+                        if error.refusal().is_some() && self.has_changed(Some(known.id)) =>
+                    {
+                        self.meet(demand, scope, refused, failed)
+                    }
+                    (token, _) => token.map(Some),
+                }
+            }
         }
     }
 
@@ -390,7 +399,13 @@ impl Client {
         let refusals = match *trust {
             Trust::Accepted => {
                 drop(trust);
-                return self.exchange_twice(request, url, Some(authorization));
+                let response = self.exchange_twice(request, url, Some(authorization))?;
+                if is_refused(response.status) {
+                    // Those of clouds live for hours (A27).
+                    let sources = self.sources.iter();
+                    sources.for_each(|source| source.replace(credential.id));
+                }
+                return Ok(response);
             }
             Trust::Refused => {
                 return Err(request.failed(url, Failure::LoginRefused(authorization.login())));

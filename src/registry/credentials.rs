@@ -266,6 +266,13 @@ impl Source {
             Self::Helper(helper) => helper.ask(),
         }
     }
+
+    /// Says that a login which was good is refused.
+    pub(super) fn replace(&self, id: u64) {
+        if let Self::Helper(helper) = self {
+            helper.replace(id);
+        }
+    }
 }
 
 /// A file that holds a password or a token. It is read whenever a login is needed: others write it anew.
