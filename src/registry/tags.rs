@@ -2,9 +2,10 @@
 //! one that is silently shorter would make images vanish. Not here: which of them are wanted.
 
 use std::collections::HashSet;
+use std::fmt;
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde::Deserializer;
+use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 
 use super::auth::Scope;
 use super::client::Client;
@@ -73,7 +74,7 @@ impl List {
             return Ok(None);
         }
 
-        let mut names = Names::default();
+        let mut names = Names::new(self.is_valid);
         let mut asked: HashSet<Url> = HashSet::new();
         for _ in 0..MAX_PAGES {
             if response.status != 200 {
@@ -84,9 +85,8 @@ impl List {
             if !asked.insert(response.url.clone()) {
                 return endless(&response, "a page names itself as the next one");
             }
-            let page = read_page(&mut response)?;
             let known = names.list.len();
-            names.add(&page, self.is_valid);
+            let entries = read_page(&mut response, &mut names)?;
             let is_new = names.list.len() > known;
             if names.list.len() > MAX_NAMES {
                 return endless(&response, "over a million names");
@@ -95,7 +95,7 @@ impl List {
             let link = response.headers("link").find_map(next_link);
             let request = match link {
                 // An empty page may have a next one (E29), one of old names goes in circles (E33).
-                Some(_) if !is_new && !page.is_empty() => {
+                Some(_) if !is_new && entries > 0 => {
                     return endless(&response, "a page brings nothing new");
                 }
                 Some(link) => {
@@ -103,7 +103,7 @@ impl List {
                     Request::to(Method::Get, next, self.scope.clone())
                 }
                 // Cut off without a word, perhaps: some stop at `n` and say nothing (E34).
-                None if takes_n && is_new && page.len() == PAGE => {
+                None if takes_n && is_new && entries == PAGE => {
                     self.own_page(names.list.last().map(String::as_str))
                 }
                 None => return Ok(Some(names.finish(client, &self.path))),
@@ -145,44 +145,162 @@ fn ask(client: &Client, mut request: Request<'_>) -> Result<Response, RequestErr
     client.send(&mut request)
 }
 
-#[derive(Deserialize)]
-struct Page {
-    #[serde(default, alias = "tags", alias = "repositories")]
-    names: Option<Vec<Value>>,
+/// Adds the names of a page, and gives the number of its entries.
+fn read_page(response: &mut Response, names: &mut Names) -> Result<usize, RequestError> {
+    let body = response.bytes(MAX_PAGE)?;
+    let before = names.entries;
+    let mut json = serde_json::Deserializer::from_slice(&body);
+    let read = (Reader {
+        names,
+        part: Part::Page,
+    })
+    .deserialize(&mut json)
+    .and_then(|()| json.end());
+    read.map_err(|error| response.failed(Failure::Json(error)))?;
+    Ok(names.entries - before)
 }
 
-fn read_page(response: &mut Response) -> Result<Vec<Value>, RequestError> {
-    let body = response.bytes(MAX_PAGE)?;
-    let page: Page =
-        serde_json::from_slice(&body).map_err(|error| response.failed(Failure::Json(error)))?;
-    Ok(page.names.unwrap_or_default())
+/// Reads a page without keeping it: one of anything but names has millions of entries in few bytes (S10).
+struct Reader<'a> {
+    names: &'a mut Names,
+    part: Part,
+}
+
+/// What is being read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Page,
+    /// `tags` or `repositories`; `null` has none.
+    List,
+    /// Some are null, or objects (E27).
+    Entry,
+}
+
+impl Reader<'_> {
+    fn of(&mut self, part: Part) -> Reader<'_> {
+        Reader {
+            names: self.names,
+            part,
+        }
+    }
+
+    /// Anything that is no name.
+    fn other<E: de::Error>(self, found: Unexpected<'_>) -> Result<(), E> {
+        match self.part {
+            Part::Entry => self.names.add(None),
+            _ => return Err(E::invalid_type(found, &self)),
+        }
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Reader<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Reader<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a page of names")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        match self.part {
+            Part::List => Ok(()),
+            _ => self.other(Unexpected::Unit),
+        }
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<(), E> {
+        self.other(Unexpected::Bool(value))
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<(), E> {
+        self.other(Unexpected::Unsigned(value))
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<(), E> {
+        self.other(Unexpected::Signed(value))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<(), E> {
+        self.other(Unexpected::Float(value))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
+        match self.part {
+            Part::Entry => self.names.add(Some(text)),
+            _ => return self.other(Unexpected::Str(text)),
+        }
+        Ok(())
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(mut self, mut list: S) -> Result<(), S::Error> {
+        if self.part == Part::List {
+            while list.next_element_seed(self.of(Part::Entry))?.is_some() {}
+            return Ok(());
+        }
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        self.other(Unexpected::Seq)
+    }
+
+    fn visit_map<M: MapAccess<'de>>(mut self, mut members: M) -> Result<(), M::Error> {
+        while let Some(key) = members.next_key::<String>()? {
+            if self.part == Part::Page && matches!(key.as_str(), "tags" | "repositories") {
+                members.next_value_seed(self.of(Part::List))?;
+            } else {
+                members.next_value::<IgnoredAny>()?;
+            }
+        }
+        match self.part {
+            Part::Page => Ok(()),
+            _ => self.other(Unexpected::Map),
+        }
+    }
 }
 
 /// What was listed so far.
-#[derive(Default)]
 struct Names {
+    is_valid: fn(&str) -> bool,
     list: Vec<String>,
     seen: HashSet<String>,
-    dropped: usize,
+    /// How many there were, those that are no names or were there before among them.
+    entries: usize,
 }
 
 impl Names {
-    /// Adds the entries of a page. Some are null, digests or there twice (E27).
-    fn add(&mut self, page: &[Value], is_valid: fn(&str) -> bool) {
-        for entry in page {
-            match entry.as_str().filter(|text| is_valid(text)) {
-                Some(name) if self.seen.insert(name.to_owned()) => self.list.push(name.to_owned()),
-                _ => self.dropped += 1,
-            }
+    fn new(is_valid: fn(&str) -> bool) -> Self {
+        Self {
+            is_valid,
+            list: Vec::new(),
+            seen: HashSet::new(),
+            entries: 0,
+        }
+    }
+
+    /// Adds an entry, if it is a name and not there yet. Nobody wants more than there may be.
+    fn add(&mut self, entry: Option<&str>) {
+        self.entries += 1;
+        if let Some(name) = entry.filter(|text| (self.is_valid)(text))
+            && self.list.len() <= MAX_NAMES
+            && self.seen.insert(name.to_owned())
+        {
+            self.list.push(name.to_owned());
         }
     }
 
     fn finish(self, client: &Client, path: &str) -> Vec<String> {
-        if self.dropped > 0 {
+        let dropped = self.entries - self.list.len();
+        if dropped > 0 {
             log::warn!(
                 "{}{path}: {} entries of the list are no names or there twice",
                 client.registry.host,
-                self.dropped
+                dropped
             );
         }
         self.list

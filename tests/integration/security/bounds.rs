@@ -164,3 +164,23 @@ fn no_file_of_the_user_is_read_beyond_its_bound() {
     }
     assert_in_sync(&source, "a", &target, "b", &["v1"]);
 }
+
+#[test]
+fn a_list_of_anything_costs_little_more_memory_than_its_bytes() {
+    // Two million numbers in 4 MiB, or half a million lists.
+    for entry in ["1,", "[[{}]],"] {
+        let entries = entry.repeat(4 * MIB / entry.len());
+        let page = format!("{{\"tags\":[{entries}\"v1\"]}}").into_bytes();
+        let (source, target) = (FakeRegistry::new(), FakeRegistry::new());
+        source.push("a", "v1", &Maker::new(1).oci(&[50]));
+        source.fault(Fault::on(
+            Kind::TagsList,
+            Act::Status(200, Vec::new(), page),
+        ));
+        let run = Run::new().rule(&source.name("a"), target.name("b"));
+        let run = run.arg("--proc=1").env("MALLOC_ARENA_MAX", "1");
+        // In KiB.
+        run.in_shell("ulimit -v 80000; exec \"$@\"").run().expect(0);
+        assert_eq!(target.tags("b"), ["v1"]);
+    }
+}
