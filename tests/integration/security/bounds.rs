@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::harness::{Run, assert_in_sync};
 use crate::image::Maker;
 use crate::invariants::check_invariants;
-use crate::registry::{Act, Authority, Bearer, FakeRegistry, Fault, Kind, Options};
+use crate::registry::{Act, Authority, Bearer, FakeRegistry, Fault, Habit, Kind, Options};
 
 const MIB: usize = 1 << 20;
 
@@ -39,6 +39,11 @@ fn no_answer_is_read_beyond_its_bound() {
             "more than 16777216 bytes",
         ),
         (Kind::Token, whole((64 << 10) + 1), "more than 65536 bytes"),
+        (
+            Kind::Referrers,
+            whole(8 * MIB + 1),
+            "more than 8388608 bytes",
+        ),
         // Of an error as much is read as can be shown.
         (Kind::ManifestGet, refusal(b"no"), "403 Forbidden: no"),
         (
@@ -65,7 +70,8 @@ fn no_answer_is_read_beyond_its_bound() {
         ),
     ];
     for (kind, act, says) in table {
-        let source = FakeRegistry::start(Options::default().bearer(Bearer::for_user("ada", "pw")));
+        let options = Options::default().habit(Habit::ZOT);
+        let source = FakeRegistry::start(options.bearer(Bearer::for_user("ada", "pw")));
         let target = FakeRegistry::new();
         source.push("a/b", "v1", &Maker::new(1).oci(&[50]));
         source.fault(Fault::on(kind, act));
@@ -74,7 +80,7 @@ fn no_answer_is_read_beyond_its_bound() {
             .env("IMAGE_SYNCER_TIME_SCALE", "0.001")
             .auth(&source, "ada", "pw")
             .rule(&name, target.name("b"))
-            .arg("--retries=0")
+            .args(["--retries=0", "--referrers"])
             .run()
             .expect(1);
         check_invariants(&[&source], &[&target], &output);

@@ -7,7 +7,7 @@ use super::{WAYS, Way, one_image, run};
 use crate::harness::assert_in_sync;
 use crate::image::{Image, Maker};
 use crate::invariants::check_invariants;
-use crate::registry::{Act, Authority, FakeProxy, FakeRegistry, Fault, Kind, Options};
+use crate::registry::{Act, Authority, FakeProxy, FakeRegistry, Fault, Habit, Kind, Options};
 
 /// What a registry does with one of its repositories, which is named like the row.
 pub(super) struct Row {
@@ -52,7 +52,7 @@ fn unauthorized(elsewhere: &str) -> Act {
     Act::Status(401, vec![("WWW-Authenticate", challenge)], Vec::new())
 }
 
-pub(super) const ROWS: [Row; 11] = [
+pub(super) const ROWS: [Row; 13] = [
     Row {
         name: "good",
         rule: Rule::Source,
@@ -117,6 +117,25 @@ pub(super) const ROWS: [Row; 11] = [
         followed: Followed::Never,
     },
     Row {
+        name: "referrers-redirected",
+        rule: Rule::Source,
+        acts: |to, image| {
+            let path = format!("/v2/referrers-redirected/referrers/{}", image.digest);
+            vec![redirect(Kind::Referrers, to, &path)]
+        },
+        followed: Followed::Anywhere,
+    },
+    Row {
+        name: "referrers-continued",
+        rule: Rule::Source,
+        acts: |to, image| {
+            let path = format!("/v2/referrers-continued/referrers/{}?page=2", image.digest);
+            let link = format!("<http://{to}{path}>; rel=\"next\"");
+            vec![Fault::on(Kind::Referrers, Act::SetHeader("Link", link))]
+        },
+        followed: Followed::Never,
+    },
+    Row {
         name: "challenged",
         rule: Rule::Source,
         acts: |to, _| vec![Fault::on(Kind::ManifestGet, unauthorized(to))],
@@ -174,13 +193,13 @@ pub(super) const ROWS: [Row; 11] = [
 
 /// A run of one way through all rows.
 fn check(way: &Way, is_beside: bool, authority: Option<&Authority>) {
-    let options = (way.guard)(Options::default());
+    let options = (way.guard)(Options::default().habit(Habit::ZOT));
     let registry = FakeRegistry::start(match authority {
         Some(authority) => options.tls(authority.sign(&["127.0.0.1"]).server(&[])),
         None => options,
     });
     let address = if is_beside { "127.0.0.1" } else { "127.0.0.3" };
-    let elsewhere = FakeRegistry::start(Options::default().at(address));
+    let elsewhere = FakeRegistry::start(Options::default().at(address).habit(Habit::ZOT));
     let open = FakeRegistry::start(Options::default().at("127.0.0.2"));
     let mut maker = Maker::new(1);
     let mut images = Map::new();
@@ -217,6 +236,7 @@ fn check(way: &Way, is_beside: bool, authority: Option<&Authority>) {
         None => json!({"insecure": true}),
     };
     let run = run(way, &registry, &says, &images)
+        .arg("--referrers")
         .file("ca.pem", authority.map(Authority::pem).unwrap_or_default());
     let output = run.run().expect(1);
     let case = format!(
@@ -292,6 +312,7 @@ fn no_login_is_sent_in_the_clear_unless_the_entry_says_so() {
         for (says, status) in [(json!({}), 1), (json!({"plain_http": true}), 0)] {
             // The proxy's own login is for nobody else.
             let run = run(way, &registry, &says, &images)
+                .arg("--referrers")
                 .env("ALL_PROXY", format!("http://u:hunter%202@{}", proxy.addr()))
                 .secret("hunter 2", &[])
                 .secret("u:hunter 2", &[]);
