@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use cli::{Command, Options};
-use config::{AuthEntry, Config, LoadOptions, RuleError};
+use config::{AuthEntry, Config, LoadOptions, Login, RuleError};
 use doctor::Findings;
 use engine::{Gauge, MarkAfter, Patience, Policy};
 use layout::Layout;
@@ -318,23 +318,20 @@ fn entries(auth: Vec<AuthEntry>) -> Vec<Entry> {
             key,
             host,
             path,
-            username,
-            password,
-            password_file,
-            token,
-            token_file,
-            helper,
+            login,
             insecure,
             limits: _,
             connection: _,
         } = entry;
-        let of_user = username.clone().zip(password_file);
-        let login = Proof::password(username, password)
-            .or(token.map(Proof::Bearer))
-            .map(Given::Proof)
-            .or(of_user.map(|(username, path)| Given::File(Some(username), path)))
-            .or(token_file.map(|path| Given::File(None, path)))
-            .or(helper.map(Given::Helper));
+        let login = login.and_then(|login| match login {
+            Login::Password(username, password) => {
+                Proof::password(Some(username), Some(password)).map(Given::Proof)
+            }
+            Login::PasswordFile(username, path) => Some(Given::File(Some(username), path)),
+            Login::Token(token) => Some(Given::Proof(Proof::Bearer(token))),
+            Login::TokenFile(path) => Some(Given::File(None, path)),
+            Login::Helper(name) => Some(Given::Helper(name)),
+        });
         Entry {
             key,
             host,

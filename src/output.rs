@@ -33,9 +33,8 @@ pub(crate) fn check(path: &Path) -> io::Result<()> {
 }
 
 /// Writes the whole file under another name and puts it in its place: a reader sees the old one or the new one, and
-/// what a link points to stays as it is.
+/// what a link points to stays as it is. That something else than a file stands there is found out by [`check`].
 pub(crate) fn write(path: &Path, images: &Images, format: Format) -> io::Result<()> {
-    check(path)?;
     let beside = create_beside(path, &render(images, format))?;
     fs::rename(&beside, path).inspect_err(|_| {
         fs::remove_file(&beside).ok();
@@ -162,8 +161,13 @@ mod tests {
             Path::new(".."),
         ] {
             assert!(check(wrong).is_err(), "{}", wrong.display());
-            assert!(write(wrong, &images(), Format::Json).is_err());
         }
+        // A link that comes there later gives way, and what it points to stays.
+        fs::write(&path, "whole").unwrap();
+        write(&link, &images(), Format::Json).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "whole");
+        assert!(fs::symlink_metadata(&link).unwrap().is_file());
+        assert!(write(&folder, &images(), Format::Json).is_err());
         let left: Vec<_> = fs::read_dir(&folder).unwrap().collect();
         fs::remove_dir_all(&folder).unwrap();
         assert_eq!(left.len(), 2, "{left:?}");

@@ -28,18 +28,8 @@ pub struct AuthEntry {
     pub host: Host,
     /// The whole first components of the repositories it serves; empty for all of the registry's.
     pub path: String,
-    /// Never empty.
-    pub username: Option<String>,
-    /// Never empty.
-    pub password: Option<Secret>,
-    /// The file that holds the password.
-    pub password_file: Option<PathBuf>,
-    /// A token for the registry itself; never empty.
-    pub token: Option<Secret>,
-    /// The file that holds the token.
-    pub token_file: Option<PathBuf>,
-    /// The name of a credential helper, without `docker-credential-`.
-    pub helper: Option<String>,
+    /// Nothing where there is no whole one.
+    pub login: Option<Login>,
     /// Whether certificates are not checked, and http is spoken where there is no https.
     pub insecure: bool,
     /// How much may be asked; nothing is bounded for a part of a registry.
@@ -48,25 +38,38 @@ pub struct AuthEntry {
     pub connection: Connection,
 }
 
-/// Whether a password or token is written in these entries, and not only the name of a variable that has it.
+/// How an entry gives a login. No text is empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Login {
+    /// A user name and its password.
+    Password(String, Secret),
+    /// A user name, and the file that holds its password.
+    PasswordFile(String, PathBuf),
+    /// A token for the registry itself.
+    Token(Secret),
+    /// The file that holds such a token.
+    TokenFile(PathBuf),
+    /// The name of a credential helper, without `docker-credential-`.
+    Helper(String),
+}
+
+/// Whether a password or token is written in these entries, that of a proxy too, and not only the name of a variable
+/// that has it.
 pub(crate) fn holds_password(members: &[Member]) -> bool {
-    let fields = members.iter().flat_map(|member| match &member.value.value {
+    let mut fields = members.iter().flat_map(|member| match &member.value.value {
         Value::Object(fields) => fields.as_slice(),
         _ => &[],
     });
-    let is_secret = |name: &str| {
-        ["password", "token"]
-            .iter()
-            .any(|secret| name.eq_ignore_ascii_case(secret))
-    };
-    let mut passwords = fields.filter(|field| is_secret(&field.key));
-    let is_written = |text: &str| !text.is_empty() && !variables::is_whole(text);
-    passwords.any(|field| {
-        let password = &field.value.value;
-        password
-            .text()
-            .or(password.number())
-            .is_some_and(is_written)
+    fields.any(|field| {
+        let is = |name: &str| field.key.eq_ignore_ascii_case(name);
+        let value = &field.value.value;
+        match value.text().or(value.number()) {
+            Some(text) if is("password") || is("token") => {
+                !text.is_empty() && !variables::is_whole(text)
+            }
+            Some(url) => is("proxy") && url.contains('@'),
+            None => false,
+        }
     })
 }
 
@@ -117,12 +120,7 @@ pub(super) fn read(members: &[Member], reading: &mut Reading<'_>) -> Vec<AuthEnt
             key: key.into(),
             host,
             path,
-            username: fields.username.filter(|text| !text.is_empty()),
-            password: fields.password.filter(|text| !text.is_empty()),
-            password_file: fields.password_file,
-            token: fields.token.filter(|text| !text.is_empty()),
-            token_file: fields.token_file,
-            helper: fields.helper,
+            login: fields.login(),
             insecure: fields.insecure,
             limits: fields.limits,
             connection: fields.connection,
@@ -265,16 +263,25 @@ struct Fields {
 }
 
 impl Fields {
+    /// The login, if there is a whole one.
+    fn login(&self) -> Option<Login> {
+        let given = |text: &Option<Secret>| text.clone().filter(|text| !text.is_empty());
+        let user = self.username.clone().filter(|user| !user.is_empty());
+        let password = user.clone().zip(given(&self.password));
+        let file = user.zip(self.password_file.clone());
+        password
+            .map(|(user, password)| Login::Password(user, password))
+            .or(file.map(|(user, path)| Login::PasswordFile(user, path)))
+            .or(given(&self.token).map(Login::Token))
+            .or(self.token_file.clone().map(Login::TokenFile))
+            .or(self.helper.clone().map(Login::Helper))
+    }
+
     /// Whether credentials were begun but not given: a field without text, as a missing variable leaves it, or one
     /// field of two.
     fn left_empty(&self) -> bool {
         let is_login = |name: &str| name == "username" || LOGINS.contains(&name);
-        let begun = self.seen.iter().any(|(name, _)| is_login(name));
-        let is_given = |text: &Option<Secret>| text.as_ref().is_some_and(|text| !text.is_empty());
-        let has_password = is_given(&self.password) || self.password_file.is_some();
-        let whole = has_password && self.username.as_ref().is_some_and(|text| !text.is_empty());
-        let others = is_given(&self.token) || self.token_file.is_some() || self.helper.is_some();
-        begun && !whole && !others
+        self.login().is_none() && self.seen.iter().any(|(name, _)| is_login(name))
     }
 
     /// What is wrong with two fields that are two logins, or with a user name that nothing has a use for.

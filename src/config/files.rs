@@ -62,16 +62,27 @@ pub(crate) struct Content {
     pub(crate) readable_by_others: bool,
 }
 
-/// Reads a file once, since it may be a pipe. `-` is standard input.
+/// Reads a file once, since it may be a pipe. `-` is standard input. One that does not end is not waited for.
 pub(crate) fn read(path: &Path) -> io::Result<Content> {
-    let mut content = Content::default();
     if path.to_str() == Some(STDIN) {
-        io::stdin().read_to_end(&mut content.bytes)?;
-        return Ok(content);
+        return read_bounded(io::stdin());
     }
-    let mut file = File::open(path)?;
-    file.read_to_end(&mut content.bytes)?;
+    let file = File::open(path)?;
+    let mut content = read_bounded(&file)?;
     let metadata = file.metadata()?;
     content.readable_by_others = metadata.is_file() && metadata.mode() & 0o044 != 0;
     Ok(content)
 }
+
+fn read_bounded(from: impl io::Read) -> io::Result<Content> {
+    let mut content = Content::default();
+    from.take(MAX_FILE + 1).read_to_end(&mut content.bytes)?;
+    if content.bytes.len() as u64 > MAX_FILE {
+        let what = format!("it is larger than {} MiB", MAX_FILE >> 20);
+        return Err(io::Error::other(what));
+    }
+    Ok(content)
+}
+
+/// In bytes; a hundred thousand rules have ten million.
+const MAX_FILE: u64 = 16 << 20;

@@ -28,8 +28,8 @@ mod tree;
 mod variables;
 mod yaml;
 
-pub use auth::AuthEntry;
 pub(crate) use auth::parse_bytes;
+pub use auth::{AuthEntry, Login};
 pub use error::{ConfigError, Problem, ProblemKind, Shape};
 pub use rule::{Levels, Rule, RuleError, RuleFault, RuleTarget, Selection};
 pub use schema::SCHEMA;
@@ -564,32 +564,21 @@ mod tests {
             .auth
             .iter()
             .map(|entry| {
-                let password = entry
-                    .password
-                    .as_ref()
-                    .map(|word| word.expose().to_string());
+                let login = login(entry);
                 (
                     entry.host.as_str(),
                     entry.path.as_str(),
-                    entry.username.clone(),
-                    password,
+                    login,
                     entry.insecure,
                 )
             })
             .collect();
-        let text = |text: &str| Some(text.to_string());
         assert_eq!(
             auth,
             [
-                ("quay.io", "", text("robot"), text("word"), false),
-                ("registry.example:5000", "", None, None, true),
-                (
-                    "quay.io",
-                    "coreos",
-                    text("100012345678"),
-                    text("7e0"),
-                    false
-                ),
+                ("quay.io", "", "robot word".into(), false),
+                ("registry.example:5000", "", "None".into(), true),
+                ("quay.io", "coreos", "100012345678 7e0".into(), false),
             ]
         );
         assert_eq!(
@@ -601,6 +590,16 @@ mod tests {
         );
     }
 
+    fn login(entry: &AuthEntry) -> String {
+        match &entry.login {
+            Some(Login::Password(username, password)) => {
+                format!("{username} {}", password.expose())
+            }
+            Some(Login::Token(token)) => token.expose().into(),
+            other => format!("{other:?}"),
+        }
+    }
+
     #[test]
     fn names_of_fields_have_no_case_and_parts_may_be_repeated() {
         let config = accept(
@@ -608,7 +607,7 @@ mod tests {
              \"Images\": {\"a.io/b\": \"c.io/d\"},\r\n\"images\": {\"a.io/e\": \"c.io/f\"}, \"auth\": null}",
         );
         assert_eq!(config.warnings, [""; 0]);
-        assert_eq!(config.auth[0].username.as_deref(), Some("u"));
+        assert_eq!(login(&config.auth[0]), "u p");
         assert!(config.auth[0].insecure);
         assert_eq!(
             rules(&config),
@@ -1229,8 +1228,8 @@ mod tests {
             rules(&config),
             ["f:1:2 quay.io/a/b reg.example/a/b reg.example/c"]
         );
-        let password = config.auth[0].password.as_ref().map(Secret::expose);
-        assert_eq!((password, config.auth[1].insecure), (Some("007"), true));
+        assert_eq!(login(&config.auth[0]), "robot 007");
+        assert!(config.auth[1].insecure);
         assert_eq!(config.auth[1].position.to_string(), "a:4:1");
         // The problems of both are told at once.
         let error = parse_as(&[(Shape::Auth, "a.io: {user: x}\n"), (Shape::Images, "- b\n")]);
@@ -1258,25 +1257,16 @@ mod tests {
             .auth
             .iter()
             .map(|entry| {
-                let password = entry.password.as_ref().map(Secret::expose);
-                (
-                    entry.host.as_str(),
-                    entry.path.as_str(),
-                    entry.username.as_deref(),
-                    password,
-                )
+                let login = login(entry);
+                format!("{}/{}: {login}", entry.host, entry.path)
             })
             .collect();
-        let word = Some("hunter2");
         assert_eq!(
             logins,
-            [
-                ("a.io", "ns", Some("$oauthtoken"), word),
-                ("b.io", "", Some("a$NS"), word)
-            ]
+            ["a.io/ns: $oauthtoken hunter2", "b.io/: a$NS hunter2"]
         );
         let config = accept("auth: {a.io: {token: '${WORD}'}}\nimages: {a.io/a:1: b.io/b}\n");
-        assert_eq!(config.auth[0].token.as_ref().map(Secret::expose), word);
+        assert_eq!(login(&config.auth[0]), "hunter2");
     }
 
     #[test]
@@ -1449,8 +1439,16 @@ mod tests {
             warned(secret, 0o600),
             warned("{\"auth\": {\"a.io\": {\"token\": \"t\"}}}", 0o644),
             warned("{\"auth\": {\"a.io\": {\"helper\": \"h\"}}}", 0o644),
+            warned(
+                "{\"auth\": {\"a.io\": {\"Proxy\": \"http://u:p@proxy\"}}}",
+                0o644,
+            ),
+            warned(
+                "{\"auth\": {\"a.io\": {\"proxy\": \"http://proxy\"}}}",
+                0o644,
+            ),
         ];
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(seen, [true, true, true, false, true, false]);
+        assert_eq!(seen, [true, true, true, false, true, false, true, false]);
     }
 }

@@ -17,7 +17,7 @@ use super::exchange::{MAX_ERROR, Response};
 use super::google::{KeyError, ServiceKey, TOKEN_USER};
 use super::hosts::{Registry, lock};
 use super::request::{Method, Request};
-use super::url::{Purpose, Url, Verdict, encode, judge};
+use super::url::{Purpose, Url, Verdict, judge};
 use crate::oci::Host;
 use crate::secret::Secret;
 
@@ -122,16 +122,9 @@ impl Authorization {
 
     /// What may not be seen, should the answer repeat it.
     pub(super) fn secrets(&self) -> Vec<Secret> {
-        let login = self.credential.iter().map(|known| known.proof.secret());
-        let mut secrets: Vec<Secret> = login
-            .flat_map(|secret| [secret.clone(), Secret::new(encode(secret.expose()))])
-            .collect();
-        let header = self.header.iter();
-        secrets.extend(header.filter_map(|header| {
-            let (_, value) = header.expose().split_once(' ')?;
-            Some(Secret::new(value.to_owned()))
-        }));
-        secrets
+        let of_login = self.credential.iter().flat_map(|known| known.secrets());
+        let token = self.token.iter().map(|(token, _)| token.clone());
+        of_login.chain(token).collect()
     }
 }
 
@@ -283,9 +276,18 @@ impl Client {
                 Authorization::of(known).map(Some).map_err(failed)
             }
             (Demand::Basic, _) => Ok(None),
-            (Demand::Bearer { realm, service }, known) => self
-                .token(realm, service.as_deref(), scope, known.as_ref(), refused)
-                .map(Some),
+            (Demand::Bearer { realm, service }, known) => {
+                let token = self.token(realm, service.as_deref(), scope, known.as_ref(), refused);
+                match (token, known) {
+                    // There may be another login by now, as where the registry itself refuses one.
+                    (Err(error), Some(known))
+                        if error.refusal().is_some() && self.has_changed(Some(known.id)) =>
+                    {
+                        self.meet(demand, scope, refused, failed)
+                    }
+                    (token, _) => token.map(Some),
+                }
+            }
         }
     }
 
@@ -365,10 +367,10 @@ impl Client {
             .token_request(Method::Post, url)
             .header("Content-Type", "application/x-www-form-urlencoded")
             .bytes(form.expose().as_bytes());
-        let login = Authorization::in_body(login);
+        let authorization = Authorization::in_body(login);
         // 400 is what OAuth2 has for a token that is not known (RFC 6749, 5.2), 403 as below.
         let is_refused = |status| matches!(status, 400 | 401 | 403);
-        self.with_login(&mut request, url, &login, is_refused)
+        self.with_login(&mut request, url, (&authorization, login), is_refused)
     }
 
     fn token_request<'a>(&self, method: Method, url: &Url) -> Request<'a> {
@@ -388,9 +390,13 @@ impl Client {
         authorization: Option<&Authorization>,
     ) -> Result<Response, RequestError> {
         match authorization {
-            Some(login) if login.token.is_none() => {
-                self.with_login(request, url, login, |status| status == 401)
-            }
+            Some(
+                login @ Authorization {
+                    token: None,
+                    credential: Some(credential),
+                    ..
+                },
+            ) => self.with_login(request, url, (login, credential), |status| status == 401),
             _ => self.exchange_twice(request, url, authorization),
         }
     }
@@ -399,12 +405,9 @@ impl Client {
         &self,
         request: &mut Request<'_>,
         url: &Url,
-        authorization: &Authorization,
+        (authorization, credential): (&Authorization, &Credential),
         is_refused: fn(u16) -> bool,
     ) -> Result<Response, RequestError> {
-        let Some(credential) = &authorization.credential else {
-            return self.exchange_twice(request, url, Some(authorization));
-        };
         let trust = lock(&self.registry.sign_in.trust)
             .entry(credential.id)
             .or_insert_with(|| Arc::new(Mutex::new(Trust::Untried(0))))
@@ -413,7 +416,13 @@ impl Client {
         let refusals = match *trust {
             Trust::Accepted => {
                 drop(trust);
-                return self.exchange_twice(request, url, Some(authorization));
+                let response = self.exchange_twice(request, url, Some(authorization))?;
+                if is_refused(response.status) {
+                    // Those of clouds live for hours (A27).
+                    let sources = self.sources.iter();
+                    sources.for_each(|source| source.replace(credential.id));
+                }
+                return Ok(response);
             }
             Trust::Refused => {
                 return Err(request.failed(url, Failure::LoginRefused(authorization.login())));
@@ -480,7 +489,7 @@ impl Client {
                     Authorization::of(known).map_err(|failure| request.failed(&by_get, failure))?;
                 // Token services say 403 to a wrong password as well as to a missing repository (A16).
                 let is_refused = |status| matches!(status, 401 | 403);
-                self.with_login(&mut request, &by_get, &login, is_refused)?
+                self.with_login(&mut request, &by_get, (&login, known), is_refused)?
             }
             None => self.exchange_twice(&mut request, &by_get, None)?,
         };

@@ -64,7 +64,8 @@ impl Client {
         own.is_ok_and(|own| own.origin() == response.url.origin())
     }
 
-    /// Judges a URL that an answer names. One that repeats the login is never shown.
+    /// Judges a URL that an answer names. One that repeats the login is never shown; nor is it followed where that is in
+    /// its host, which others would be asked for.
     pub(super) fn judge(
         &self,
         response: &Response,
@@ -76,8 +77,11 @@ impl Client {
             judge(&registry, insecure, &response.url, reference, purpose)
         });
         let verdict = judged.map_err(|error| response.failed(Failure::Url(error)))?;
-        if verdict.url.is_hidden() || !response.repeats_login(&verdict.url.to_string()) {
+        if !response.is_private(&verdict.url.to_string()) {
             return Ok(verdict);
+        }
+        if response.repeats_login(verdict.url.origin().host()) {
+            return Err(response.failed(Failure::Echo));
         }
         Ok(Verdict {
             url: verdict.url.hidden(),
@@ -457,6 +461,33 @@ mod tests {
         let error = store.manifest(&tag()).unwrap_err().to_string();
         assert!(error.contains("bad Basic ***, ***"), "{error}");
         assert!(!error.contains('\u{1b}'), "{error}");
+    }
+
+    #[test]
+    fn a_url_that_holds_the_login_is_followed_in_silence_but_never_looked_up() {
+        const LOGIN: &str = "dTpodW50ZXIy"; // u:hunter2
+        for (location, says) in [
+            ("/x/dTpodW50ZXIy", "GET ***: 404 Not Found"),
+            ("http://dTpodW50ZXIy/x", "repeats the login"),
+            ("http://127.0.0.2:1/dTpodW50ZXIy", "GET ***: no connection"),
+        ] {
+            let server = Server::start(move |seen| {
+                Some(match (seen.target.as_str(), seen.header("authorization")) {
+                    // What it repeats here need not be what it was sent with this request.
+                    ("/x/dTpodW50ZXIy", _) => Reply::new(404).body("no token-of-before"),
+                    (_, None) => Reply::new(401).header("www-authenticate", "Basic"),
+                    _ => Reply::new(307).header("location", location),
+                })
+            });
+            let store = server
+                .registries(Some("hunter2"))
+                .store(&server.host, &Repository::parse("a/b").unwrap());
+            let error = store.manifest(&tag()).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+            for secret in [LOGIN, &LOGIN.to_lowercase(), "token-of-before"] {
+                assert!(!error.contains(secret), "{error}");
+            }
+        }
     }
 
     #[test]

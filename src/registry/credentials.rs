@@ -15,6 +15,7 @@ use super::auth_files::{self, AuthFile, MAX_FILE, Place, read_bounded};
 use super::google::{self, KeyError};
 use super::helper::{Helper, HelperError};
 use super::hosts::lock;
+use super::url::encode;
 use crate::oci::{Host, Repository};
 use crate::secret::Secret;
 
@@ -140,12 +141,34 @@ impl Credential {
         if let Some(character) = username.chars().find(refused) {
             return Err(failed(Problem::UserName(character)));
         }
-        // Google takes this one's as JSON only.
-        let key = (username == google::JSON_USER).then(|| google::plain(password));
-        let password = key.flatten().unwrap_or_else(|| password.clone());
+        let password = self.json_key().unwrap_or_else(|| password.clone());
         let pair = Zeroizing::new(format!("{username}:{}", password.expose()));
         let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
         Ok(Secret::new(format!("Basic {}", *encoded)))
+    }
+
+    /// The key that Google takes as JSON only, however it was written.
+    fn json_key(&self) -> Option<Secret> {
+        match &self.proof {
+            Proof::Password(username, key) if username == google::JSON_USER => google::plain(key),
+            _ => None,
+        }
+    }
+
+    /// All forms in which whoever got it may repeat it.
+    pub(crate) fn secrets(&self) -> Vec<Secret> {
+        let secret = self.proof.secret();
+        let header = self.header().ok();
+        let value = header
+            .as_ref()
+            .and_then(|header| header.expose().split_once(' '));
+        let written = [Some(secret.clone()), self.json_key()];
+        let encoded = [
+            Some(encode(secret.expose())),
+            value.map(|(_, value)| value.to_owned()),
+        ];
+        let encoded = encoded.into_iter().flatten().map(Secret::new);
+        written.into_iter().flatten().chain(encoded).collect()
     }
 }
 
@@ -241,6 +264,13 @@ impl Source {
             Self::Known(credential) => Ok(Some(credential.clone())),
             Self::File(file) => file.read().map(Some),
             Self::Helper(helper) => helper.ask(),
+        }
+    }
+
+    /// Says that a login which was good is refused.
+    pub(super) fn replace(&self, id: u64) {
+        if let Self::Helper(helper) = self {
+            helper.replace(id);
         }
     }
 }
@@ -677,6 +707,36 @@ mod tests {
             );
         }
         assert!(chosen.iter().all(|&times| times > 300), "{chosen:?}");
+    }
+
+    #[test]
+    fn a_login_is_known_in_every_form_in_which_it_may_come_back() {
+        let key = r#"{"a":"b/c"}"#;
+        let written = STANDARD.encode(key);
+        for (proof, forms) in [
+            (
+                Proof::Password("u".into(), Secret::new("p/".into())),
+                &["p/", "p%2F", "dTpwLw=="][..],
+            ),
+            (
+                Proof::Password("_json_key".into(), Secret::new(written.clone())),
+                &[
+                    &written,
+                    key,
+                    &encode(&written),
+                    &STANDARD.encode(format!("_json_key:{key}")),
+                ],
+            ),
+            (
+                Proof::Bearer(Secret::new("t/".into())),
+                &["t/", "t%2F", "t/"],
+            ),
+            (Proof::IdentityToken(Secret::new("i".into())), &["i", "i"]),
+        ] {
+            let secrets = Credential::new(proof, String::new()).secrets();
+            let found: Vec<&str> = secrets.iter().map(Secret::expose).collect();
+            assert_eq!(found, forms);
+        }
     }
 
     #[test]

@@ -194,17 +194,33 @@ impl Response {
         io::copy(&mut { rest }, &mut io::sink()).ok();
     }
 
-    /// Whether a text of the other side holds the login that it was sent.
+    /// Whether a text of the other side holds the login that it was sent, in capitals or not: hosts have none.
     pub(super) fn repeats_login(&self, text: &str) -> bool {
-        let text = percent_decode_str(text).decode_utf8_lossy().into_owned();
-        blot(text.clone(), &self.secrets()) != text
+        let text = percent_decode_str(text).decode_utf8_lossy().to_lowercase();
+        let secrets: Vec<String> = self.secrets().iter().map(|s| s.to_lowercase()).collect();
+        let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
+        blot(text.clone(), &secrets) != text
+    }
+
+    /// Whether a text of the other side must not be shown. Who was asked by a URL that held a login may repeat that one,
+    /// whatever was sent this time.
+    pub(super) fn is_private(&self, text: &str) -> bool {
+        self.url.is_hidden() || self.repeats_login(text)
+    }
+
+    /// A text of the other side that can be shown.
+    fn shown(&self, text: String) -> String {
+        if self.url.is_hidden() {
+            return "***".into();
+        }
+        sanitise(&blot(text, &self.secrets())).into_owned()
     }
 
     /// An error about this answer. What would say more than it may is not said.
     pub(super) fn failed(&self, failure: Failure) -> RequestError {
         let failure = match failure {
-            Failure::Url(error) if self.repeats_login(&error.to_string()) => Failure::Echo,
-            Failure::Manifest(error) if self.repeats_login(&error.to_string()) => Failure::Echo,
+            Failure::Url(error) if self.is_private(&error.to_string()) => Failure::Echo,
+            Failure::Manifest(error) if self.is_private(&error.to_string()) => Failure::Echo,
             failure => failure,
         };
         RequestError {
@@ -228,6 +244,10 @@ impl Response {
             login: self.login.clone(),
         };
         refusal.read_body(&body, &self.secrets());
+        if self.url.is_hidden() {
+            refusal.code = None;
+            refusal.message = String::new();
+        }
         self.failed(Failure::Status(Box::new(refusal)))
     }
 
@@ -298,11 +318,7 @@ impl Response {
         }
         match self.header("content-encoding") {
             None | Some("" | "identity") => Ok(()),
-            Some(encoding) => {
-                let encoding = blot(encoding.to_owned(), &self.secrets());
-                let encoding = sanitise(&encoding).into();
-                Err(self.failed(Failure::Encoded(encoding)))
-            }
+            Some(encoding) => Err(self.failed(Failure::Encoded(self.shown(encoding.to_owned())))),
         }
     }
 }
@@ -362,10 +378,7 @@ fn trace_headers(response: &Response) {
         let value = match name.as_str() {
             // Upload sessions, signed storage URLs and pages carry their rights in the query.
             "set-cookie" | "location" | "link" | "content-location" => "***".into(),
-            _ => {
-                let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-                sanitise(&blot(value, &response.secrets())).into_owned()
-            }
+            _ => response.shown(String::from_utf8_lossy(value.as_bytes()).into_owned()),
         };
         log::trace!("{} {}: {name}: {value}", response.method, response.url);
     }

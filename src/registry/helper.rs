@@ -19,13 +19,21 @@ use crate::oci::Host;
 use crate::pace::limit;
 use crate::secret::Secret;
 
-/// A helper, and what it said of one registry: it is asked once a run, by the first who needs a login there.
+/// A helper, and what it said of one registry: it is asked by the first who needs a login there, and once more where
+/// that one ran out.
 #[derive(Debug)]
 pub(super) struct Helper {
     program: String,
     host: Host,
     origin: String,
-    answer: Mutex<Option<Answer>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    answer: Option<Answer>,
+    /// The login that ran out.
+    replaced: Option<u64>,
 }
 
 type Answer = Result<Option<Arc<Credential>>, HelperError>;
@@ -38,14 +46,14 @@ impl Helper {
             origin: format!("{program}, named in {origin}"),
             program,
             host: host.clone(),
-            answer: Mutex::default(),
+            known: Mutex::default(),
         }
     }
 
     /// The login that it knows, if it knows one. Others who ask wait for the first.
     pub(super) fn ask(&self) -> Result<Option<Arc<Credential>>, CredentialError> {
-        let mut answer = lock(&self.answer);
-        let answer = answer.get_or_insert_with(|| {
+        let mut known = lock(&self.known);
+        let answer = known.answer.get_or_insert_with(|| {
             let proof = self.run()?;
             Ok(proof.map(|proof| Arc::new(Credential::new(proof, self.origin.clone()))))
         });
@@ -53,6 +61,19 @@ impl Helper {
             origin: self.origin.clone(),
             what: Problem::Helper(error),
         })
+    }
+
+    /// Has the helper asked again where it gave this login, which was good and is refused. If it gives the same one, the
+    /// refusal means something else, and it is not asked a third time.
+    pub(super) fn replace(&self, id: u64) {
+        let mut known = lock(&self.known);
+        let is_of = |answer: &Answer| matches!(answer, Ok(Some(login)) if login.id == id);
+        if known.replaced != Some(id) && known.answer.as_ref().is_some_and(is_of) {
+            *known = Known {
+                answer: None,
+                replaced: Some(id),
+            };
+        }
     }
 
     fn run(&self) -> Result<Option<Proof>, HelperError> {

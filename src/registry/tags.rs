@@ -2,9 +2,11 @@
 //! one that is silently shorter would make images vanish. Not here: which of them are wanted.
 
 use std::collections::HashSet;
+use std::fmt;
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use super::auth::Scope;
 use super::client::Client;
@@ -23,16 +25,16 @@ pub(super) fn list(client: &Client) -> Result<Option<Vec<Tag>>, StoreError> {
 
 /// The valid tags of the first page; `None` where the repository is not known.
 pub(super) fn first_page(client: &Client) -> Result<Option<Vec<Tag>>, StoreError> {
-    let Some((mut response, _)) = List::of_tags(client).open(client)? else {
+    let list = List::of_tags(client);
+    let Some((mut response, _)) = list.open(client)? else {
         return Ok(None);
     };
     if response.status != 200 {
         return Err(response.refuse().into());
     }
-    let page = read_page(&mut response)?;
-    let tags = page
-        .iter()
-        .filter_map(|name| Tag::parse(name.as_str()?).ok());
+    let mut names = Names::new(list.is_valid);
+    read_page(&mut response, &mut names)?;
+    let tags = names.list.iter().flat_map(|name| Tag::parse(name));
     Ok(Some(tags.collect()))
 }
 
@@ -98,7 +100,7 @@ impl List {
         let Some((mut response, takes_n)) = self.open(client)? else {
             return Ok(None);
         };
-        let mut names = Names::default();
+        let mut names = Names::new(self.is_valid);
         let mut asked: HashSet<Url> = HashSet::new();
         for _ in 0..MAX_PAGES {
             if response.status != 200 {
@@ -109,9 +111,8 @@ impl List {
             if !asked.insert(response.url.clone()) {
                 return endless(&response, "a page names itself as the next one");
             }
-            let page = read_page(&mut response)?;
             let known = names.list.len();
-            names.add(&page, self.is_valid);
+            let entries = read_page(&mut response, &mut names)?;
             let is_new = names.list.len() > known;
             if names.list.len() > MAX_NAMES {
                 return endless(&response, "over a million names");
@@ -120,7 +121,7 @@ impl List {
             let link = response.headers("link").find_map(next_link);
             let request = match link {
                 // An empty page may have a next one (E29), one of old names goes in circles (E33).
-                Some(_) if !is_new && !page.is_empty() => {
+                Some(_) if !is_new && entries > 0 => {
                     return endless(&response, "a page brings nothing new");
                 }
                 Some(link) => {
@@ -128,7 +129,7 @@ impl List {
                     Request::to(Method::Get, next, self.scope.clone())
                 }
                 // Cut off without a word, perhaps: some stop at `n` and say nothing (E34).
-                None if takes_n && is_new && page.len() == PAGE => {
+                None if takes_n && is_new && entries == PAGE => {
                     self.own_page(names.list.last().map(String::as_str))
                 }
                 None => return Ok(Some(names.finish(client, &self.path))),
@@ -170,44 +171,80 @@ fn ask(client: &Client, mut request: Request<'_>) -> Result<Response, RequestErr
     client.send(&mut request)
 }
 
-#[derive(Deserialize)]
-struct Page {
-    #[serde(default, alias = "tags", alias = "repositories")]
-    names: Option<Vec<Value>>,
+/// Adds the names of a page, and gives the number of its entries.
+fn read_page(response: &mut Response, names: &mut Names) -> Result<usize, RequestError> {
+    let body = response.bytes(MAX_PAGE)?;
+    let before = names.entries;
+    let page: Result<Page<'_>, _> = serde_json::from_slice(&body);
+    let read = page.and_then(|page| match page.names {
+        Some(list) => serde_json::Deserializer::from_str(list.get()).deserialize_seq(&mut *names),
+        None => Ok(()),
+    });
+    read.map_err(|error| response.failed(Failure::Json(error)))?;
+    Ok(names.entries - before)
 }
 
-fn read_page(response: &mut Response) -> Result<Vec<Value>, RequestError> {
-    let body = response.bytes(MAX_PAGE)?;
-    let page: Page =
-        serde_json::from_slice(&body).map_err(|error| response.failed(Failure::Json(error)))?;
-    Ok(page.names.unwrap_or_default())
+/// A page; with `null` for a list it has no names.
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(borrow, alias = "tags", alias = "repositories")]
+    names: Option<&'a RawValue>,
+}
+
+/// Takes an entry at a time: a page of anything but names has millions in few bytes (S10).
+impl<'de> Visitor<'de> for &mut Names {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of names")
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<(), S::Error> {
+        // Some are null, or objects (E27).
+        while let Some(entry) = list.next_element::<&RawValue>()? {
+            self.add(serde_json::from_str(entry.get()).ok());
+        }
+        Ok(())
+    }
 }
 
 /// What was listed so far.
-#[derive(Default)]
 struct Names {
+    is_valid: fn(&str) -> bool,
     list: Vec<String>,
     seen: HashSet<String>,
-    dropped: usize,
+    /// How many there were, those that are no names or were there before among them.
+    entries: usize,
 }
 
 impl Names {
-    /// Adds the entries of a page. Some are null, digests or there twice (E27).
-    fn add(&mut self, page: &[Value], is_valid: fn(&str) -> bool) {
-        for entry in page {
-            match entry.as_str().filter(|text| is_valid(text)) {
-                Some(name) if self.seen.insert(name.to_owned()) => self.list.push(name.to_owned()),
-                _ => self.dropped += 1,
-            }
+    fn new(is_valid: fn(&str) -> bool) -> Self {
+        Self {
+            is_valid,
+            list: Vec::new(),
+            seen: HashSet::new(),
+            entries: 0,
+        }
+    }
+
+    /// Adds an entry, if it is a name and not there yet. Nobody wants more than there may be.
+    fn add(&mut self, entry: Option<String>) {
+        self.entries += 1;
+        if let Some(name) = entry.filter(|text| (self.is_valid)(text))
+            && self.list.len() <= MAX_NAMES
+            && self.seen.insert(name.clone())
+        {
+            self.list.push(name);
         }
     }
 
     fn finish(self, client: &Client, path: &str) -> Vec<String> {
-        if self.dropped > 0 {
+        let dropped = self.entries - self.list.len();
+        if dropped > 0 {
             log::warn!(
                 "{}{path}: {} entries of the list are no names or there twice",
                 client.registry.host,
-                self.dropped
+                dropped
             );
         }
         self.list

@@ -46,15 +46,13 @@ impl Transport {
             Break::Lookup { .. } | Break::Refused | Break::NoRoute | Break::ConnectTimeout => {
                 Class::Unreachable
             }
-            // A login that is missing, or a rule of the proxy's, lasts.
-            Break::Proxy { status, .. } => match status {
-                Some(400..=499) => Class::Permanent,
-                _ => Class::Unreachable,
-            },
+            Break::Proxy { status, .. } if status.is_some_and(is_proxys_rule) => Class::Permanent,
+            Break::Proxy { .. } => Class::Unreachable,
             Break::Address
             | Break::NotTls
             | Break::Certificate { .. }
             | Break::ClientCertificate
+            | Break::Handshake
             | Break::Tls
             | Break::Malformed
             | Break::Interrupted => Class::Permanent,
@@ -79,7 +77,7 @@ impl fmt::Display for Transport {
                     Some(407) => f.write_str(
                         " (it wants a login: write it into its URL, http://USER:PASSWORD@HOST:PORT)",
                     ),
-                    Some(400..=499) => f.write_str(
+                    Some(status) if is_proxys_rule(*status) => f.write_str(
                         " (it must allow CONNECT to this host and port; NO_PROXY, or `proxy: none` in the `auth` \
                          entry, leads past it)",
                     ),
@@ -112,6 +110,10 @@ impl fmt::Display for Transport {
                 "the registry wants a client certificate that it knows: name one by `cert` and `key` in its `auth` entry",
             ),
             Break::Tls => f.write_str("no TLS connection"),
+            Break::Handshake => f.write_str(
+                "the registry agrees to no TLS connection: it may want a client certificate, which `cert` and `key` in its \
+                 `auth` entry name, or speak old TLS only",
+            ),
             Break::Malformed => f.write_str("the answer is not HTTP"),
             Break::Timeout => f.write_str("no answer in time"),
             Break::Closed => f.write_str("the connection was closed"),
@@ -154,6 +156,8 @@ pub(super) enum Break {
     },
     /// Ours is missing, or not accepted.
     ClientCertificate,
+    /// The other side found nothing in ours that it agrees to; with TLS 1.2 that may be a missing certificate of ours.
+    Handshake,
     /// TLS could not be agreed on.
     Tls,
     /// No HTTP, or more headers than are read.
@@ -285,12 +289,18 @@ fn tls_broken(error: &rustls::Error) -> Break {
             | Alert::UnsupportedCertificate
             | Alert::AccessDenied,
         ) => Break::ClientCertificate,
+        Tls::AlertReceived(Alert::HandshakeFailure) => Break::Handshake,
         Tls::AlertReceived(_)
         | Tls::PeerIncompatible(_)
         | Tls::PeerMisbehaved(_)
         | Tls::NoCertificatesPresented => Break::Tls,
         _ => Break::Closed,
     }
+}
+
+/// Whether a proxy says no for good: a login that is missing, or a rule. A proxy that has too much to do has neither.
+fn is_proxys_rule(status: u16) -> bool {
+    (400..500).contains(&status) && !matches!(status, 408 | 425 | 429)
 }
 
 /// The status in what ureq says of a proxy's answer: `proxy server responded 407/407`.
@@ -378,6 +388,11 @@ mod tests {
                 "proxy",
             ),
             (
+                proxy("proxy server responded 429/429"),
+                Unreachable,
+                "proxy",
+            ),
+            (
                 proxy("proxy server responded 407/407"),
                 Permanent,
                 "USER:PASSWORD@",
@@ -432,6 +447,11 @@ mod tests {
                 rustls::Error::AlertReceived(required),
                 Permanent,
                 "`cert` and `key`",
+            ),
+            (
+                rustls::Error::AlertReceived(AlertDescription::HandshakeFailure),
+                Permanent,
+                "may want a client certificate",
             ),
             (
                 rustls::Error::AlertReceived(version),

@@ -1,6 +1,6 @@
-//! Signing in: passwords and tokens, which entry is used for what, tokens that die at any moment of a run, and secrets
-//! that nobody else may see. All runs log at the finest level, and the invariants look for secrets in what they leave.
-//! Not here: the choice of entries in all its cases and the parsing of challenges (unit tests).
+//! Signing in: passwords and tokens, which entry is used for what, and tokens that die at any moment of a run. All runs
+//! log at the finest level. Not here: who else may see a login (`security`), the choice of entries in all its cases and
+//! the parsing of challenges (unit tests).
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -445,43 +445,6 @@ fn a_token_service_that_stumbles_is_asked_again_and_one_that_gives_none_is_repor
             assert_eq!(output.finished(), Some((2, 0)), "row {number}");
             assert_says(&output, &["/token: "]);
         }
-    }
-}
-
-#[test]
-fn a_token_request_is_never_redirected() {
-    let (source, target) = (FakeRegistry::new(), closed(for_ada()));
-    let elsewhere = closed(for_ada());
-    fill(&source);
-    let to = format!("http://{}/token", elsewhere.addr());
-    target.fault(Fault::on(Kind::Token, Act::Redirect(307, to)));
-    let output = copy(&source, &target).run().expect(1);
-    check_invariants(&[&source, &elsewhere], &[&target], &output);
-    assert!(elsewhere.history().is_empty());
-}
-
-#[test]
-fn a_password_is_not_sent_in_the_clear_to_a_realm_at_another_address() {
-    let elsewhere = FakeRegistry::start(Options::default().at("127.0.0.3").bearer(for_ada()));
-    let source = FakeRegistry::start(Options::default().bearer_of(&elsewhere));
-    let target = FakeRegistry::new();
-    fill(&source);
-    let output = copy(&source, &target).run().expect(1);
-    check_invariants(&[&source], &[&target], &output);
-    assert!(elsewhere.history().is_empty());
-    assert_says(&output, &["the registry names a URL that is not followed"]);
-}
-
-#[test]
-fn storage_hosts_get_no_credentials() {
-    for address in ["127.0.0.1", "127.0.0.2"] {
-        let (source, target) = (closed(for_ada()), FakeRegistry::new());
-        let storage = source.redirect_blobs(address);
-        fill(&source);
-        let output = copy(&source, &target).run().expect(0);
-        check_invariants(&[&source, &storage], &[&target], &output);
-        assert_in_sync(&source, "a", &target, "b", &["v1", "v2"]);
-        assert_eq!(storage.count(Kind::BlobGet), 5);
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -12,8 +13,7 @@ use serde_json::{Value, json};
 use crate::harness::{Output, Run, assert_in_sync};
 use crate::image::Maker;
 use crate::invariants::check_invariants;
-use crate::registry::raw::ask;
-use crate::registry::{Act, Bearer, FakeRegistry, Fault, Kind, Options};
+use crate::registry::{Act, Bearer, FakeRegistry, Fault, Kind, Nth, Options};
 
 const PASSWORD: &str = "canary/of ada";
 const WRONG: &str = "canary-wrong";
@@ -199,6 +199,78 @@ fn helpers_are_asked_once_for_a_registry_and_told_nothing_but_its_name() {
     }
 }
 
+/// A helper that gives one password when it is asked first, and another one from then on; it counts in a file.
+fn renewing(asked: &Path, first: &str, then: &str) -> String {
+    let [first, then] = [first, then].map(|word| json!({"Username": "ada", "Secret": word}));
+    let asked = asked.display();
+    format!(
+        "[ -e {asked} ] && login='{then}' || login='{first}'\necho x >> {asked}\necho \"$login\""
+    )
+}
+
+#[test]
+fn a_helper_is_asked_once_more_where_its_login_was_good_and_is_refused() {
+    // What the registry thinks of a login at first, and later.
+    fn refuses(shown: &str, passwords: &[&str]) -> Act {
+        let logins = passwords
+            .iter()
+            .map(|word| BASE64.encode(format!("ada:{word}")));
+        let known = logins.map(|login| format!("Basic {login}"));
+        if known.into_iter().any(|login| login == shown) {
+            return Act::Delay(Duration::ZERO);
+        }
+        let challenge = vec![("WWW-Authenticate", "Basic realm=x".to_string())];
+        Act::Status(401, challenge, Vec::new())
+    }
+    for (then, status) in [(PASSWORD, 0), ("canary-old", 1)] {
+        let (source, target) = (FakeRegistry::new(), FakeRegistry::new());
+        let run = copy(&source, &target);
+        let asked = run.path("asked");
+        let mut run = run
+            .helper("known", &renewing(&asked, "canary-old", then))
+            .secret("canary-old", &[&source])
+            .secret(PASSWORD, &[&source])
+            .env("DOCKER_AUTH_CONFIG", "{\"credsStore\": \"known\"}")
+            .args(["--proc=1", "--retries=0"]);
+        let mut maker = Maker::new(1);
+        for name in ["a", "b", "c"] {
+            source.push(name, "v1", &maker.oci(&[50]));
+            run = run.rule(&source.name(&format!("{name}:v1")), target.name(name));
+        }
+        let early = Act::Repeat(|shown| refuses(shown, &["canary-old", PASSWORD]));
+        let late = Act::Repeat(|shown| refuses(shown, &[PASSWORD]));
+        source.fault(Fault::on_any(early).nth(Nth::UpTo(3)));
+        source.fault(Fault::on_any(late).nth(Nth::From(4)));
+        let output = run.run().expect(status);
+        check_invariants(&[&source], &[&target], &output);
+        let times = fs::read_to_string(asked).unwrap().lines().count();
+        assert_eq!(times, 2, "{}", output.stderr);
+    }
+}
+
+#[test]
+fn a_helper_is_asked_once_more_where_a_token_service_refuses_its_login() {
+    let (source, target) = (
+        filled(Options::default().bearer(Bearer::for_user("ada", PASSWORD))),
+        FakeRegistry::new(),
+    );
+    source.push("b", "v1", &Maker::new(2).oci(&[50]));
+    let token = json!({"token": source.issue_token(&["a"])}).to_string();
+    let token = Act::Status(200, Vec::new(), token.into_bytes());
+    source.fault(Fault::on(Kind::Token, token).nth(Nth::Only(1)));
+    let run = copy(&source, &target);
+    let asked = run.path("asked");
+    let run = run
+        .rule(&source.name("b:v1"), target.name("c"))
+        .helper("known", &renewing(&asked, "canary-old", PASSWORD))
+        .secret("canary-old", &[&source])
+        .env("DOCKER_AUTH_CONFIG", "{\"credsStore\": \"known\"}")
+        .arg("--proc=1");
+    assert_copies(&run, &source, &target);
+    assert_in_sync(&source, "b", &target, "c", &["v1"]);
+    assert_eq!(fs::read_to_string(asked).unwrap().lines().count(), 2);
+}
+
 #[test]
 fn a_helper_that_knows_nothing_leaves_the_choice_to_the_next_place() {
     let unknown = "echo 'credentials not found in native keychain'; exit 1";
@@ -306,11 +378,7 @@ fn an_entry_may_name_a_file_or_a_helper() {
 #[test]
 fn a_token_is_sent_to_the_registry_as_it_is() {
     let source = filled(Options::default().bearer(Bearer::for_user("ada", PASSWORD)));
-    let basic = source.login().unwrap().basic();
-    let head = format!("GET /token?scope=repository:a:pull\nAuthorization: {basic}");
-    let answer = ask(source.addr(), &head, None).expect(200);
-    let answer: Value = serde_json::from_slice(&answer.body).unwrap();
-    let token = answer["token"].as_str().unwrap();
+    let token = source.issue_token(&["a"]);
     let entries = [
         json!({"token": token}),
         json!({"token_file": "secrets/token"}),

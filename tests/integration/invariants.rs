@@ -320,8 +320,9 @@ impl Broken {
         let seen: Vec<(&FakeRegistry, String)> = registries
             .iter()
             .map(|registry| {
-                let heads = registry.history().into_iter().map(|entry| entry.head);
-                (*registry, heads.collect())
+                let history = registry.history().into_iter();
+                let texts = history.map(|entry| entry.head + &entry.form);
+                (*registry, texts.collect())
             })
             .collect();
         let mut check = |forms: &BTreeSet<String>, may_see: &dyn Fn(&FakeRegistry) -> bool| {
@@ -331,8 +332,8 @@ impl Broken {
                         self.say("I6", format!("{place} holds {form}"));
                     }
                 }
-                for (registry, heads) in &seen {
-                    if heads.contains(form) && !may_see(registry) {
+                for (registry, texts) in &seen {
+                    if texts.contains(form) && !may_see(registry) {
                         self.say("I5", format!("{} was sent {form}", registry.addr()));
                     }
                 }

@@ -36,6 +36,7 @@ mod registry;
 mod resume;
 mod retries;
 mod rules;
+mod security;
 mod sweep;
 mod sync;
 mod traps;

@@ -143,6 +143,12 @@ fn a_proxy_that_refuses_is_named_with_the_remedy_and_without_its_login() {
             5,
             ["no connection through the proxy", "502"],
         ),
+        // It may take more the next time.
+        (
+            &FakeProxy::refusing(429),
+            5,
+            ["no connection through the proxy", "429"],
+        ),
     ];
     for (proxy, attempts, words) in cases {
         let said = copy(&source, &to, &json!({"plain_http": true}))

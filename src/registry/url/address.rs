@@ -48,8 +48,8 @@ impl fmt::Display for AddressClass {
 
 fn class_of_v4(address: Ipv4Addr) -> AddressClass {
     match address.octets() {
-        // AWS, Azure, Google and most others; Alibaba Cloud.
-        [169, 254, 169, 254] | [100, 100, 100, 200] => AddressClass::Metadata,
+        // AWS, Azure, Google and most others; Alibaba Cloud; Oracle's older cloud.
+        [169, 254, 169, 254] | [100, 100, 100, 200] | [192, 0, 0, 192] => AddressClass::Metadata,
         [127, ..] => AddressClass::Loopback,
         [169, 254, ..] => AddressClass::LinkLocal,
         [0, ..] => AddressClass::Unspecified,
@@ -57,6 +57,8 @@ fn class_of_v4(address: Ipv4Addr) -> AddressClass {
         [10, ..] | [172, 16..=31, ..] | [192, 168, ..] | [100, 64..=127, ..] => {
             AddressClass::Private
         }
+        // Between a carrier and its customers, and for measuring: not routed in the world (RFC 6890, RFC 2544).
+        [192, 0, 0, _] | [198, 18..=19, ..] => AddressClass::Private,
         _ => AddressClass::Public,
     }
 }
@@ -68,8 +70,8 @@ fn class_of_v6(address: Ipv6Addr) -> AddressClass {
         [0, 0, 0, 0, 0, 0, 0, 0] => AddressClass::Unspecified,
         [0xfe80..=0xfebf, ..] => AddressClass::LinkLocal,
         [0xff00..=0xffff, ..] => AddressClass::Multicast,
-        // Unique local and the older site local addresses.
-        [0xfc00..=0xfdff | 0xfec0..=0xfeff, ..] => AddressClass::Private,
+        // Unique local and the older site local addresses; a network's own NAT64, which may lead anywhere (RFC 8215).
+        [0xfc00..=0xfdff | 0xfec0..=0xfeff, ..] | [0x64, 0xff9b, 1, ..] => AddressClass::Private,
         _ => AddressClass::Public,
     }
 }
@@ -96,14 +98,16 @@ mod tests {
             (
                 AddressClass::Public,
                 "1.1.1.1 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 126.255.255.255 128.0.0.0 \
-                169.253.255.255 169.255.0.0 172.15.255.255 172.32.0.0 192.167.255.255 192.169.0.0 223.255.255.255 \
-                2606:4700::1111 ::ffff:8.8.8.8 64:ff9b::808:808 2002:808:808::1 fbff::1 fe00::1 2001:db8::1",
+                169.253.255.255 169.255.0.0 172.15.255.255 172.32.0.0 192.167.255.255 192.169.0.0 192.0.1.0 \
+                198.17.255.255 198.20.0.0 223.255.255.255 \
+                2606:4700::1111 ::ffff:8.8.8.8 64:ff9b::808:808 64:ff9b:2:: 2002:808:808::1 fbff::1 fe00::1 2001:db8::1",
             ),
             (
                 AddressClass::Private,
                 "10.0.0.0 10.255.255.255 172.16.0.0 172.31.255.255 192.168.0.0 192.168.255.255 \
                 100.64.0.0 100.127.255.255 fc00:: fdff::1 fec0::1 feff::1 ::ffff:10.0.0.1 64:ff9b::a00:1 \
-                2002:c0a8:101::1 ::10.1.2.3",
+                2002:c0a8:101::1 ::10.1.2.3 192.0.0.0 192.0.0.255 198.18.0.0 198.19.255.255 64:ff9b:1:: \
+                64:ff9b:1:ffff::808:808 64:ff9b::c612:1",
             ),
             (
                 AddressClass::Loopback,
@@ -123,7 +127,7 @@ mod tests {
             ),
             (
                 AddressClass::Metadata,
-                "169.254.169.254 100.100.100.200 fd00:ec2::254 ::ffff:169.254.169.254 64:ff9b::a9fe:a9fe",
+                "169.254.169.254 100.100.100.200 192.0.0.192 fd00:ec2::254 ::ffff:169.254.169.254 64:ff9b::a9fe:a9fe",
             ),
         ] {
             for address in addresses.split_whitespace() {

@@ -159,19 +159,29 @@ impl TokenServer {
                 .or_default()
                 .extend(granted);
         }
-        let mut tokens = lock(&self.tokens);
+        let mut answer = json!({ habit.token_name: self.issue(rights) });
+        if habit.tells_expiry {
+            answer["expires_in"] = self.bearer.expires_in.into();
+        }
+        Answer::json(200, &answer)
+    }
+
+    /// A token that may pull from these repositories and push to them.
+    pub(super) fn issue_for(&self, repositories: &[&str]) -> String {
+        let actions = BTreeSet::from(["pull", "push"].map(String::from));
+        let rights = |name: &&str| ((*name).to_string(), actions.clone());
+        self.issue(repositories.iter().map(rights).collect())
+    }
+
+    fn issue(&self, rights: Rights) -> String {
         let name = format!("{TOKEN_CANARY}-{}-end", next_moment());
         let token = Token {
             rights,
             requests_left: self.bearer.requests,
             until: Instant::now() + self.bearer.lifetime,
         };
-        tokens.insert(name.clone(), Some(token));
-        let mut answer = json!({ habit.token_name: name });
-        if habit.tells_expiry {
-            answer["expires_in"] = self.bearer.expires_in.into();
-        }
-        Answer::json(200, &answer)
+        lock(&self.tokens).insert(name.clone(), Some(token));
+        name
     }
 
     /// Uses a token for a request that needs `needed`. `Err` is the `error` of the challenge.

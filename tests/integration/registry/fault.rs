@@ -106,6 +106,8 @@ pub(crate) enum Act {
     Redirect(u16, String),
     /// These bytes in place of an answer, then the connection ends.
     Raw(Vec<u8>),
+    /// What this makes of the login that the request shows: its Authorization, or its form.
+    Repeat(fn(&str) -> Act),
 }
 
 impl Act {

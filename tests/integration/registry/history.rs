@@ -146,6 +146,8 @@ pub(crate) struct Entry {
     pub(crate) authorization: Option<String>,
     /// The request's head as it came.
     pub(crate) head: String,
+    /// The form of a request for a token.
+    pub(crate) form: String,
     /// It was let in by nobody: its answer is a challenge.
     pub(crate) is_challenged: bool,
     /// A fault rule acted on it.
@@ -177,6 +179,7 @@ impl Entry {
             bytes_out: 0,
             authorization: head.header("authorization").map(str::to_string),
             head: head.text.clone(),
+            form: String::new(),
             is_challenged: false,
             has_fault: false,
             missing: Vec::new(),

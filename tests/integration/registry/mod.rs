@@ -369,6 +369,12 @@ impl FakeRegistry {
         }
     }
 
+    /// A token for these repositories, as its service would give it.
+    pub(crate) fn issue_token(&self, repositories: &[&str]) -> String {
+        let server = self.shared.token_server.as_ref();
+        server.expect("it gives no tokens").issue_for(repositories)
+    }
+
     /// Whether the secrets of `other` may come here: it is the same, or gives or takes the same tokens.
     pub(crate) fn may_see_secrets_of(&self, other: &Self) -> bool {
         let Guard::Bearer(wanted) = &other.shared.guard else {

@@ -231,6 +231,14 @@ impl Shared {
             None => connection.read_body(&request.head),
         };
         entry.bytes_in = body.bytes.len();
+        if request.kind == Kind::Token {
+            entry.form = String::from_utf8_lossy(&body.bytes).into_owned();
+        }
+        let repeat = |act| match act {
+            Act::Repeat(make) => make(entry.authorization.as_ref().unwrap_or(&entry.form)),
+            act => act,
+        };
+        let acts: Vec<Act> = acts.into_iter().map(repeat).collect();
         if let Some(refusal) = self.disturb(request, &acts) {
             entry.is_challenged = true;
             return self.reply(connection, request, entry, refusal, &[]);
