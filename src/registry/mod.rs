@@ -73,6 +73,8 @@ impl Target for RegistryStore {
     }
 
     fn put_manifest(&self, reference: &Reference, manifest: &Manifest) -> Result<(), StoreError> {
-        manifest::put(&self.client, reference, manifest)
+        manifest::put(&self.client, reference, manifest)?;
+        self.client.registry.note_manifest();
+        Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! Uploads: whether a blob is there or can be mounted, by the fewest requests. Not here: the session that takes what
-//! is not there (`session.rs`), hashing, and the other end of the stream.
+//! is not there (`session.rs`), the one request that takes it without (`single.rs`), hashing, and the other end of the
+//! stream.
 
 mod session;
+mod single;
 #[cfg(test)]
 mod testing;
 
@@ -16,8 +18,9 @@ use super::hosts::{Ability, Knowledge};
 use super::request::{Method, Request};
 use super::url::Purpose;
 use crate::oci::{Descriptor, Digest, Repository};
-use crate::store::{Begin, Found, Hint, Prior, StoreError};
+use crate::store::{Begin, Found, Hint, Prior, StoreError, Upload};
 use session::{cancel, reopen, session};
+use single::{is_small, single_post};
 
 /// Finds out whether a blob is there, and opens a session if it is not, by the fewest requests that are known to work
 /// (decisions D4).
@@ -65,6 +68,26 @@ pub(super) fn begin(
         );
     }
 
+    let lacking = |upload| Begin::Upload {
+        upload,
+        mount_denied: candidate.is_some(),
+    };
+    // It was asked for, or there is nothing here yet and no mount that would tell. What is large is no guess.
+    let is_lacking = match hint.prior {
+        Prior::Distrusted => false,
+        Prior::Empty => match client.registry.self_mount() {
+            Knowledge::Yes => false,
+            Knowledge::No => true,
+            Knowledge::Unknown | Knowledge::Asked => is_small(descriptor),
+        },
+        Prior::Recorded | Prior::Unknown => asks_first && !is_broken,
+    };
+    if is_lacking
+        && usable.is_none()
+        && let Some(upload) = single_post(client, descriptor, asks_first)
+    {
+        return Ok(lacking(upload));
+    }
     let from = match usable {
         Some(from) => Some(MountFrom::Repository(from)),
         None if hint.prior == Prior::Distrusted || is_broken => None,
@@ -74,13 +97,6 @@ pub(super) fn begin(
             Some(MountFrom::Anywhere).filter(|_| client.registry.can(Ability::MountFromAnywhere))
         }
     };
-    let opened = |response: &Response| {
-        let upload = session(client, response, descriptor, asks_first)?;
-        Ok(Begin::Upload {
-            upload,
-            mount_denied: candidate.is_some(),
-        })
-    };
     if let Some(from) = from {
         let response = post(client, Some((&descriptor.digest, from)))?;
         match response.status {
@@ -89,7 +105,7 @@ pub(super) fn begin(
                 return Ok(Begin::Present(Found::Existing));
             }
             201 => return Ok(Begin::Present(Found::Mounted)),
-            202 => return opened(&response),
+            202 => return Ok(lacking(session(client, &response, descriptor, asks_first)?)),
             status if is_passing(status) => return Err(response.refuse().into()),
             // Neither a refused login nor a missing repository, here: a mount that is not to be had (E55).
             _ => match from {
@@ -101,11 +117,20 @@ pub(super) fn begin(
             },
         }
     }
+    Ok(lacking(open(client, descriptor, asks_first)?))
+}
+
+/// Opens a session without a word about mounts.
+fn open(
+    client: &Arc<Client>,
+    descriptor: &Descriptor,
+    cost_a_question: bool,
+) -> Result<Box<dyn Upload>, StoreError> {
     let response = post(client, None)?;
     if response.status != 202 {
         return Err(response.refuse().into());
     }
-    opened(&response)
+    session(client, &response, descriptor, cost_a_question)
 }
 
 /// Where a blob may be mounted from.

@@ -11,7 +11,7 @@ use crate::registry::body::Outgoing;
 use crate::registry::client::Client;
 use crate::registry::error::{Failure, RequestError};
 use crate::registry::exchange::Response;
-use crate::registry::hosts::{Ability, LARGE_PART};
+use crate::registry::hosts::{Ability, LARGE_PART, Registry};
 use crate::registry::manifest::digest_header;
 use crate::registry::request::{Method, Request};
 use crate::registry::url::{Purpose, Verdict};
@@ -170,10 +170,7 @@ impl Upload for RegistryUpload {
 
 impl RegistryUpload {
     fn fits_into_put(&self) -> bool {
-        match self.client.registry.refused_upload() {
-            Some(refused) => refused == Method::Patch,
-            None => self.descriptor.size <= MAX_SMALL.min(self.client.registry.max_body(false)),
-        }
+        fits_into_put(&self.client.registry, self.descriptor.size)
     }
 
     /// How much of the blob the next PATCH sends: all that is left, or as much as the host takes at once. Whether it says
@@ -281,48 +278,17 @@ impl RegistryUpload {
         Ok(())
     }
 
-    /// Reads the result of the PUT that completes the blob. What is in doubt is looked at before anything is sent
-    /// again: a registry that lost its answer may have stored the blob all the same (N10, R10).
+    /// Reads the result of the PUT that completes the blob.
     fn close(
         &mut self,
         method: Method,
         result: Result<Response, RequestError>,
         is_all_sent: bool,
     ) -> Result<(), StoreError> {
-        let error = match result {
-            Ok(response) => match response.status {
-                201 => {
-                    if let Some(stored) = digest_header(&response)
-                        && stored != self.descriptor.digest
-                    {
-                        return Err(response
-                            .failed(Failure::Changed {
-                                sent: self.descriptor.digest.clone(),
-                                stored,
-                            })
-                            .into()); // R09
-                    }
-                    self.is_stored = true;
-                    return Ok(());
-                }
-                status @ 200..=299 => response.failed(Failure::NotStored { status }),
-                _ => response.refuse(),
-            },
-            Err(error) => error,
-        };
-        let is_in_doubt = match error.refusal() {
-            Some(refusal) => refusal.status == 404 || refusal.status >= 500,
-            None => error.is_cut() || matches!(error.failure, Failure::NotStored { .. }),
-        };
-        if is_in_doubt && is_all_sent && self.is_there() {
-            self.is_stored = true;
-            return Ok(());
-        }
-        Err(self.refused(method, error))
-    }
-
-    fn is_there(&self) -> bool {
-        blob::is_there(&self.client, &self.descriptor).unwrap_or(false)
+        stored(&self.client, &self.descriptor, result, is_all_sent)
+            .map_err(|error| self.refused(method, error))?;
+        self.is_stored = true;
+        Ok(())
     }
 
     /// What a refusal means for the next attempt.
@@ -365,6 +331,50 @@ impl RegistryUpload {
 
     fn cancel(&self) {
         cancel(&self.client, self.location.clone());
+    }
+}
+
+/// Reads the result of the request that completes a blob. What is in doubt is looked at before anything is sent again: a
+/// registry that lost its answer may have stored the blob all the same (N10, R10).
+pub(super) fn stored(
+    client: &Client,
+    descriptor: &Descriptor,
+    result: Result<Response, RequestError>,
+    is_all_sent: bool,
+) -> Result<(), RequestError> {
+    let error = match result {
+        Ok(response) => match response.status {
+            201 => {
+                if let Some(stored) = digest_header(&response)
+                    && stored != descriptor.digest
+                {
+                    return Err(response.failed(Failure::Changed {
+                        sent: descriptor.digest.clone(),
+                        stored,
+                    })); // R09
+                }
+                return Ok(());
+            }
+            status @ 200..=299 => response.failed(Failure::NotStored { status }),
+            _ => response.refuse(),
+        },
+        Err(error) => error,
+    };
+    let is_in_doubt = match error.refusal() {
+        Some(refusal) => refusal.status == 404 || refusal.status >= 500,
+        None => error.is_cut() || matches!(error.failure, Failure::NotStored { .. }),
+    };
+    if is_in_doubt && is_all_sent && blob::is_there(client, descriptor).unwrap_or(false) {
+        return Ok(());
+    }
+    Err(error)
+}
+
+/// Whether a blob of `size` bytes goes in the request that completes it.
+pub(super) fn fits_into_put(registry: &Registry, size: u64) -> bool {
+    match registry.refused_upload() {
+        Some(refused) => refused == Method::Patch,
+        None => size <= MAX_SMALL.min(registry.max_body(false)),
     }
 }
 
