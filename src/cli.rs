@@ -73,6 +73,8 @@ pub struct Options {
     pub platforms: Option<PlatformFilter>,
     /// Whether targets get images that they have.
     pub force: bool,
+    /// Whether what is about an image goes where it goes.
+    pub referrers: bool,
     /// The file that gets the names of all images that are in sync.
     pub output_success_images: Option<PathBuf>,
     /// The file that gets the names of all that failed.
@@ -177,6 +179,7 @@ fn options(
         )
         .map_err(UsageError::Platform)?,
         force: switch("force", take("force"))?,
+        referrers: switch("referrers", take("referrers"))?,
         output_success_images: take("output-success-images").map(PathBuf::from),
         output_failed_images: take("output-failed-images").map(PathBuf::from),
         output_images_format: images_format(take("output-images-format").unwrap_or_default())?,
@@ -432,7 +435,7 @@ impl DefaultValue {
     }
 }
 
-const FLAGS: [Flag; 28] = [
+const FLAGS: [Flag; 29] = [
     value(
         "config",
         "FILE",
@@ -561,6 +564,11 @@ const FLAGS: [Flag; 28] = [
         Kind::Switch,
         "put what targets have already, and ask for every blob",
     ),
+    flag(
+        "referrers",
+        Kind::Switch,
+        "copy signatures, attestations and SBOMs with their images",
+    ),
     value(
         "output-success-images",
         "FILE",
@@ -667,6 +675,7 @@ mod tests {
             checkpoint_time: Duration::from_secs(10),
             platforms: None,
             force: false,
+            referrers: false,
             output_success_images: None,
             output_failed_images: None,
             output_images_format: Format::Yaml,
@@ -703,6 +712,7 @@ mod tests {
             checkpoint_time: Duration::ZERO,
             platforms: PlatformFilter::of_lists("linux", "amd64,arm64:v8,arm").unwrap(),
             force: true,
+            referrers: true,
             output_success_images: Some("s".into()),
             output_failed_images: Some("f".into()),
             output_images_format: Format::Json,
@@ -735,6 +745,7 @@ mod tests {
             "--os=linux",
             "--arch=amd64,arm64:v8",
             "--force",
+            "--referrers",
             "--arch=arm",
             "--output-success-images=s",
             "--output-failed-images=f",

@@ -76,6 +76,7 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         namespace: options.namespace.as_deref(),
         platforms: platforms.as_ref(),
         force: options.force,
+        referrers: options.referrers,
     };
     let config = config::load(&load, &environment).map_err(|error| error.to_string())?;
     check_outputs(options)?;

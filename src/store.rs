@@ -123,6 +123,10 @@ pub trait Source: Send + Sync {
     /// Whether a manifest is there, and its digest, without its bytes.
     fn head(&self, reference: &Reference) -> Result<Presence, StoreError>;
 
+    /// The manifests that are about this one, each once; `None` where they cannot be asked for, so that a tag lists
+    /// them (distribution-spec, "Referrers Tag Schema").
+    fn referrers(&self, subject: &Digest) -> Result<Option<Vec<Digest>>, StoreError>;
+
     /// A manifest, its bytes verified against the digest asked for.
     fn manifest(&self, reference: &Reference) -> Result<Manifest, StoreError>;
 
@@ -140,8 +144,9 @@ pub trait Target: Source {
     /// itself, whatever costs the fewest requests (decisions D4).
     fn begin(&self, descriptor: &Descriptor, hint: &Hint) -> Result<Begin, StoreError>;
 
-    /// Stores a manifest under a tag or its digest. Everything that it refers to is there already.
-    fn put_manifest(&self, reference: &Reference, manifest: &Manifest) -> Result<(), StoreError>;
+    /// Stores a manifest under a tag or its digest. Everything that it refers to is there already. Tells whether the
+    /// target says that it lists it as a referrer of its subject.
+    fn put_manifest(&self, reference: &Reference, manifest: &Manifest) -> Result<bool, StoreError>;
 }
 
 /// What a [`Source::head`] found.

@@ -19,6 +19,8 @@ pub(crate) struct Body<'a> {
     pub(crate) sparse: bool,
     /// Whether targets get what they have already.
     pub(crate) force: bool,
+    /// Whether targets get what is about the images.
+    pub(crate) referrers: bool,
     /// The fields but for `to`, each with its value as JSON.
     pub(crate) fields: Vec<(&'static str, String)>,
 }
@@ -32,6 +34,7 @@ impl<'a> Body<'a> {
             platforms: Vec::new(),
             sparse: false,
             force: false,
+            referrers: false,
             fields: Vec::new(),
         }
     }
@@ -46,7 +49,7 @@ impl<'a> Body<'a> {
         for (field, member) in fields("a rule", RULE_FIELDS, members, problems) {
             let node = &member.value;
             let switch = match field {
-                "sparse" | "force" => node.value.boolean(),
+                "sparse" | "force" | "referrers" => node.value.boolean(),
                 _ => None,
             };
             if field != "to" && !matches!(node.value, Value::Null) {
@@ -66,6 +69,7 @@ impl<'a> Body<'a> {
                 }
                 ("sparse", _) if switch.is_some() => body.sparse = switch == Some(true),
                 ("force", _) if switch.is_some() => body.force = switch == Some(true),
+                ("referrers", _) if switch.is_some() => body.referrers = switch == Some(true),
                 _ => problems.push(Problem::kind(node, field, "true or false")),
             }
         }
@@ -74,7 +78,8 @@ impl<'a> Body<'a> {
 }
 
 /// Each field is a row here, an arm in `Body::read` and a property in `schema.json`.
-pub(crate) const RULE_FIELDS: &[&str] = &["to", "tags", "platforms", "sparse", "force"];
+pub(crate) const RULE_FIELDS: &[&str] =
+    &["to", "tags", "platforms", "sparse", "force", "referrers"];
 pub(crate) const TAGS_FIELDS: &[&str] = &[
     "allow",
     "semver",

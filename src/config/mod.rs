@@ -73,6 +73,8 @@ pub struct LoadOptions<'a> {
     pub platforms: Option<&'a Arc<PlatformFilter>>,
     /// `--force`: of all rules.
     pub force: bool,
+    /// `--referrers`: of all rules.
+    pub referrers: bool,
 }
 
 /// What is to be done, and what was wrong without stopping the rest.
@@ -706,7 +708,7 @@ mod tests {
             "{\"images\": {\"a\": 1, \"b\": {\"c\": \"d\"}, \"e\": [\"f\", [\"g\"]], \"h\": true}}",
             &[
                 "f:1:18: a target is a number; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
-                "f:1:27: a rule has no field \"c\"; it has \"to\", \"tags\", \"platforms\", \"sparse\" and \"force\"",
+                "f:1:27: a rule has no field \"c\"; it has \"to\", \"tags\", \"platforms\", \"sparse\", \"force\" and \"referrers\"",
                 "f:1:49: a target is an array; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
                 "f:1:62: a target is a boolean; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
             ],
@@ -1020,7 +1022,7 @@ mod tests {
                 "f:1:19: a rule has no field \"too\"; write \"to\"",
                 "f:1:42: a target is a number; write a text or an array of texts: \"SOURCE\": \"TARGET\"",
                 "f:1:45: \"to\" is there already at f:1:36; delete one",
-                "f:1:57: a rule has no field \"target\"; it has \"to\", \"tags\", \"platforms\", \"sparse\" and \"force\"",
+                "f:1:57: a rule has no field \"target\"; it has \"to\", \"tags\", \"platforms\", \"sparse\", \"force\" and \"referrers\"",
             ],
         );
     }

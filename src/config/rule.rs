@@ -33,6 +33,8 @@ pub struct Rule {
     pub platforms: Option<Arc<PlatformFilter>>,
     /// Whether targets get the images whatever they have.
     pub force: bool,
+    /// Whether what is about an image goes where it goes.
+    pub referrers: bool,
     /// The source as written.
     pub text: String,
     /// The fields of a rule object but for `to`, each with its value as JSON.
@@ -244,6 +246,7 @@ pub(crate) fn validate(
         targets: good,
         platforms,
         force: body.force || defaults.force,
+        referrers: body.referrers || defaults.referrers,
         text: source.text.trim().to_owned(),
         fields: body.fields.clone(),
     };

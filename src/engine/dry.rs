@@ -1,7 +1,7 @@
 //! Dry runs: what is told of each rule, and the tags that would be there if anything was written. Not here: the workers,
 //! which write nothing then (`worker.rs`), and what the words of a preview are (`report.rs`).
 
-use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::blobs::BlobId;
 use super::graph::Graph;
@@ -59,9 +59,10 @@ impl Plan {
         brought.sort_unstable();
         let tags = &mut graph.places[place].tags;
         if matches!(tags, Tags::Missing) && !brought.is_empty() {
-            *tags = Tags::Listed(HashSet::new(), Vec::new());
+            *tags = Tags::Listed(Arc::default(), Vec::new());
         }
         if let Tags::Listed(known, listed) = tags {
+            let known = Arc::make_mut(known);
             brought.retain(|tag| known.insert(tag.clone()));
             listed.append(&mut brought);
         }

@@ -75,6 +75,14 @@ impl Plan {
                     Err(failure("the repository has no tags"))
                 }
                 Tags::Listed(_, tags) => {
+                    let of_images: Vec<Tag>;
+                    let mut tags = tags;
+                    if rule.referrers {
+                        // These travel with the images that they are about.
+                        let others = tags.iter().filter(|tag| !tag.is_of_digest());
+                        of_images = others.cloned().collect();
+                        tags = &of_images;
+                    }
                     let choice = graph.choose(source, filter, tags)?;
                     for (tag, reason) in &choice.dropped {
                         log::debug!("{}:{tag} is not wanted: {reason}", rule.source);
@@ -186,6 +194,7 @@ impl Plan {
                     rule: number,
                     is_lacking: false,
                     is_forced: rule.force,
+                    with_referrers: rule.referrers,
                     is_there: false,
                     state,
                 });

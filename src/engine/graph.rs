@@ -122,7 +122,9 @@ impl<'a> Graph<'a> {
             Kind::Ask(image, target) | Kind::Root(image, target) => {
                 self.images[*image].target(*target).place
             }
-            Kind::Resolve(image) | Kind::Get(image) => self.images[*image].source,
+            Kind::Resolve(image) | Kind::Referrers(image) | Kind::Get(image) => {
+                self.images[*image].source
+            }
             Kind::Date(date) => self.dates.rows[*date].source,
             Kind::Child(child) => child.place,
             Kind::Fetch(child) => self.children[*child].source,
@@ -145,7 +147,7 @@ impl<'a> Graph<'a> {
             Kind::Root(..) => (0, None, vec![host]),
             Kind::Child(child) => (if child.is_lacking { 0 } else { 2 }, None, vec![host]),
             Kind::Get(_) | Kind::Fetch(_) => (1, Some(host), Vec::new()),
-            Kind::Resolve(_) | Kind::Date(_) => (2, Some(host), Vec::new()),
+            Kind::Resolve(_) | Kind::Referrers(_) | Kind::Date(_) => (2, Some(host), Vec::new()),
             Kind::Ask(..) => (2, None, vec![host]),
             // Nothing can begin before they are known.
             Kind::Tags(_) | Kind::Catalog(_) => (0, Some(host), Vec::new()),
@@ -188,19 +190,13 @@ impl<'a> Graph<'a> {
                 reply: reply(task),
                 place: self.places[place].place.clone(),
             },
-            Kind::Ask(image, target) => {
-                let target = self.images[image].target(target);
-                Job::Head {
-                    reply: reply(task),
-                    place: self.places[target.place].place.clone(),
-                    reference: target.name.clone(),
-                }
-            }
+            Kind::Ask(image, target) => self.start_ask(image, target, reply(task)),
             Kind::Resolve(image) => Job::Head {
                 reply: reply(task),
                 place: self.places[self.images[image].source].place.clone(),
                 reference: self.images[image].reference.clone(),
             },
+            Kind::Referrers(image) => self.start_search(image, reply(task))?,
             Kind::Date(date) => {
                 let date = &self.dates.rows[date];
                 Job::Date {
@@ -241,6 +237,7 @@ impl<'a> Graph<'a> {
                         reference,
                         manifest,
                         record: None,
+                        subject: None,
                     }
                 } else {
                     Job::Head {
@@ -269,7 +266,7 @@ impl<'a> Graph<'a> {
             (Kind::Tags(place), Done::Tags(tags)) => {
                 self.finish(task);
                 let tags = match tags {
-                    Some(tags) => Tags::Listed(tags.iter().cloned().collect(), tags),
+                    Some(tags) => Tags::Listed(Arc::new(tags.iter().cloned().collect()), tags),
                     None => Tags::Missing,
                 };
                 self.tags_known(place, tags);
@@ -285,6 +282,10 @@ impl<'a> Graph<'a> {
             (Kind::Resolve(image), Done::Presence(presence)) => {
                 self.finish(task);
                 self.resolved(image, presence);
+            }
+            (Kind::Referrers(image), Done::Referrers(found)) => {
+                self.finish(task);
+                self.referrers_known(image, found);
             }
             (Kind::Date(date), Done::Dated(dated)) => {
                 self.finish(task);
@@ -394,6 +395,7 @@ impl<'a> Graph<'a> {
                 Kind::Date(date) => self.date_known(date, Date::Failed(failure.clone())),
                 Kind::Ask(image, target) => self.ask_failed(image, target, failure),
                 Kind::Root(image, target) => self.root_failed(task, image, target, failure),
+                Kind::Referrers(image) => self.referrers_failed(image, failure),
                 Kind::Resolve(image) | Kind::Get(image) => {
                     self.source_of_image_failed(image, failure);
                 }
@@ -502,6 +504,9 @@ impl<'a> Graph<'a> {
             }
             Kind::Resolve(image) | Kind::Get(image) => {
                 format!("read the manifest of {}", self.image_source(*image))
+            }
+            Kind::Referrers(image) => {
+                format!("find the referrers of {}", self.image_source(*image))
             }
             Kind::Root(image, target) => {
                 format!("put the manifest {}", self.image_target(*image, *target))

@@ -9,6 +9,7 @@ use super::arena::Id;
 use super::graph::{Graph, News};
 use super::job::{Job, Reply};
 use super::places::{HostId, PlaceId, Tags};
+use super::referrers::Lookup;
 use super::task::{Failure, Kind, State, TaskId};
 use crate::oci::{Digest, Kind as ManifestKind, Manifest, PlatformFilter, Reference};
 use crate::records::{MadeOf, Record};
@@ -24,6 +25,10 @@ pub(super) struct Image {
     pub(super) targets: Vec<Target>,
     /// When it was admitted in this pass.
     pub(super) order: u32,
+    /// What is about it.
+    pub(super) referrers: Lookup,
+    /// What it is about, where it is copied for that.
+    pub(super) subject: Option<Subject>,
     content: Content,
     /// A question to the source is under way.
     pub(super) is_asking: bool,
@@ -31,7 +36,20 @@ pub(super) struct Image {
     is_reread: bool,
 }
 
+/// Why an image is copied that no rule names.
+#[derive(Clone)]
+pub(super) struct Subject {
+    /// The manifest that it is about.
+    pub(super) digest: Digest,
+    /// The image that this belongs to.
+    pub(super) image: ImageId,
+}
+
 /// One target of an image.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "two are the rule's wishes, two are what was found"
+)]
 pub(super) struct Target {
     pub(super) place: PlaceId,
     /// What the image is called there.
@@ -43,6 +61,8 @@ pub(super) struct Target {
     pub(super) is_lacking: bool,
     /// It is not asked what it has: all is put.
     pub(super) is_forced: bool,
+    /// It gets what is about the image, too.
+    pub(super) with_referrers: bool,
     /// Its name is this manifest there, so that only parts may be lacking.
     pub(super) is_there: bool,
     pub(super) state: TargetState,
@@ -75,6 +95,8 @@ pub(super) enum TargetState {
     Vouched(Digest),
     /// The manifest's parts and the manifest are on their way: the task that puts it.
     Copying(TaskId),
+    /// The image is there, and what is about it is looked for.
+    Arrived(Outcome),
     /// In sync.
     Done(Outcome),
     /// Given up for this pass.
@@ -163,6 +185,8 @@ impl Image {
             reference,
             wanted,
             targets: Vec::new(),
+            referrers: Lookup::NotAsked,
+            subject: None,
             order: 0,
             is_asking: false,
             is_reread: false,
@@ -264,6 +288,7 @@ impl Image {
                 TargetState::Waiting | TargetState::Asking => waits |= !is_late(target.place),
                 TargetState::AskingAgain
                 | TargetState::Copying(_)
+                | TargetState::Arrived(_)
                 | TargetState::Done(_)
                 | TargetState::Failed { .. } => {}
             }
@@ -289,6 +314,12 @@ impl Image {
 enum Question {
     Head,
     Get,
+}
+
+impl Target {
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self.state, TargetState::Waiting)
+    }
 }
 
 impl TargetState {
@@ -317,6 +348,7 @@ impl Graph<'_> {
         }
         self.settle_equal(image);
         self.start_roots(image);
+        self.find_referrers(image);
         let row = &self.images[image];
         let question = row.question(|place| self.is_late(place), || self.head_tells(image));
         if let (Some(Question::Head), Reference::Digest(digest)) = (&question, &row.reference) {
@@ -365,6 +397,26 @@ impl Graph<'_> {
             self.add_task(Kind::Ask(image, index), order, State::Ready);
         }
         self.images[image].target_mut(index).state = state;
+    }
+
+    /// Asks a target whether it has the image under its name; of a referrer, whether it lists it.
+    pub(super) fn start_ask(&self, image: ImageId, index: usize, reply: Reply) -> Job {
+        let row = &self.images[image];
+        let target = row.target(index);
+        let place = self.places[target.place].place.clone();
+        match (&row.subject, &target.name) {
+            (Some(subject), Reference::Digest(referrer)) => Job::IsListed {
+                reply,
+                place,
+                subject: subject.digest.clone(),
+                referrer: referrer.clone(),
+            },
+            (_, name) => Job::Head {
+                reply,
+                place,
+                reference: name.clone(),
+            },
+        }
     }
 
     /// A target has answered for its tag.
@@ -530,6 +582,7 @@ impl Graph<'_> {
             reference: target.name.clone(),
             manifest,
             record,
+            subject: row.subject.as_ref().map(|subject| subject.digest.clone()),
         })
     }
 
@@ -596,6 +649,7 @@ impl Graph<'_> {
         self.set_content(image, Content::Unnamed);
         let row = &mut self.images[image];
         row.is_reread = true;
+        row.referrers = Lookup::NotAsked;
         let mut roots = Vec::new();
         for target in &mut row.targets {
             if let TargetState::Copying(root) = target.state {
@@ -633,7 +687,8 @@ impl Graph<'_> {
     /// Fails all targets of an image that are not at an end yet.
     pub(super) fn fail_image(&mut self, image: ImageId, failure: &Arc<Failure>, at_source: bool) {
         for index in 0..self.images[image].targets.len() {
-            if !self.images[image].target(index).state.is_settled() {
+            let state = &self.images[image].target(index).state;
+            if !state.is_settled() && !matches!(state, TargetState::Arrived(_)) {
                 self.settle(
                     image,
                     index,
@@ -653,6 +708,17 @@ impl Graph<'_> {
     }
 
     pub(super) fn settle(&mut self, image: ImageId, index: usize, state: TargetState) {
+        let target = self.images[image].target_mut(index);
+        match state {
+            TargetState::Done(outcome) if target.with_referrers && outcome != Outcome::Skipped => {
+                target.state = TargetState::Arrived(outcome);
+            }
+            state => self.conclude(image, index, state),
+        }
+    }
+
+    /// The same where nothing is waited for any more.
+    pub(super) fn conclude(&mut self, image: ImageId, index: usize, state: TargetState) {
         self.images[image].target_mut(index).state = state;
         self.announce(image, index);
     }
@@ -684,7 +750,8 @@ impl Graph<'_> {
             TargetState::Lacks
             | TargetState::Has(_)
             | TargetState::Vouched(_)
-            | TargetState::Copying(_) => false,
+            | TargetState::Copying(_)
+            | TargetState::Arrived(_) => false,
         };
         if row.targets.iter().all(wants_no_bytes) {
             let content = Content::Dropped {
@@ -707,6 +774,7 @@ impl Graph<'_> {
                 any = true;
             }
         }
+        row.referrers = Lookup::NotAsked;
         match &mut row.content {
             Content::Held { is_current, .. } => *is_current = row.reference.tag().is_none(),
             content => *content = Content::named_by(&row.reference, row.wanted.as_deref()),

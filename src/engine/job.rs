@@ -8,8 +8,9 @@ use crossbeam_channel::Sender;
 use super::dates::Dated;
 use super::filter::Left;
 use super::places::HostId;
+use super::referrers::{Referrer, Search};
 use super::task::TaskId;
-use crate::oci::{Descriptor, Manifest, PlatformFilter, Reference, Repository, Tag};
+use crate::oci::{Descriptor, Digest, Manifest, PlatformFilter, Reference, Repository, Tag};
 use crate::records::Record;
 use crate::store::{Class, Found, Hint, Place, Presence, StoreError};
 
@@ -25,6 +26,15 @@ pub(super) enum Job {
         place: Place,
         reference: Reference,
     },
+    /// Ask whether a target lists a referrer under its subject.
+    IsListed {
+        reply: Reply,
+        place: Place,
+        subject: Digest,
+        referrer: Digest,
+    },
+    /// Find out what is about an image.
+    Referrers { reply: Reply, search: Search },
     /// Find out when an image was made.
     Date {
         reply: Reply,
@@ -59,6 +69,8 @@ pub(super) enum Job {
         reference: Reference,
         manifest: Arc<Manifest>,
         record: Option<Record>,
+        /// It is to be listed as a referrer of this.
+        subject: Option<Digest>,
     },
 }
 
@@ -78,6 +90,8 @@ pub(super) enum Done {
     Repositories(Vec<Repository>),
     /// Whether the manifest is there.
     Presence(Presence),
+    /// What is about the image.
+    Referrers(Vec<Referrer>),
     /// When the image was made; `None` where there is no such image.
     Dated(Option<Dated>),
     /// The manifest.

@@ -21,6 +21,7 @@ mod origin;
 mod parts;
 mod places;
 mod plan;
+mod referrers;
 mod run;
 #[cfg(test)]
 mod scale;
@@ -54,6 +55,7 @@ use dry::count;
 use graph::Graph;
 use image::{Outcome, TargetState};
 use plan::Plan;
+use referrers::Lists;
 use run::Run;
 use worker::Worker;
 
@@ -91,6 +93,7 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
         journal: options.journal,
         gauge: options.gauge,
         is_dry: options.is_dry,
+        lists: Lists::default(),
     };
     let started = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -229,11 +232,23 @@ fn name_images(report: &mut Report, graph: &Graph<'_>, plan: &Plan) {
             let name = graph.image_target(image, index);
             match &target.state {
                 TargetState::Done(Outcome::Skipped) => {}
+                TargetState::Done(_) if row.subject.is_some() => {}
                 TargetState::Done(Outcome::Copied | Outcome::Unchanged) => {
                     report.succeeded.add(&graph.image_source(image), "", &name);
                 }
                 _ => {
-                    if let Some(rule) = plan.rule_of(image, target) {
+                    if let Some(subject) = &row.subject {
+                        // A rule has it copied and listed by naming what it is about.
+                        let about = graph.images[subject.image].targets.iter().enumerate();
+                        let mut about = about.filter(|(_, about)| about.place == target.place);
+                        if let (Some(rule), Some((index, _))) =
+                            (plan.rules.get(target.rule), about.next())
+                        {
+                            let source = graph.image_source(subject.image);
+                            let name = graph.image_target(subject.image, index);
+                            report.failed.add(&source, &rule.members(true), &name);
+                        }
+                    } else if let Some(rule) = plan.rule_of(image, target) {
                         // The only image of a layout has no name there.
                         let source = match rule.selection {
                             Selection::Sole => rule.source.to_string(),

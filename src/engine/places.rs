@@ -58,7 +58,7 @@ pub(super) enum Tags {
     /// The question is under way.
     Asked,
     /// All tags, and again in the order of the listing.
-    Listed(HashSet<Tag>, Vec<Tag>),
+    Listed(Arc<HashSet<Tag>>, Vec<Tag>),
     /// There is no such repository.
     Missing,
     /// They could not be had in this pass.

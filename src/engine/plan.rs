@@ -29,6 +29,8 @@ pub(super) struct Plan {
     pub(super) writers: HashMap<PlaceId, Vec<usize>>,
     /// Which image a name at a target belongs to.
     pub(super) claims: HashMap<(PlaceId, Reference), Claim>,
+    /// Images that are there because they are about others.
+    pub(super) referrers: HashMap<(PlaceId, Reference), ImageId>,
     /// Images whose source is a target that is not in sync yet.
     fed: HashMap<(ImageId, usize), Vec<ImageId>>,
     /// Images of rules that were formed before all that their source waits for.
@@ -99,6 +101,7 @@ impl Plan {
             group_of: HashMap::new(),
             writers: HashMap::new(),
             claims: HashMap::new(),
+            referrers: HashMap::new(),
             fed: HashMap::new(),
             out_of_turn: Vec::new(),
             admission: Admission::default(),
@@ -369,7 +372,7 @@ impl Plan {
     }
 
     /// Puts an image in its queue, unless another image feeds it and is not in sync yet.
-    fn offer(&mut self, image: ImageId, graph: &mut Graph<'_>) {
+    pub(super) fn offer(&mut self, image: ImageId, graph: &mut Graph<'_>) {
         if let Some((feeder, index)) = self.feeder(image, graph) {
             match &graph.images[feeder].target(index).state {
                 TargetState::Done(Outcome::Copied) if graph.is_dry => {
@@ -431,6 +434,9 @@ impl Plan {
     ) {
         let target = graph.images[image].target(index);
         let (rule, is_done) = (target.rule, matches!(target.state, TargetState::Done(_)));
+        if is_done {
+            self.add_referrers(image, index, graph);
+        }
         for fed in self.fed.remove(&(image, index)).unwrap_or_default() {
             if is_done {
                 self.offer(fed, graph);

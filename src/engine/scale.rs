@@ -63,7 +63,11 @@ impl Endless {
                 let manifest = image(&BTreeSet::from([own, number % SHARED]));
                 reply.send(self.meet().map(|()| Done::Manifest(manifest)));
             }
-            Job::Date { .. } | Job::Catalog { .. } | Job::Filter { .. } => {
+            Job::Date { .. }
+            | Job::Catalog { .. }
+            | Job::Filter { .. }
+            | Job::IsListed { .. }
+            | Job::Referrers { .. } => {
                 panic!("no rule asks for these here")
             }
             Job::Fetch { .. } => panic!("no image has children here"),

@@ -166,6 +166,7 @@ impl Registries {
                         .map(|()| Done::Presence(presence)),
                 );
             }
+            Job::IsListed { .. } | Job::Referrers { .. } => panic!("no rule asks for these here"),
             Job::Catalog { reply, place } => {
                 let repositories = self.repos.keys().filter_map(|repo| match (repo, &place) {
                     (Place::Registry(host, repository), Place::Registry(wanted, _)) => {
@@ -381,7 +382,9 @@ fn footprint(job: &Job) -> (Vec<String>, Vec<(Place, Digest)>) {
         | Job::Catalog { place, .. }
         | Job::Fetch { place, .. }
         | Job::Filter { place, .. }
+        | Job::IsListed { place, .. }
         | Job::Put { place, .. } => (vec![host(place)], Vec::new()),
+        Job::Referrers { search, .. } => (vec![host(&search.source)], Vec::new()),
         Job::Copy {
             source,
             wants,
@@ -683,6 +686,7 @@ pub(super) fn rule(
         targets,
         platforms: None,
         force: false,
+        referrers: false,
         text: String::new(),
         fields: Vec::new(),
     }

@@ -558,6 +558,10 @@ mod tests {
     }
 
     impl Source for Blob {
+        fn referrers(&self, _: &Digest) -> Result<Option<Vec<Digest>>, StoreError> {
+            unreachable!()
+        }
+
         fn repositories(&self) -> Result<Vec<Repository>, StoreError> {
             unreachable!()
         }

@@ -38,6 +38,8 @@ pub(super) enum Kind {
     Resolve(ImageId),
     /// Find out when the image behind a tag was made.
     Date(DateId),
+    /// Find out what is about the image.
+    Referrers(ImageId),
     /// Read the image's manifest.
     Get(ImageId),
     /// Put the image's manifest under its tag at a target.

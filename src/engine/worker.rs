@@ -16,9 +16,10 @@ use super::marks::{MarkAfter, Marks};
 use super::origin::Snapshots;
 use super::parts::MAX_DEPTH;
 use super::places::HostId;
+use super::referrers::Lists;
 use super::stream::{Patience, Reader, Stream};
 use crate::oci::created::{self, Clue};
-use crate::oci::{Descriptor, Manifest, Reference};
+use crate::oci::{Descriptor, Digest, Manifest, Reference};
 use crate::records::{Hints, Journal, Record};
 use crate::store::{
     Begin, Class, Found, Place, Presence, SendError, Session, Source, StoreError, Stores, Target,
@@ -33,6 +34,7 @@ pub(super) struct Worker<'a> {
     pub(super) gauge: &'a Gauge,
     /// Nothing is written: what would be sent or put is answered as if it were.
     pub(super) is_dry: bool,
+    pub(super) lists: Lists,
     pub(super) patience: Patience,
     pub(super) mark_after: MarkAfter,
 }
@@ -68,6 +70,18 @@ impl Worker<'_> {
                         .head(&reference)
                         .map(Done::Presence),
                 );
+            }
+            Job::IsListed {
+                reply,
+                place,
+                subject,
+                referrer,
+            } => {
+                let presence = self.is_listed(&place, &subject, &referrer);
+                reply.send(presence.map(Done::Presence));
+            }
+            Job::Referrers { reply, search } => {
+                reply.send(self.find(&search).map(Done::Referrers));
             }
             Job::Date {
                 reply,
@@ -114,8 +128,10 @@ impl Worker<'_> {
                 reference,
                 manifest,
                 record,
+                subject,
             } => {
-                reply.send(self.put(&place, &reference, &manifest, record));
+                let put = self.put(&place, &reference, &manifest, record, subject.as_ref());
+                reply.send(put);
             }
         }
     }
@@ -159,8 +175,15 @@ impl Worker<'_> {
         reference: &Reference,
         manifest: &Manifest,
         record: Option<Record>,
+        subject: Option<&Digest>,
     ) -> Result<Done, StoreError> {
-        self.stores.open(place).put_manifest(reference, manifest)?;
+        let store = self.stores.open(place);
+        let is_listed = store.put_manifest(reference, manifest)?;
+        if let Some(subject) = subject
+            && !is_listed
+        {
+            self.list_by_tag(&*store, place, subject, manifest)?;
+        }
         if let Some(record) = record {
             self.journal.append(&record);
         }

@@ -228,6 +228,10 @@ impl Source for Layout {
         Ok(Some(tags))
     }
 
+    fn referrers(&self, _: &Digest) -> Result<Option<Vec<Digest>>, StoreError> {
+        Ok(None)
+    }
+
     fn head(&self, reference: &Reference) -> Result<Presence, StoreError> {
         let Some((digest, entry)) = self.look_up(reference)? else {
             return Ok(Presence::Absent);
@@ -294,7 +298,7 @@ impl Target for Layout {
         })
     }
 
-    fn put_manifest(&self, reference: &Reference, manifest: &Manifest) -> Result<(), StoreError> {
+    fn put_manifest(&self, reference: &Reference, manifest: &Manifest) -> Result<bool, StoreError> {
         refuse_schema1(manifest)?;
         self.create()?;
         let digest = manifest.digest();
@@ -305,7 +309,7 @@ impl Target for Layout {
         if let Reference::Tag(tag) = reference {
             self.set_tag(tag, manifest)?;
         }
-        Ok(())
+        Ok(false)
     }
 }
 

@@ -6,6 +6,7 @@ pub mod digest;
 pub mod manifest;
 pub mod platform;
 pub mod reference;
+pub mod referrers;
 pub mod trim;
 
 pub use digest::{Algorithm, Digest, DigestError, Hasher};

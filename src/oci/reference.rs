@@ -194,6 +194,26 @@ impl Tag {
         }
     }
 
+    /// The tag that stands for a digest: without a suffix that of the index of its referrers (distribution-spec,
+    /// "Referrers Tag Schema"), with `.sig`, `.att` or `.sbom` one of cosign's.
+    pub fn of_digest(digest: &Digest, suffix: &str) -> Self {
+        let encoded = digest.encoded();
+        // Of sha512 the first half.
+        let encoded = encoded.get(..64).unwrap_or(&encoded);
+        Self(format!("{}-{encoded}{suffix}", digest.algorithm().name()).into())
+    }
+
+    /// Whether it stands for a digest, with or without a suffix: what it names is about another image.
+    pub fn is_of_digest(&self) -> bool {
+        let Some((name, rest)) = self.0.split_once('-') else {
+            return false;
+        };
+        let encoded = rest.split_once('.').map_or(rest, |(encoded, _)| encoded);
+        matches!(name, "sha256" | "sha512")
+            && encoded.len() == 64
+            && encoded.bytes().all(|b| b.is_ascii_hexdigit())
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -367,6 +387,25 @@ const MAX_TAG: usize = 128;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_that_stands_for_a_digest_is_known_by_its_form() {
+        let long = format!("sha512:{}{}", "a".repeat(64), "b".repeat(64));
+        let short = format!("sha256:{}", "c".repeat(64));
+        for (digest, suffix, expected) in [
+            (&short, "", format!("sha256-{}", "c".repeat(64))),
+            (&short, ".sig", format!("sha256-{}.sig", "c".repeat(64))),
+            (&long, "", format!("sha512-{}", "a".repeat(64))),
+        ] {
+            let tag = Tag::of_digest(&Digest::parse(digest).unwrap(), suffix);
+            assert_eq!(tag.as_str(), expected);
+            assert_eq!(Tag::parse(&expected).unwrap(), tag);
+            assert!(tag.is_of_digest(), "{tag}");
+        }
+        for other in ["v1", "sha256-1", "sha256-v1.sig", "latest-0"] {
+            assert!(!Tag::parse(other).unwrap().is_of_digest(), "{other}");
+        }
+    }
 
     #[track_caller]
     fn check(text: &str, host: &str, repository: &str) {

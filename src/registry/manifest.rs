@@ -147,12 +147,12 @@ fn schema1(client: &Client, served: &Served, manifest: Manifest) -> Result<Manif
     Ok(manifest)
 }
 
-/// Stores a manifest, byte for byte.
+/// Stores a manifest, byte for byte. Tells whether the registry says that it lists it among the referrers of its subject.
 pub(super) fn put(
     client: &Client,
     reference: &Reference,
     manifest: &Manifest,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     client.will_write();
     let is_stored = || {
         head(client, reference)
@@ -166,7 +166,7 @@ pub(super) fn put(
     let response = match client.send(&mut request) {
         Ok(response) => response,
         // The connection may have died after the manifest was stored (N12).
-        Err(error) if error.is_cut() && is_stored() => return Ok(()),
+        Err(error) if error.is_cut() && is_stored() => return Ok(false),
         Err(error) => return Err(error.into()),
     };
     match response.status {
@@ -180,13 +180,13 @@ pub(super) fn put(
                     })
                     .into())
             }
-            _ => Ok(()),
+            _ => Ok(response.header(SUBJECT_HEADER).is_some()),
         },
         status @ 200..=299 if !is_stored() => {
             Err(response.failed(Failure::NotStored { status }).into())
         }
-        200..=299 => Ok(()),
-        500..=599 if is_stored() => Ok(()), // R17
+        200..=299 => Ok(response.header(SUBJECT_HEADER).is_some()),
+        500..=599 if is_stored() => Ok(false), // R17
         _ => refused(client, reference, manifest, response.refuse()),
     }
 }
@@ -197,13 +197,13 @@ fn refused(
     reference: &Reference,
     manifest: &Manifest,
     error: RequestError,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let Some(refusal) = error.refusal() else {
         return Err(error.into());
     };
     if matches!(reference, Reference::Tag(_)) && is_immutable(refusal) {
         let names = match head(client, reference) {
-            Ok(Presence::Present(digest)) if digest == *manifest.digest() => return Ok(()),
+            Ok(Presence::Present(digest)) if digest == *manifest.digest() => return Ok(false),
             Ok(Presence::Present(digest)) => Some(digest),
             _ => None,
         };
@@ -284,8 +284,9 @@ pub(super) fn digest_header(response: &Response) -> Option<Digest> {
 }
 
 const DIGEST_HEADER: &str = "docker-content-digest";
+const SUBJECT_HEADER: &str = "oci-subject";
 /// Bytes. Registries take 4 MiB and more.
-const MAX_MANIFEST: u64 = 8 << 20;
+pub(super) const MAX_MANIFEST: u64 = 8 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -463,7 +464,7 @@ mod tests {
     /// Puts the image and gives the result and the requests.
     fn put(
         answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
-    ) -> (Result<(), StoreError>, Vec<String>) {
+    ) -> (Result<bool, StoreError>, Vec<String>) {
         let server = start(answer);
         let result = server.store("a/b").put_manifest(&tag(), &image());
         (result, server.requests())

@@ -17,6 +17,7 @@ mod manifest;
 mod network;
 mod proxy;
 mod rate;
+mod referrers;
 mod request;
 mod tags;
 #[cfg(test)]
@@ -32,7 +33,7 @@ use std::sync::Arc;
 pub(crate) use hosts::Registries;
 pub(crate) use network::Reach;
 
-use crate::oci::{Descriptor, Manifest, Reference, Repository, Tag};
+use crate::oci::{Descriptor, Digest, Manifest, Reference, Repository, Tag};
 use crate::store::{Begin, Hint, Presence, Source, StoreError, Target};
 use client::Client;
 
@@ -48,6 +49,10 @@ impl Source for RegistryStore {
 
     fn repositories(&self) -> Result<Vec<Repository>, StoreError> {
         tags::catalog(&self.client)
+    }
+
+    fn referrers(&self, subject: &Digest) -> Result<Option<Vec<Digest>>, StoreError> {
+        referrers::list(&self.client, subject)
     }
 
     fn head(&self, reference: &Reference) -> Result<Presence, StoreError> {
@@ -72,9 +77,9 @@ impl Target for RegistryStore {
         upload::begin(&self.client, descriptor, hint)
     }
 
-    fn put_manifest(&self, reference: &Reference, manifest: &Manifest) -> Result<(), StoreError> {
-        manifest::put(&self.client, reference, manifest)?;
+    fn put_manifest(&self, reference: &Reference, manifest: &Manifest) -> Result<bool, StoreError> {
+        let tells_referrers = manifest::put(&self.client, reference, manifest)?;
         self.client.registry.note_manifest();
-        Ok(())
+        Ok(tells_referrers)
     }
 }

@@ -99,7 +99,7 @@ impl List {
                     return endless(&response, "a page brings nothing new");
                 }
                 Some(link) => {
-                    let next = self.next(client, &response, &link)?;
+                    let next = next(client, &response, &self.path, &link)?;
                     Request::to(Method::Get, next, self.scope.clone())
                 }
                 // Cut off without a word, perhaps: some stop at `n` and say nothing (E34).
@@ -120,25 +120,25 @@ impl List {
         let path = format!("{}?n={PAGE}{last}", self.path);
         Request::new(Method::Get, path, self.scope.clone())
     }
+}
 
-    /// Where the next page is. The path may be wrong, in front of registries whose proxies do not translate it: then
-    /// the query counts (E32).
-    fn next(
-        &self,
-        client: &Client,
-        response: &Response,
-        link: &str,
-    ) -> Result<Verdict, RequestError> {
-        let mut verdict = client.judge(response, link, Purpose::Page)?;
-        if verdict.url.path() != self.path {
-            let query = verdict.url.query().unwrap_or_default();
-            verdict.url = response
-                .url
-                .join(&format!("{}?{query}", self.path))
-                .map_err(|error| response.failed(Failure::Url(error)))?;
-        }
-        Ok(verdict)
+/// Where the next page is. The path may be wrong, in front of registries whose proxies do not translate it: then the
+/// query counts (E32).
+pub(super) fn next(
+    client: &Client,
+    response: &Response,
+    path: &str,
+    link: &str,
+) -> Result<Verdict, RequestError> {
+    let mut verdict = client.judge(response, link, Purpose::Page)?;
+    if verdict.url.path() != path {
+        let query = verdict.url.query().unwrap_or_default();
+        verdict.url = response
+            .url
+            .join(&format!("{path}?{query}"))
+            .map_err(|error| response.failed(Failure::Url(error)))?;
     }
+    Ok(verdict)
 }
 
 fn ask(client: &Client, mut request: Request<'_>) -> Result<Response, RequestError> {
@@ -190,7 +190,7 @@ impl Names {
 }
 
 /// The target of `rel="next"` in a Link header (RFC 8288).
-fn next_link(header: &[u8]) -> Option<String> {
+pub(super) fn next_link(header: &[u8]) -> Option<String> {
     let mut rest = std::str::from_utf8(header).ok()?;
     while let Some((_, link)) = rest.split_once('<') {
         let (target, parameters) = link.split_once('>')?;
@@ -217,7 +217,7 @@ fn next_link(header: &[u8]) -> Option<String> {
 
 /// Names a page. ECR refuses more, others take less.
 const PAGE: usize = 1000;
-const MAX_PAGES: usize = 10_000;
+pub(super) const MAX_PAGES: usize = 10_000;
 const MAX_NAMES: usize = 1_000_000;
 /// Bytes a page.
 const MAX_PAGE: u64 = 16 << 20;

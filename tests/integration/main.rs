@@ -30,6 +30,7 @@ mod platforms;
 mod progress;
 mod proxies;
 mod records;
+mod referrers;
 mod registry;
 mod resume;
 mod retries;

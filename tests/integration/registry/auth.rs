@@ -255,6 +255,7 @@ fn needed_rights(request: &Request, habit: &Habit) -> Rights {
     let actions: &[&str] = match request.kind {
         Kind::Ping | Kind::Catalog | Kind::Token | Kind::Other => return Rights::new(),
         Kind::TagsList
+        | Kind::Referrers
         | Kind::ManifestHead
         | Kind::ManifestGet
         | Kind::BlobHead

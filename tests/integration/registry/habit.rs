@@ -76,6 +76,12 @@ pub(crate) struct Habit {
     /// Status and code of a schema 1 manifest; `None`: it is taken.
     pub(crate) schema1: Option<(u16, &'static str)>,
 
+    // Referrers.
+    /// It lists what is about a manifest, in pages of `max_page`.
+    pub(crate) lists_referrers: bool,
+    /// A manifest with a subject is answered with `OCI-Subject` (E25).
+    pub(crate) tells_subject: bool,
+
     // Connections and tokens.
     /// Connections are kept.
     pub(crate) keeps_connections: bool,
@@ -205,6 +211,8 @@ impl Habit {
         wants_content_type: true,
         checks_manifest_digest: true,
         schema1: Some((400, "MANIFEST_INVALID")),
+        lists_referrers: false,
+        tells_subject: false,
         keeps_connections: true,
         refuses_early: false,
         offers_basic: false,
@@ -376,8 +384,16 @@ impl Habit {
         ..Self::DISTRIBUTION_3
     };
 
+    /// zot 2.1, from its documentation: the one that lists referrers.
+    pub(crate) const ZOT: Self = Self {
+        name: "zot",
+        lists_referrers: true,
+        tells_subject: true,
+        ..Self::OTHER
+    };
+
     /// All of them: the core scenarios run against each.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::DISTRIBUTION_3,
         Self::DISTRIBUTION_2,
         Self::DISTRIBUTION_2_SCHEMA1,
@@ -392,5 +408,6 @@ impl Habit {
         Self::PUT_ONLY,
         Self::PATCH_ONLY,
         Self::NO_SELF_MOUNT,
+        Self::ZOT,
     ];
 }

@@ -18,6 +18,7 @@ pub(crate) enum Kind {
     ManifestHead,
     ManifestGet,
     ManifestPut,
+    Referrers,
     BlobHead,
     BlobGet,
     UploadPost,
@@ -100,6 +101,11 @@ fn route<'a>(method: &str, path: &'a str) -> (Kind, &'a str, &'a str) {
             _ => Kind::Other,
         };
         return (kind, repository, reference);
+    }
+    if let Some(repository) = rest.strip_suffix("/referrers")
+        && method == "GET"
+    {
+        return (Kind::Referrers, repository, reference);
     }
     if let Some(repository) = rest.strip_suffix("/blobs") {
         let kind = match method {

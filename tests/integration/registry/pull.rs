@@ -89,6 +89,50 @@ fn page(
     }
 }
 
+/// GET of the referrers of a manifest, in pages (E61, E62).
+pub(super) fn referrers(habit: &Habit, state: &State, request: &Request) -> Answer {
+    if !habit.lists_referrers {
+        return Answer::new(404);
+    }
+    let subject = request.reference.as_str();
+    let manifests = state.repositories.get(&request.repository);
+    let manifests = manifests.into_iter().flat_map(|found| &found.manifests);
+    let mut entries: Vec<(&str, Value)> = manifests
+        .filter_map(|(digest, manifest)| {
+            let document: Value = serde_json::from_slice(&manifest.bytes).ok()?;
+            let entry = json!({
+                "mediaType": manifest.media_type,
+                "digest": digest,
+                "size": manifest.bytes.len(),
+                "artifactType": document["artifactType"],
+                "annotations": document["annotations"],
+            });
+            (document["subject"]["digest"] == subject).then_some((digest.as_str(), entry))
+        })
+        .collect();
+    if let Some(last) = request.head.parameter("last") {
+        entries.retain(|(digest, _)| *digest > last);
+    }
+    let page = habit.max_page.unwrap_or(usize::MAX);
+    let next = (entries.len() > page).then(|| entries[page - 1].0);
+    let path = &request.head.path;
+    let link = next.map(|last| format!("<{path}?last={last}>; rel=\"next\""));
+    entries.truncate(page);
+    let entries: Vec<Value> = entries.into_iter().map(|(_, entry)| entry).collect();
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": media_type::OCI_INDEX,
+        "manifests": entries,
+    });
+    let answer = Answer::json(200, &index);
+    let mut answer = match link {
+        Some(link) => answer.header("Link", link),
+        None => answer,
+    };
+    answer.set_header("Content-Type", media_type::OCI_INDEX);
+    answer
+}
+
 /// HEAD or GET of a manifest.
 pub(super) fn manifest(habit: &Habit, state: &State, request: &Request) -> Answer {
     let unknown = || {

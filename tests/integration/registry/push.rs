@@ -335,11 +335,14 @@ impl Writing<'_> {
         if is_tag {
             self.state.put_tag(repository, reference, &digest);
         }
-        Some(
-            Answer::new(201)
-                .header("Location", format!("/v2/{repository}/manifests/{name}"))
-                .header("Docker-Content-Digest", name),
-        )
+        let answer = Answer::new(201)
+            .header("Location", format!("/v2/{repository}/manifests/{name}"))
+            .header("Docker-Content-Digest", name);
+        let subject = document["subject"]["digest"].as_str();
+        Some(match subject.filter(|_| self.habit.tells_subject) {
+            Some(subject) => answer.header("OCI-Subject", subject),
+            None => answer,
+        })
     }
 
     /// What the registry has against a manifest whatever it refers to.

@@ -386,6 +386,7 @@ impl Shared {
             },
             Kind::Catalog => Some(pull::catalog(&self.habit, &self.addr, &state, request)),
             Kind::TagsList => Some(pull::tags(&self.habit, &self.addr, &state, request)),
+            Kind::Referrers => Some(pull::referrers(&self.habit, &state, request)),
             Kind::ManifestHead | Kind::ManifestGet => {
                 let answer = pull::manifest(&self.habit, &state, request);
                 let mut headers = answer.headers.iter();

@@ -1,0 +1,187 @@
+//! The referrers of a manifest, from the registries that list them (distribution-spec, "Listing Referrers"). A list is
+//! whole or an error: one that is silently shorter would lose signatures. Not here: the tag that lists them elsewhere.
+
+use std::collections::HashSet;
+
+use super::client::Client;
+use super::error::Failure;
+use super::exchange::Response;
+use super::hosts::Ability;
+use super::manifest::MAX_MANIFEST;
+use super::request::{Method, Request};
+use super::tags::{MAX_PAGES, next, next_link};
+use crate::oci::manifest::media_type;
+use crate::oci::{Algorithm, Digest, Kind, Manifest, ManifestError};
+use crate::store::StoreError;
+
+/// All referrers of a manifest, each once; `None` where the registry does not list them, which is found out once a host
+/// (protocol.md E61, E62).
+pub(super) fn list(client: &Client, subject: &Digest) -> Result<Option<Vec<Digest>>, StoreError> {
+    if !client.registry.can(Ability::Referrers) {
+        return Ok(None);
+    }
+    let path = client.path(&format!("referrers/{subject}"));
+    let with_type = |request: Request<'static>| request.header("accept", media_type::OCI_INDEX);
+    let mut request = with_type(Request::new(Method::Get, path.clone(), client.scope()));
+    let mut asked = HashSet::new();
+    let mut seen = HashSet::new();
+    let mut found = Vec::new();
+    loop {
+        let is_first = asked.is_empty();
+        let mut response = client.send(&mut request)?;
+        if is_first && matches!(response.status, 400 | 404 | 405 | 406 | 501) {
+            let error = response.refuse();
+            // Of a repository that is not there it says nothing of the host.
+            let is_unknown = |code| {
+                error
+                    .refusal()
+                    .is_some_and(|refusal| refusal.has_code(code))
+            };
+            if !is_unknown("NAME_UNKNOWN") && !is_unknown("MANIFEST_UNKNOWN") {
+                client.registry.forgo(Ability::Referrers);
+            }
+            return Ok(None);
+        }
+        if response.status != 200 {
+            return Err(response.refuse().into());
+        }
+        let endless =
+            |response: &Response, how| Err(response.failed(Failure::EndlessList(how)).into());
+        if !asked.insert(response.url.clone()) {
+            return endless(&response, "a page names itself as the next one");
+        }
+        if asked.len() > MAX_PAGES {
+            return endless(&response, "too many pages");
+        }
+        let bytes = response.bytes(MAX_MANIFEST)?;
+        let digest = Digest::of(Algorithm::Sha256, &bytes);
+        let index = match Manifest::parse(&bytes, response.header("content-type"), digest) {
+            Ok(index) if index.kind() == Kind::Index => index,
+            // Something else answers for all paths (E62).
+            _ if is_first => {
+                client.registry.forgo(Ability::Referrers);
+                return Ok(None);
+            }
+            Ok(_) => {
+                let error = ManifestError::Missing("manifests");
+                return Err(response.failed(Failure::Manifest(error)).into());
+            }
+            Err(error) => return Err(response.failed(Failure::Manifest(error)).into()),
+        };
+        let digests = index.children().iter().map(|child| &child.digest);
+        found.extend(
+            digests
+                .filter(|digest| seen.insert((*digest).clone()))
+                .cloned(),
+        );
+        if found.len() > MAX_REFERRERS {
+            return endless(&response, "over ten thousand referrers");
+        }
+        let Some(link) = response.headers("link").find_map(next_link) else {
+            return Ok(Some(found));
+        };
+        let next = next(client, &response, &path, &link)?;
+        request = with_type(Request::to(Method::Get, next, client.scope()));
+    }
+}
+
+/// Nobody looks at more of one manifest.
+const MAX_REFERRERS: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Reply, Server};
+    use super::*;
+    use crate::store::Class;
+
+    const SUBJECT: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+    fn subject() -> Digest {
+        Digest::parse(SUBJECT).unwrap()
+    }
+
+    /// A page that lists the digests of these bytes.
+    fn page(contents: &[&str]) -> Reply {
+        let digest = |text: &&str| Digest::of(Algorithm::Sha256, text.as_bytes());
+        let entries = contents.iter().map(|text| {
+            let (digest, image) = (digest(text), media_type::OCI_IMAGE);
+            format!(r#"{{"mediaType":"{image}","digest":"{digest}","size":1}}"#)
+        });
+        let entries: Vec<String> = entries.collect();
+        let entries = entries.join(",");
+        Reply::new(200)
+            .header("content-type", media_type::OCI_INDEX)
+            .body(format!(r#"{{"schemaVersion":2,"manifests":[{entries}]}}"#))
+    }
+
+    #[test]
+    fn a_registry_that_does_not_list_is_asked_once_for_all_repositories() {
+        for answer in [
+            || Reply::new(404),
+            || Reply::new(405),
+            || Reply::new(200).body("{}"),
+        ] {
+            let server = Server::start(move |_| Some(answer()));
+            let registries = server.registries(None);
+            for name in ["a/b", "a/c"] {
+                let repository = crate::oci::Repository::parse(name).unwrap();
+                let store = registries.store(&server.host, &repository);
+                assert_eq!(store.referrers(&subject()).unwrap(), None);
+            }
+            assert_eq!(
+                server.requests(),
+                [format!("GET /v2/a/b/referrers/{SUBJECT}")]
+            );
+        }
+    }
+
+    #[test]
+    fn a_repository_that_is_not_there_says_nothing_of_its_host() {
+        let unknown = r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#;
+        let server = Server::start(move |_| Some(Reply::new(404).body(unknown)));
+        let store = server.store("a/b");
+        for _ in 0..2 {
+            assert_eq!(store.referrers(&subject()).unwrap(), None);
+        }
+        assert_eq!(server.requests().len(), 2);
+    }
+
+    #[test]
+    fn pages_are_put_together_or_the_list_fails() {
+        type Rest = fn() -> Reply;
+        let cases: [(Rest, Option<usize>); 4] = [
+            (|| page(&["b", "c"]), Some(3)),
+            (|| Reply::new(404), None),
+            (|| Reply::new(200).body("{}"), None),
+            (
+                || page(&["d"]).header("link", "<?last=x>; rel=\"next\""),
+                None,
+            ),
+        ];
+        for (rest, expected) in cases {
+            let server = Server::start(move |seen| {
+                Some(if seen.line().contains('?') {
+                    rest()
+                } else {
+                    page(&["a", "b"]).header("link", "<?last=x>; rel=\"next\"")
+                })
+            });
+            let listed = server.store("a/b").referrers(&subject());
+            match expected {
+                Some(count) => assert_eq!(listed.unwrap().unwrap().len(), count),
+                None => {
+                    listed.unwrap_err();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_no_lack_of_the_list() {
+        for (status, class) in [(500, Class::Transient), (403, Class::Permanent)] {
+            let server = Server::start(move |_| Some(Reply::new(status)));
+            let error = server.store("a/b").referrers(&subject()).unwrap_err();
+            assert_eq!(error.class, class, "{status}");
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! What is about an image and goes where it goes: by the registries' lists of referrers, by the tags that stand in for
+//! them, and by cosign's tags. Not here: how an entry of such a list is made (`src/oci/referrers.rs`).
+
+use image_syncer::oci::manifest::media_type;
+use image_syncer::oci::{Digest, Tag};
+use serde_json::{Value, json};
+
+use crate::harness::{Output, Run, assert_same};
+use crate::image::{Blob, Image, Maker, platform_value, with};
+use crate::invariants::check_invariants;
+use crate::registry::{Act, FakeRegistry, Fault, Habit, Kind, Nth, Options};
+
+/// A registry that lists referrers.
+const API: Habit = Habit::ZOT;
+/// One that does not.
+const TAGS: Habit = Habit::DISTRIBUTION_3;
+/// One that lists them, and does not say so to who puts one.
+const SILENT: Habit = Habit {
+    tells_subject: false,
+    ..API
+};
+
+/// A source and a target, and something about an image.
+struct World {
+    source: FakeRegistry,
+    source_lists: bool,
+    target: FakeRegistry,
+    maker: Maker,
+}
+
+impl World {
+    fn new(source: Habit, target: Habit) -> Self {
+        Self {
+            source_lists: source.lists_referrers,
+            source: FakeRegistry::start(Options::default().habit(source)),
+            target: FakeRegistry::start(Options::default().habit(target)),
+            maker: Maker::new(17),
+        }
+    }
+
+    /// A new artifact about an image.
+    fn about(&mut self, subject: &Image) -> Image {
+        let file = Blob::new("application/vnd.example.file", self.maker.bytes(40));
+        Image::oci_with(
+            &Blob::empty(),
+            &[file],
+            json!({
+                "mediaType": media_type::OCI_IMAGE,
+                "artifactType": "application/vnd.example.signature",
+                "subject": subject.descriptor(),
+                "annotations": {"org.example.by": "me"},
+            }),
+        )
+    }
+
+    /// Puts artifacts about an image to the source, and has the tag list them where the source does not.
+    fn attach(&self, subject: &Image, artifacts: &[&Image]) {
+        attach(&self.source, "a", self.source_lists, subject, artifacts);
+    }
+
+    fn run(&self) -> Run {
+        Run::new()
+            .rule(&self.source.name("a:v1"), self.target.name("b"))
+            .args(["--proc=1", "--referrers"])
+    }
+
+    /// Begins the histories anew, and runs to success.
+    #[track_caller]
+    fn syncs(&self, run: &Run) -> Output {
+        self.source.forget();
+        self.target.forget();
+        let output = run.run().expect(0);
+        check_invariants(&[&self.source], &[&self.target], &output);
+        output
+    }
+
+    #[track_caller]
+    fn assert_arrived(&self, images: &[&Image]) {
+        for image in images {
+            let digest = image.digest.as_str();
+            assert_same((&self.source, "a", digest), (&self.target, "b", digest));
+        }
+    }
+
+    /// What the target's tag lists about an image, sorted.
+    fn listed(&self, subject: &Image) -> Vec<String> {
+        listed(&self.target, "b", subject)
+    }
+}
+
+fn attach(
+    registry: &FakeRegistry,
+    repository: &str,
+    lists: bool,
+    subject: &Image,
+    artifacts: &[&Image],
+) {
+    for artifact in artifacts {
+        registry.push_untagged(repository, artifact);
+    }
+    if !lists {
+        let entries = artifacts.iter().map(|artifact| {
+            with(
+                artifact.descriptor(),
+                json!({"artifactType": "application/vnd.example.signature"}),
+            )
+        });
+        let index = Image::index_with(
+            media_type::OCI_INDEX,
+            artifacts.iter().copied(),
+            json!({"manifests": entries.collect::<Vec<_>>()}),
+        );
+        registry.push(repository, &tag(subject, ""), &index);
+    }
+}
+
+fn tag(subject: &Image, suffix: &str) -> String {
+    Tag::of_digest(&Digest::parse(&subject.digest).unwrap(), suffix).to_string()
+}
+
+fn listed(registry: &FakeRegistry, repository: &str, subject: &Image) -> Vec<String> {
+    let Some((_, index)) = registry.manifest(repository, &tag(subject, "")) else {
+        return Vec::new();
+    };
+    let index: Value = serde_json::from_slice(&index.bytes).unwrap();
+    let entries = index["manifests"].as_array().unwrap().iter();
+    let mut digests: Vec<String> = entries
+        .map(|entry| entry["digest"].as_str().unwrap().to_owned())
+        .collect();
+    digests.sort_unstable();
+    digests
+}
+
+fn digests(images: &[&Image]) -> Vec<String> {
+    let mut digests: Vec<String> = images.iter().map(|image| image.digest.clone()).collect();
+    digests.sort_unstable();
+    digests
+}
+
+#[test]
+fn referrers_arrive_whoever_lists_them() {
+    for source in [API, TAGS] {
+        for target in [API, TAGS, SILENT] {
+            let mut world = World::new(source.clone(), target.clone());
+            let index = world.maker.index(&["linux/amd64", "linux/arm64"], 100);
+            world.source.push("a", "v1", &index);
+            let signature = world.about(&index);
+            let second = world.about(&index);
+            let of_child = world.about(&index.children[0]);
+            let nested = world.about(&of_child);
+            world.attach(&index, &[&signature, &second]);
+            world.attach(&index.children[0], &[&of_child]);
+            world.attach(&of_child, &[&nested]);
+            // The target's own, which is about the same image.
+            world.target.push("b", "old", &index);
+            let own = world.about(&index);
+            attach(&world.target, "b", target.lists_referrers, &index, &[&own]);
+
+            let run = world.run();
+            world.syncs(&run);
+            let case = format!("{} -> {}", source.name, target.name);
+            world.assert_arrived(&[&index, &signature, &second, &of_child, &nested]);
+            assert!(
+                world.target.manifest("b", &own.digest).is_some(),
+                "{case}: the target's own is gone"
+            );
+            let tagged: [&[&Image]; 3] = match (target.lists_referrers, target.tells_subject) {
+                (true, true) => [&[], &[], &[]],
+                (true, false) => [&[&signature, &second], &[&of_child], &[&nested]],
+                _ => [&[&signature, &second, &own], &[&of_child], &[&nested]],
+            };
+            for (subject, expected) in [&index, &index.children[0], &of_child]
+                .into_iter()
+                .zip(tagged)
+            {
+                assert_eq!(world.listed(subject), digests(expected), "{case}");
+            }
+            // Once more: a list for each of root, two children and four referrers, and one to see whether each is listed.
+            let output = world.syncs(&run);
+            assert_eq!(world.target.count(Kind::ManifestPut), 0, "{case}");
+            assert_eq!(world.source.count(Kind::BlobGet), 0, "{case}");
+            assert!(output.new_records().is_empty(), "{case}");
+            let count = |registry: &FakeRegistry, kind| registry.count(kind);
+            assert_eq!(count(&world.source, Kind::TagsList), 1, "{case}");
+            let (lists, gets) = (
+                count(&world.source, Kind::Referrers),
+                count(&world.source, Kind::ManifestGet),
+            );
+            let expected = if source.lists_referrers {
+                (7, 0)
+            } else {
+                (1, 3)
+            };
+            assert_eq!((lists, gets), expected, "{case}");
+            let (lists, gets) = (
+                count(&world.target, Kind::Referrers),
+                count(&world.target, Kind::ManifestGet),
+            );
+            // The index is read at the target, which has it: only that tells its children.
+            let expected = if target.lists_referrers {
+                (4, 1)
+            } else {
+                (1, 5)
+            };
+            assert_eq!((lists, gets), expected, "{case}");
+            assert_eq!(count(&world.source, Kind::ManifestHead), 1, "{case}");
+            assert_eq!(count(&world.target, Kind::ManifestHead), 1, "{case}");
+        }
+    }
+}
+
+#[test]
+fn without_the_flag_nothing_more_is_asked_or_copied() {
+    let mut world = World::new(API, API);
+    let image = world.maker.oci(&[100]);
+    world.source.push("a", "v1", &image);
+    let signature = world.about(&image);
+    world.attach(&image, &[&signature]);
+    let run = Run::new()
+        .rule(&world.source.name("a:v1"), world.target.name("b"))
+        .arg("--proc=1");
+    world.syncs(&run);
+    assert!(world.target.manifest("b", &signature.digest).is_none());
+    assert_eq!(world.source.count(Kind::Referrers), 0);
+    assert_eq!(world.source.count(Kind::TagsList), 0);
+    world.syncs(&run);
+    assert_eq!((world.source.total(), world.target.total()), (1, 1));
+}
+
+#[test]
+fn a_rule_object_asks_for_referrers_of_its_own_images() {
+    let mut world = World::new(API, API);
+    let image = world.maker.oci(&[100]);
+    let other = world.maker.oci(&[100]);
+    world.source.push("a", "v1", &image);
+    world.source.push("a", "v2", &other);
+    let [signature, not_wanted] = [world.about(&image), world.about(&other)];
+    world.attach(&image, &[&signature]);
+    world.attach(&other, &[&not_wanted]);
+    let run = Run::new()
+        .rule(
+            &world.source.name("a:v1"),
+            json!({"to": world.target.name("b"), "referrers": true}),
+        )
+        .rule(&world.source.name("a:v2"), world.target.name("b"));
+    world.syncs(&run);
+    world.assert_arrived(&[&image, &other, &signature]);
+    assert!(world.target.manifest("b", &not_wanted.digest).is_none());
+}
+
+#[test]
+fn cosigns_tags_travel_with_their_image_and_are_renewed() {
+    let mut world = World::new(TAGS, TAGS);
+    let image = world.maker.oci(&[100]);
+    world.source.push("a", "v1", &image);
+    let of = |suffix| tag(&image, suffix);
+    for suffix in [".sig", ".att", ".sbom"] {
+        let artifact = world.maker.oci(&[50]);
+        world.source.push("a", &of(suffix), &artifact);
+    }
+    let other = world.maker.oci(&[60]);
+    let about_other = tag(&other, ".sig");
+    world.source.push("a", &about_other, &other);
+    let run = world.run();
+    world.syncs(&run);
+    for suffix in [".sig", ".att", ".sbom"] {
+        let tag = of(suffix);
+        assert_same((&world.source, "a", &tag), (&world.target, "b", &tag));
+    }
+    assert!(world.target.manifest("b", &about_other).is_none());
+    // A signature more: the tag has moved, and the image has not.
+    let more = world.maker.oci(&[50, 50]);
+    world.source.push("a", &of(".sig"), &more);
+    world.syncs(&run);
+    assert_same(
+        (&world.source, "a", &of(".sig")),
+        (&world.target, "b", &of(".sig")),
+    );
+    world.syncs(&run);
+    // The image and its three tags; the tag list and the missing list of referrers beside them at the source.
+    assert_eq!(world.source.count(Kind::ManifestHead), 4);
+    assert_eq!(world.source.total(), 6);
+    // The image itself is read to learn whether it has children.
+    assert_eq!(world.target.count(Kind::ManifestHead), 4);
+    assert_eq!(world.target.total(), 5);
+}
+
+#[test]
+fn a_rule_over_all_tags_leaves_the_targets_own_list_alone() {
+    let mut world = World::new(TAGS, TAGS);
+    let image = world.maker.oci(&[100]);
+    world.source.push("a", "v1", &image);
+    let signature = world.about(&image);
+    world.attach(&image, &[&signature]);
+    world.target.push("b", "old", &image);
+    let own = world.about(&image);
+    attach(&world.target, "b", false, &image, &[&own]);
+    let run = Run::new()
+        .rule(&world.source.name("a"), world.target.name("b"))
+        .arg("--referrers");
+    world.syncs(&run);
+    assert_eq!(world.listed(&image), digests(&[&signature, &own]));
+    assert_eq!(world.target.tags("b"), ["old", &tag(&image, ""), "v1"]);
+}
+
+#[test]
+fn referrers_go_to_all_targets_and_are_read_once() {
+    let mut world = World::new(API, TAGS);
+    let third = FakeRegistry::start(Options::default().habit(API));
+    let image = world.maker.oci(&[100]);
+    world.source.push("a", "v1", &image);
+    let artifacts: Vec<Image> = (0..8).map(|_| world.about(&image)).collect();
+    let artifacts: Vec<&Image> = artifacts.iter().collect();
+    world.attach(&image, &artifacts);
+    let targets = [world.target.name("b"), third.name("c")];
+    let run = Run::new()
+        .rule(&world.source.name("a:v1"), targets.to_vec())
+        .args(["--proc=8", "--referrers"]);
+    let output = run.run().expect(0);
+    check_invariants(&[&world.source], &[&world.target, &third], &output);
+    // Eight workers write one list: none of them loses an entry of another.
+    assert_eq!(world.listed(&image), digests(&artifacts));
+    for artifact in artifacts {
+        let digest = artifact.digest.as_str();
+        assert_same((&world.source, "a", digest), (&world.target, "b", digest));
+        assert_same((&world.source, "a", digest), (&third, "c", digest));
+    }
+    assert_eq!(world.source.count(Kind::Referrers), 9);
+}
+
+#[test]
+fn a_list_in_pages_is_read_to_its_end() {
+    let paged = Habit {
+        max_page: Some(2),
+        ..API
+    };
+    let mut world = World::new(paged, API);
+    let image = world.maker.oci(&[100]);
+    world.source.push("a", "v1", &image);
+    let artifacts: Vec<Image> = (0..5).map(|_| world.about(&image)).collect();
+    let artifacts: Vec<&Image> = artifacts.iter().collect();
+    world.attach(&image, &artifacts);
+    world.syncs(&world.run());
+    world.assert_arrived(&artifacts);
+}
+
+#[test]
+fn only_what_is_about_a_wanted_platform_is_copied() {
+    let mut world = World::new(API, API);
+    let [amd, arm] =
+        ["linux/amd64", "linux/arm64"].map(|platform| world.maker.oci_for(platform, &[90]));
+    let index = Image::index_with(
+        media_type::OCI_INDEX,
+        [&amd, &arm],
+        json!({"manifests": [
+            with(amd.descriptor(), json!({"platform": platform_value("linux/amd64")})),
+            with(arm.descriptor(), json!({"platform": platform_value("linux/arm64")})),
+        ]}),
+    );
+    world.source.push("a", "v1", &index);
+    let [of_index, of_amd, of_arm] = [world.about(&index), world.about(&amd), world.about(&arm)];
+    for (subject, artifact) in [(&index, &of_index), (&amd, &of_amd), (&arm, &of_arm)] {
+        world.attach(subject, &[artifact]);
+    }
+    let run = world.run().arg("--arch=amd64");
+    for _ in 0..2 {
+        world.syncs(&run);
+        world.assert_arrived(&[&amd, &of_amd]);
+        for not_wanted in [&of_index, &of_arm] {
+            assert!(world.target.manifest("b", &not_wanted.digest).is_none());
+        }
+    }
+}
+
+#[test]
+fn a_list_that_cannot_be_had_fails_its_image_and_the_next_pass_mends_it() {
+    let broken = Act::Status(500, Vec::new(), Vec::new());
+    let mut world = World::new(API, API);
+    let image = world.maker.oci(&[100]);
+    world.source.push("a", "v1", &image);
+    let signature = world.about(&image);
+    world.attach(&image, &[&signature]);
+    world
+        .source
+        .fault(Fault::on(Kind::Referrers, broken.clone()).nth(Nth::UpTo(5)));
+    let run = world.run().env("IMAGE_SYNCER_TIME_SCALE", "0");
+    let output = run.run().expect(0);
+    check_invariants(&[&world.source], &[&world.target], &output);
+    world.assert_arrived(&[&image, &signature]);
+    world.source.fault(Fault::on(Kind::Referrers, broken));
+    let output = run.arg("--retries=0").run().expect(1);
+    assert_eq!(output.finished(), Some((1, 0)));
+    assert!(
+        output.stderr.contains("failed to find the referrers of"),
+        "{}",
+        output.stderr
+    );
+}
+
+#[test]
+fn an_entry_that_was_lost_is_brought_again() {
+    let mut world = World::new(TAGS, TAGS);
+    let image = world.maker.oci(&[100]);
+    world.source.push("a", "v1", &image);
+    let signature = world.about(&image);
+    world.attach(&image, &[&signature]);
+    // An earlier run was cut off before it listed what it had put.
+    world.target.push("b", "v1", &image);
+    world.target.push_untagged("b", &signature);
+    world.syncs(&world.run());
+    assert_eq!(world.listed(&image), digests(&[&signature]));
+}
+
+#[test]
+fn a_dry_run_tells_of_referrers_and_writes_none() {
+    let mut world = World::new(API, TAGS);
+    let image = world.maker.oci(&[100]);
+    world.source.push("a", "v1", &image);
+    let signature = world.about(&image);
+    world.attach(&image, &[&signature]);
+    let output = world.syncs(&world.run().arg("--dry-run"));
+    assert!(output.stdout.contains("2 new"), "{}", output.stdout);
+    assert_eq!(world.target.tags("b"), Vec::<String>::new());
+    assert_eq!(world.target.count(Kind::ManifestPut), 0);
+}
+
+#[test]
+fn a_layout_lists_referrers_by_tag() {
+    let mut world = World::new(API, API);
+    let image = world.maker.oci(&[100]);
+    world.source.push("a", "v1", &image);
+    let signature = world.about(&image);
+    world.attach(&image, &[&signature]);
+    let run = Run::new()
+        .rule(&world.source.name("a:v1"), "oci:./layout:v1")
+        .arg("--referrers");
+    run.run().expect(0);
+    let index = std::fs::read_to_string(run.path("layout/index.json")).unwrap();
+    assert!(index.contains(&tag(&image, "")), "{index}");
+    let back = run.config(json!({"images": {"oci:./layout:v1": world.target.name("b")}}));
+    let output = back.run().expect(0);
+    check_invariants(&[&world.source], &[&world.target], &output);
+    world.assert_arrived(&[&image, &signature]);
+}
+
+#[test]
+fn a_circle_of_referrers_comes_to_an_end() {
+    let mut world = World::new(TAGS, API);
+    let image = world.maker.oci(&[100]);
+    world.source.push("a", "v1", &image);
+    let signature = world.about(&image);
+    world.attach(&image, &[&signature]);
+    attach(&world.source, "a", false, &signature, &[&image, &signature]);
+    world.syncs(&world.run());
+    world.assert_arrived(&[&image, &signature]);
+}
