@@ -391,7 +391,7 @@ fn kept_bytes(range: &str) -> Option<u64> {
 }
 
 /// Bytes that go in one PUT; more are sent by a PATCH first, which can be gone on with.
-const MAX_SMALL: u64 = 16 << 20;
+pub(super) const MAX_SMALL: u64 = 16 << 20;
 /// A registry that wants larger parts is not heeded (E51).
 const MAX_MIN_CHUNK: u64 = 128 << 20;
 

@@ -5,7 +5,7 @@
 use std::io::Read;
 use std::sync::Arc;
 
-use super::session::{fits_into_put, session, stored};
+use super::session::{MAX_SMALL, fits_into_put, session, stored};
 use super::{learn_self_mount, open};
 use crate::oci::Descriptor;
 use crate::registry::blob::is_passing;
@@ -23,7 +23,7 @@ pub(super) fn single_post(
     cost_a_question: bool,
 ) -> Option<Box<dyn Upload>> {
     let registry = &client.registry;
-    if !fits_into_put(registry, descriptor.size) {
+    if descriptor.size > MAX_SMALL || !fits_into_put(registry, descriptor.size) {
         return None;
     }
     let is_try = match registry.single_post() {
