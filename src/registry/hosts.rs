@@ -113,6 +113,8 @@ pub(super) struct Registry {
 #[derive(Default)]
 struct Abilities {
     self_mount: Knowledge,
+    has_manifest: bool,
+    single_post: Knowledge,
     mount_refused: HashSet<(Repository, Repository)>,
     upload_refused: Option<Method>,
     max_body: Option<u64>,
@@ -237,6 +239,35 @@ impl Registry {
             abilities.self_mount = Knowledge::Asked;
         }
         unknown
+    }
+
+    /// Keeps that a manifest was put here, after all of its parts.
+    pub(super) fn note_manifest(&self) {
+        lock(&self.abilities).has_manifest = true;
+    }
+
+    /// Whether `POST ?digest=D` takes a whole blob (protocol.md E45).
+    pub(super) fn single_post(&self) -> Knowledge {
+        lock(&self.abilities).single_post
+    }
+
+    /// Whether the caller is the one who should find out about that. Not before the first image is complete: the
+    /// blobs that a killed run left here were asked for by then, and what can be mounted was found out.
+    pub(super) fn claim_single_post(&self) -> bool {
+        let mut abilities = lock(&self.abilities);
+        let claims = abilities.has_manifest && abilities.single_post == Knowledge::Unknown;
+        if claims {
+            abilities.single_post = Knowledge::Asked;
+        }
+        claims
+    }
+
+    /// Keeps what a try showed. What once was refused is not tried again.
+    pub(super) fn learn_single_post(&self, knowledge: Knowledge) {
+        let mut abilities = lock(&self.abilities);
+        if abilities.single_post != Knowledge::No {
+            abilities.single_post = knowledge;
+        }
     }
 
     /// Whether mounts between two repositories were refused (protocol.md E55).

@@ -80,6 +80,8 @@ impl Target for RegistryStore {
     }
 
     fn put_manifest(&self, reference: &Reference, manifest: &Manifest) -> Result<bool, StoreError> {
-        manifest::put(&self.client, reference, manifest)
+        let tells_referrers = manifest::put(&self.client, reference, manifest)?;
+        self.client.registry.note_manifest();
+        Ok(tells_referrers)
     }
 }

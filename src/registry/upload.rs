@@ -1,22 +1,27 @@
-//! Uploads: whether a blob is there or can be mounted, the session that takes it, and its closing. A small state
-//! machine around the session's Location, which every answer may change. Not here: hashing, and the other end of the
+//! Uploads: whether a blob is there or can be mounted, by the fewest requests. Not here: the session that takes what
+//! is not there (`session.rs`), the one request that takes it without (`single.rs`), hashing, and the other end of the
 //! stream.
 
-use std::io::Read;
+mod session;
+mod single;
+#[cfg(test)]
+mod testing;
+
 use std::sync::Arc;
 
 use super::auth::Scope;
 use super::blob::{self, Found as Head, is_passing};
-use super::body::Outgoing;
 use super::client::Client;
-use super::error::{Failure, RequestError};
+use super::error::RequestError;
 use super::exchange::Response;
-use super::hosts::{Ability, Knowledge, LARGE_PART};
-use super::manifest::digest_header;
+use super::hosts::{Ability, Knowledge};
 use super::request::{Method, Request};
-use super::url::{Purpose, Verdict};
+use super::url::Purpose;
 use crate::oci::{Descriptor, Digest, Repository};
-use crate::store::{Begin, Class, Found, Hint, Prior, SendError, Session, StoreError, Upload};
+use crate::store::{Begin, Found, Hint, Prior, StoreError, Upload};
+pub(super) use session::{cancel, min_chunk};
+use session::{reopen, session};
+use single::{is_small, single_post};
 
 /// Finds out whether a blob is there, and opens a session if it is not, by the fewest requests that are known to work
 /// (decisions D4).
@@ -64,6 +69,26 @@ pub(super) fn begin(
         );
     }
 
+    let lacking = |upload| Begin::Upload {
+        upload,
+        mount_denied: candidate.is_some(),
+    };
+    // It was asked for, or there is nothing here yet and no mount that would tell. What is large is no guess.
+    let is_lacking = match hint.prior {
+        Prior::Distrusted => false,
+        Prior::Empty => match client.registry.self_mount() {
+            Knowledge::Yes => false,
+            Knowledge::No => true,
+            Knowledge::Unknown | Knowledge::Asked => is_small(descriptor),
+        },
+        Prior::Recorded | Prior::Unknown => asks_first && !is_broken,
+    };
+    if is_lacking
+        && usable.is_none()
+        && let Some(upload) = single_post(client, descriptor, asks_first)
+    {
+        return Ok(lacking(upload));
+    }
     let from = match usable {
         Some(from) => Some(MountFrom::Repository(from)),
         None if hint.prior == Prior::Distrusted || is_broken => None,
@@ -73,13 +98,6 @@ pub(super) fn begin(
             Some(MountFrom::Anywhere).filter(|_| client.registry.can(Ability::MountFromAnywhere))
         }
     };
-    let opened = |response: &Response| {
-        let upload = session(client, response, descriptor, asks_first)?;
-        Ok(Begin::Upload {
-            upload,
-            mount_denied: candidate.is_some(),
-        })
-    };
     if let Some(from) = from {
         let response = post(client, Some((&descriptor.digest, from)))?;
         match response.status {
@@ -88,7 +106,7 @@ pub(super) fn begin(
                 return Ok(Begin::Present(Found::Existing));
             }
             201 => return Ok(Begin::Present(Found::Mounted)),
-            202 => return opened(&response),
+            202 => return Ok(lacking(session(client, &response, descriptor, asks_first)?)),
             status if is_passing(status) => return Err(response.refuse().into()),
             // Neither a refused login nor a missing repository, here: a mount that is not to be had (E55).
             _ => match from {
@@ -100,40 +118,20 @@ pub(super) fn begin(
             },
         }
     }
+    Ok(lacking(open(client, descriptor, asks_first)?))
+}
+
+/// Opens a session without a word about mounts.
+fn open(
+    client: &Arc<Client>,
+    descriptor: &Descriptor,
+    cost_a_question: bool,
+) -> Result<Box<dyn Upload>, StoreError> {
     let response = post(client, None)?;
     if response.status != 202 {
         return Err(response.refuse().into());
     }
-    opened(&response)
-}
-
-/// Goes on with an upload that an earlier run left open. Whatever is wrong with it, a fresh one will do: the location
-/// comes from a file, and is judged like one that a registry has just named (S09).
-fn reopen(
-    client: &Arc<Client>,
-    descriptor: &Descriptor,
-    session: &Session,
-) -> Option<Box<dyn Upload>> {
-    let location = client.judge_recorded(&session.location)?;
-    let mut upload = RegistryUpload {
-        client: client.clone(),
-        descriptor: descriptor.clone(),
-        location,
-        offset: 0,
-        min_chunk: 0,
-        by_put: false,
-        renewed_at: None,
-        is_stored: false,
-        cost_a_question: false,
-    };
-    match upload.resume() {
-        Ok(Some(_)) => Some(Box::new(upload)),
-        Ok(None) => None,
-        Err(error) => {
-            log::debug!("{error}");
-            None
-        }
-    }
+    session(client, &response, descriptor, cost_a_question)
 }
 
 /// Where a blob may be mounted from.
@@ -166,35 +164,6 @@ pub(super) fn post(
     })
 }
 
-fn session(
-    client: &Arc<Client>,
-    response: &Response,
-    descriptor: &Descriptor,
-    cost_a_question: bool,
-) -> Result<Box<dyn Upload>, StoreError> {
-    let location = response.required_header("location")?;
-    let location = client.judge(response, location, Purpose::Upload)?;
-    let min_chunk = min_chunk(response).filter(|&length| length <= MAX_MIN_CHUNK);
-    let mut upload = RegistryUpload {
-        client: client.clone(),
-        descriptor: descriptor.clone(),
-        location,
-        offset: 0,
-        min_chunk: min_chunk.unwrap_or(0),
-        by_put: false,
-        renewed_at: None,
-        is_stored: false,
-        cost_a_question,
-    };
-    upload.by_put = upload.fits_into_put();
-    Ok(Box::new(upload))
-}
-
-/// How many bytes each part of an upload is to have at least, but for the last.
-pub(super) fn min_chunk(response: &Response) -> Option<u64> {
-    response.header("oci-chunk-min-length")?.trim().parse().ok()
-}
-
 /// Once a host: whether a mount of a blob from the repository that has it says so. Then later blobs need no HEAD
 /// (protocol.md N2a). What goes wrong here is no harm to the blob.
 fn learn_self_mount(client: &Arc<Client>, digest: &Digest) {
@@ -220,440 +189,11 @@ fn learn_self_mount(client: &Arc<Client>, digest: &Digest) {
     client.registry.learn_self_mount(knowledge);
 }
 
-/// Ends a session that nobody will go on with. Registries that do not take it forget the session in their own time
-/// (E58). Tells whether it is over.
-pub(super) fn cancel(client: &Client, location: Verdict) -> bool {
-    let sent = client.send(&mut Request::to(Method::Delete, location, client.scope()));
-    match sent {
-        Ok(response) => (200..300).contains(&response.status),
-        Err(error) => {
-            log::debug!("{error}");
-            false
-        }
-    }
-}
-
-/// An open session.
-struct RegistryUpload {
-    client: Arc<Client>,
-    descriptor: Descriptor,
-    location: Verdict,
-    offset: u64,
-    /// What the registry wants a part to have at least, but for the last.
-    min_chunk: u64,
-    /// All of it goes in the PUT that completes it.
-    by_put: bool,
-    /// The offset where the login was last renewed with a body under way.
-    renewed_at: Option<u64>,
-    /// The blob is complete at the registry: there is nothing left to close.
-    is_stored: bool,
-    /// A HEAD had asked for the blob, which a self-mount may spare the next ones.
-    cost_a_question: bool,
-}
-
-impl Upload for RegistryUpload {
-    fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    fn send(&mut self, body: &mut dyn Read) -> Result<(), SendError> {
-        let size = self.descriptor.size;
-        if self.offset == size {
-            if body.read(&mut [0]).is_err() {
-                // There is nothing to read for a request, and yet the body may say that something is wrong with it.
-                self.cancel();
-                return Err(SendError::Body);
-            }
-            if size > 0 {
-                return Ok(());
-            }
-        }
-        loop {
-            self.send_part(body)?;
-            if self.offset == size {
-                return Ok(());
-            }
-        }
-    }
-
-    fn resume(&mut self) -> Result<Option<u64>, StoreError> {
-        // What went by PUT was to be complete with it, and its session may be anything now (E60).
-        if self.by_put || self.is_stored {
-            return Ok(None);
-        }
-        let mut request = Request::to(Method::Get, self.location.clone(), self.client.scope());
-        let response = self.client.send(&mut request)?;
-        if !(200..=299).contains(&response.status) {
-            return Ok(None);
-        }
-        let Some(kept) = response.header("range").and_then(kept_bytes) else {
-            return Ok(None);
-        };
-        if kept > self.descriptor.size {
-            return Ok(None);
-        }
-        self.move_on(&response)?;
-        self.offset = kept;
-        Ok(Some(kept))
-    }
-
-    fn location(&self) -> Option<String> {
-        let url = &self.location.url;
-        (!self.by_put && !url.is_hidden()).then(|| url.to_request_string())
-    }
-
-    fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
-        if !self.is_stored {
-            let mut request =
-                Request::to(Method::Put, self.closing_location(), self.client.scope())
-                    .header("content-type", "application/octet-stream")
-                    .patiently()
-                    .once();
-            let result = self.client.send(&mut request);
-            self.close(Method::Put, result, true)?;
-        }
-        if self.cost_a_question {
-            learn_self_mount(&self.client, &self.descriptor.digest);
-        }
-        Ok(())
-    }
-}
-
-impl RegistryUpload {
-    fn fits_into_put(&self) -> bool {
-        match self.client.registry.refused_upload() {
-            Some(refused) => refused == Method::Patch,
-            None => self.descriptor.size <= MAX_SMALL.min(self.client.registry.max_body(false)),
-        }
-    }
-
-    /// How much of the blob the next PATCH sends: all that is left, or as much as the host takes at once. Whether it says
-    /// which part that is, too: the first PATCH need not, if there is no other (decisions D4).
-    fn next_part(&self) -> (u64, bool) {
-        let left = self.descriptor.size - self.offset;
-        let is_part = self.offset > 0 || left > self.client.registry.max_body(false);
-        let max = self.client.registry.max_body(is_part).max(self.min_chunk);
-        // Another upload may have lowered the limit in between.
-        (left.min(max), is_part || max < left)
-    }
-
-    /// One request: all of the rest, or a part of it. Where nothing was sent and the next request may do better, the
-    /// offset stays.
-    fn send_part(&mut self, body: &mut dyn Read) -> Result<(), SendError> {
-        if self.offset == 0 {
-            // Other uploads may have learned something since this one was opened.
-            self.by_put = self.fits_into_put();
-        }
-        let (method, location, (length, is_part)) = if self.by_put {
-            let whole = (self.descriptor.size, false);
-            (Method::Put, self.closing_location(), whole)
-        } else {
-            (Method::Patch, self.location.clone(), self.next_part())
-        };
-        let rate = self.client.registry.rates.bytes.as_deref();
-        let mut request = Request::to(method, location, self.client.scope())
-            .header("content-type", "application/octet-stream")
-            .stream(Outgoing::new(body, length, rate));
-        if self.by_put && length > MAX_SMALL {
-            request = request.patiently();
-        }
-        if is_part {
-            let last = self.offset + length - 1;
-            request = request.header("content-range", format!("{}-{last}", self.offset));
-        }
-        let result = self.client.send(&mut request);
-        let is_untouched = request.body.is_untouched();
-        let (is_broken, is_all_sent) = request
-            .sent()
-            .map_or((false, false), |sent| (sent.is_broken(), sent.left() == 0));
-        drop(request);
-        if is_broken {
-            self.cancel();
-            return Err(SendError::Body);
-        }
-        let sends_again = match &result {
-            Ok(response) => self.takes_less(response.status, length, is_part),
-            // A registry asks for the login first: it has taken nothing. Once for each part, or a login that never lasts
-            // would be renewed for ever (A11).
-            Err(error) => {
-                matches!(error.failure, Failure::LoginRenewed)
-                    && self.renewed_at.replace(self.offset) != Some(self.offset)
-            }
-        };
-        if sends_again {
-            return if is_untouched {
-                Ok(())
-            } else {
-                Err(SendError::Again)
-            };
-        }
-        if self.by_put {
-            self.close(method, result, is_all_sent)?;
-        } else {
-            let response = result.map_err(StoreError::from)?;
-            if !(200..=204).contains(&response.status) {
-                return Err(self.refused(method, response.refuse()).into());
-            }
-            self.move_on(&response).map_err(StoreError::from)?;
-        }
-        // Our own count: the Range of an answer may be stale, or of this part alone (E52).
-        self.offset += length;
-        Ok(())
-    }
-
-    /// Whether a body of `length` bytes was refused for its length, and the next one will be shorter.
-    fn takes_less(&self, status: u16, length: u64, is_part: bool) -> bool {
-        let registry = &self.client.registry;
-        match status {
-            413 if registry.refused_upload() != Some(Method::Patch) => {
-                registry.lower_max_body(length);
-            }
-            // Or it begins at the wrong place; then the shorter one is refused as well (E53).
-            416 if is_part && length > LARGE_PART => registry.forgo(Ability::LargeParts),
-            _ => return false,
-        }
-        self.next_part().0 < length
-    }
-
-    /// Where the closing PUT goes. The Location's query stays as it is (E46).
-    fn closing_location(&self) -> Verdict {
-        let digest = &self.descriptor.digest.to_string();
-        Verdict {
-            url: self.location.url.with_query_parameter("digest", digest),
-            ..self.location.clone()
-        }
-    }
-
-    /// Takes up the Location of an answer, if it has one.
-    fn move_on(&mut self, response: &Response) -> Result<(), RequestError> {
-        if let Some(location) = response.header("location") {
-            self.location = self.client.judge(response, location, Purpose::Upload)?;
-        }
-        Ok(())
-    }
-
-    /// Reads the result of the PUT that completes the blob. What is in doubt is looked at before anything is sent
-    /// again: a registry that lost its answer may have stored the blob all the same (N10, R10).
-    fn close(
-        &mut self,
-        method: Method,
-        result: Result<Response, RequestError>,
-        is_all_sent: bool,
-    ) -> Result<(), StoreError> {
-        let error = match result {
-            Ok(response) => match response.status {
-                201 => {
-                    if let Some(stored) = digest_header(&response)
-                        && stored != self.descriptor.digest
-                    {
-                        return Err(response
-                            .failed(Failure::Changed {
-                                sent: self.descriptor.digest.clone(),
-                                stored,
-                            })
-                            .into()); // R09
-                    }
-                    self.is_stored = true;
-                    return Ok(());
-                }
-                status @ 200..=299 => response.failed(Failure::NotStored { status }),
-                _ => response.refuse(),
-            },
-            Err(error) => error,
-        };
-        let is_in_doubt = match error.refusal() {
-            Some(refusal) => refusal.status == 404 || refusal.status >= 500,
-            None => error.is_cut() || matches!(error.failure, Failure::NotStored { .. }),
-        };
-        if is_in_doubt && is_all_sent && self.is_there() {
-            self.is_stored = true;
-            return Ok(());
-        }
-        Err(self.refused(method, error))
-    }
-
-    fn is_there(&self) -> bool {
-        blob::is_there(&self.client, &self.descriptor).unwrap_or(false)
-    }
-
-    /// What a refusal means for the next attempt.
-    fn refused(&self, method: Method, error: RequestError) -> StoreError {
-        let Some(refusal) = error.refusal() else {
-            return error.into();
-        };
-        if self.offset > 0 {
-            // It does not go on as it said it would: a fresh session may be taken all the same (E53).
-            return error.with_class(Class::Transient);
-        }
-        let status = refusal.status;
-        let code = refusal.code.as_deref().unwrap_or_default();
-        // The session is lost: with a restart, or behind a balancer that leads each request elsewhere (R11). Or the
-        // content was damaged on its way, for its digest was right here (R14).
-        let session_is_lost = matches!(status, 400 | 404)
-            && (code.starts_with("BLOB_UPLOAD_")
-                || matches!(code, "DIGEST_INVALID" | "SIZE_INVALID" | "BLOB_UNKNOWN"));
-        let method_is_refused = match status {
-            // Some want bytes by PATCH only, and say it in the words of a lost session (E45).
-            400 => {
-                let words = ["", "UNSUPPORTED", "BLOB_UPLOAD_INVALID"];
-                method == Method::Put && words.contains(&code)
-            }
-            404 => !session_is_lost,
-            _ => matches!(status, 405 | 411 | 413 | 415 | 416 | 501),
-        };
-        if method_is_refused && self.client.registry.refuse_upload(method) {
-            return RequestError {
-                failure: Failure::OtherMethodNext { status },
-                ..error
-            }
-            .into();
-        }
-        if session_is_lost || status == 404 {
-            return error.with_class(Class::Transient); // the session again
-        }
-        error.into()
-    }
-
-    fn cancel(&self) {
-        cancel(&self.client, self.location.clone());
-    }
-}
-
-/// How much of an upload the `Range` of its status says was kept: `0-N`, also as `bytes=0-N`. `0-0` is said of nothing
-/// and of one byte, so it says nothing (E52).
-fn kept_bytes(range: &str) -> Option<u64> {
-    let range = range.trim();
-    let (start, last) = range
-        .strip_prefix("bytes=")
-        .unwrap_or(range)
-        .split_once('-')?;
-    let last: u64 = last.parse().ok()?;
-    (start == "0" && last > 0).then_some(last + 1)
-}
-
-/// Bytes that go in one PUT; more are sent by a PATCH first, which can be gone on with.
-const MAX_SMALL: u64 = 16 << 20;
-/// A registry that wants larger parts is not heeded (E51).
-const MAX_MIN_CHUNK: u64 = 128 << 20;
-
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use super::super::testing::{Reply, Seen, Server, descriptor};
+    use super::super::testing::{Reply, Server, descriptor};
+    use super::testing::{CONTENT, SESSION, hint, open, opened, requests, start};
     use super::*;
-    use crate::store::Target;
-
-    const CONTENT: &[u8] = b"0123456789";
-    const SESSION: &str = "/v2/a/b/blobs/uploads/1?_state=x%2Fy";
-
-    fn opened() -> Reply {
-        Reply::new(202).header("location", SESSION)
-    }
-
-    fn start(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Server {
-        Server::start(move |seen| {
-            let waits = seen.header("expect").is_some() && !seen.is_complete;
-            (!waits).then(|| answer(seen))
-        })
-    }
-
-    fn hint(prior: Prior, from: Option<&str>) -> Hint {
-        Hint {
-            mount_from: from.map(|from| Repository::parse(from).unwrap()),
-            prior,
-            session: None,
-        }
-    }
-
-    fn open(store: &dyn Target, content: &[u8], hint: &Hint) -> Box<dyn Upload> {
-        match store.begin(&descriptor(content), hint).unwrap() {
-            Begin::Upload { upload, .. } => upload,
-            Begin::Present(found) => panic!("{found:?}"),
-        }
-    }
-
-    fn digest() -> String {
-        descriptor(CONTENT).digest.to_string()
-    }
-
-    /// Requests with the digest of the content as `D`.
-    fn requests(server: &Server) -> Vec<String> {
-        let encoded = digest().replace(':', "%3A");
-        server
-            .requests()
-            .iter()
-            .map(|line| line.replace(&encoded, "D").replace(&digest(), "D"))
-            .collect()
-    }
-
-    #[test]
-    fn a_small_blob_is_one_post_and_one_put_with_the_query_kept() {
-        let server = start(|seen| match seen.method.as_str() {
-            "POST" => opened(),
-            "PUT" => Reply::new(201),
-            _ => Reply::new(404),
-        });
-        let store = server.store("a/b");
-        let mut upload = open(&*store, CONTENT, &hint(Prior::Distrusted, None));
-        upload.send(&mut { CONTENT }).unwrap();
-        assert_eq!(
-            requests(&server),
-            [
-                "POST /v2/a/b/blobs/uploads/".to_owned(),
-                format!("PUT {SESSION}&digest=D"),
-            ]
-        );
-        let seen = server.seen();
-        assert_eq!(seen[0].header("content-length"), Some("0"));
-        assert_eq!(
-            (seen[1].body.as_slice(), seen[1].header("expect")),
-            (CONTENT, None)
-        );
-        upload.commit().unwrap();
-    }
-
-    #[test]
-    fn an_empty_blob_is_sent_like_any_other() {
-        let server = start(|seen| match seen.method.as_str() {
-            "POST" => opened(),
-            _ => Reply::new(201),
-        });
-        let mut upload = open(&*server.store("a/b"), b"", &hint(Prior::Distrusted, None));
-        upload.send(&mut io::empty()).unwrap();
-        assert_eq!(server.seen()[1].header("content-length"), Some("0"));
-    }
-
-    #[test]
-    fn a_large_blob_is_a_patch_and_a_put_to_the_newest_location() {
-        let server = start(|seen| match seen.method.as_str() {
-            "POST" => opened(),
-            "PATCH" => Reply::new(202).header("location", "/v2/a/b/blobs/uploads/2"),
-            "PUT" => Reply::new(201),
-            _ => Reply::new(404),
-        });
-        let content = vec![7; 17 << 20];
-        let mut upload = open(
-            &*server.store("a/b"),
-            &content,
-            &hint(Prior::Distrusted, None),
-        );
-        upload.send(&mut content.as_slice()).unwrap();
-        assert_eq!(upload.offset(), content.len() as u64);
-        upload.commit().unwrap();
-        let seen = server.seen();
-        assert_eq!(seen[1].line(), format!("PATCH {SESSION}"));
-        assert_eq!(seen[1].header("expect"), Some("100-continue"));
-        assert_eq!(seen[1].header("content-range"), None);
-        assert!(seen[1].body == content);
-        assert!(
-            seen[2]
-                .line()
-                .starts_with("PUT /v2/a/b/blobs/uploads/2?digest=")
-        );
-        assert_eq!(seen[2].header("content-length"), Some("0"));
-    }
 
     /// A registry that has the blob or not, and answers mounts by a status.
     fn mounting(has_blob: bool, status: u16) -> Server {
@@ -806,262 +346,5 @@ mod tests {
         });
         open(&*server.store("a/b"), CONTENT, &hint(Prior::Recorded, None));
         assert_eq!(requests(&server)[1], "POST /v2/a/b/blobs/uploads/");
-    }
-
-    #[test]
-    fn a_body_that_fails_is_not_completed_and_not_the_targets_fault() {
-        struct Failing(usize);
-        impl Read for Failing {
-            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-                let length = self.0.min(buffer.len());
-                if length == 0 {
-                    return Err(io::Error::other("the source is gone"));
-                }
-                self.0 -= length;
-                Ok(length)
-            }
-        }
-        for size in [1 << 20, 17 << 20] {
-            let server = start(|seen| match seen.method.as_str() {
-                "POST" => opened(),
-                "DELETE" => Reply::new(204),
-                _ => Reply::new(201),
-            });
-            let content = vec![0; size];
-            // One fails, the other ends early: ureq alone would ask it for more until the end of time.
-            let bodies: [Box<dyn Read>; 2] =
-                [Box::new(Failing(size / 2)), Box::new(&content[..size / 2])];
-            for mut body in bodies {
-                let store = server.store("a/b");
-                let mut upload = open(&*store, &content, &hint(Prior::Distrusted, None));
-                let error = upload.send(&mut *body).unwrap_err();
-                assert!(matches!(error, SendError::Body), "{error:?}");
-            }
-            let seen = server.seen();
-            let writes = |seen: &&Seen| matches!(seen.method.as_str(), "PUT" | "PATCH");
-            assert!(seen.iter().filter(writes).all(|seen| !seen.is_complete));
-            assert_eq!(
-                seen.iter().filter(|seen| seen.method == "DELETE").count(),
-                2
-            );
-        }
-    }
-
-    #[test]
-    fn a_put_without_an_answer_is_looked_at_before_it_is_sent_again() {
-        for (status, stored) in [
-            (0, true),
-            (0, false),
-            (404, true),
-            (500, true),
-            (503, false),
-            (200, true),
-            (202, false),
-        ] {
-            let server = start(move |seen| match seen.method.as_str() {
-                "POST" => opened(),
-                "PUT" if status == 0 => Reply::nothing(),
-                "PUT" => Reply::new(status),
-                "HEAD" if stored => Reply::new(200).header("content-length", CONTENT.len()),
-                _ => Reply::new(404),
-            });
-            let mut upload = open(
-                &*server.store("a/b"),
-                CONTENT,
-                &hint(Prior::Distrusted, None),
-            );
-            let result = upload.send(&mut { CONTENT });
-            match result {
-                Ok(()) => assert!(stored, "{status}"),
-                Err(SendError::Target(error)) => {
-                    assert!(!stored, "{error}");
-                    assert_eq!(error.class, Class::Transient, "{error}");
-                }
-                Err(error) => panic!("{status}: {error:?}"),
-            }
-            assert_eq!(requests(&server)[2], "HEAD /v2/a/b/blobs/D");
-            assert_eq!(server.requests().len(), 3);
-        }
-    }
-
-    #[test]
-    fn another_digest_is_an_error() {
-        let server = start(|seen| match seen.method.as_str() {
-            "POST" => opened(),
-            _ => Reply::new(201).header("docker-content-digest", descriptor(b"x").digest),
-        });
-        let mut upload = open(
-            &*server.store("a/b"),
-            CONTENT,
-            &hint(Prior::Distrusted, None),
-        );
-        assert!(upload.send(&mut { CONTENT }).is_err());
-    }
-
-    #[test]
-    fn a_refused_method_is_switched_once() {
-        let server = start(|seen| match seen.method.as_str() {
-            "POST" => opened(),
-            "PUT" if !seen.body.is_empty() => Reply::new(405),
-            "PUT" => Reply::new(201),
-            "PATCH" => Reply::new(202),
-            _ => Reply::new(404),
-        });
-        let store = server.store("a/b");
-        let mut upload = open(&*store, CONTENT, &hint(Prior::Distrusted, None));
-        let Err(SendError::Target(error)) = upload.send(&mut { CONTENT }) else {
-            panic!("it was stored");
-        };
-        assert_eq!(error.class, Class::Transient, "{error}");
-        let mut upload = open(&*store, CONTENT, &hint(Prior::Distrusted, None));
-        upload.send(&mut { CONTENT }).unwrap();
-        upload.commit().unwrap();
-        assert_eq!(requests(&server)[3], format!("PATCH {SESSION}"));
-    }
-
-    #[test]
-    fn a_host_that_takes_neither_method_is_an_error_for_good() {
-        let server = start(|seen| match seen.method.as_str() {
-            "POST" => opened(),
-            _ => Reply::new(413),
-        });
-        let store = server.store("a/b");
-        let classes = [(); 3].map(|()| {
-            let mut upload = open(&*store, CONTENT, &hint(Prior::Distrusted, None));
-            match upload.send(&mut { CONTENT }) {
-                Err(SendError::Target(error)) => error.class,
-                _ => panic!("it was stored"),
-            }
-        });
-        assert_eq!(
-            classes,
-            [Class::Transient, Class::Permanent, Class::Permanent]
-        );
-    }
-
-    #[test]
-    fn parts_are_as_large_as_the_registry_wants_them() {
-        // (least, sizes of parts): a least that no registry can mean is not heeded.
-        for (least, expected) in [
-            (
-                "x",
-                ["0-262143", "262144-524287", "524288-599999"].as_slice(),
-            ),
-            ("400000", &["0-399999", "400000-599999"]),
-            ("134217729", &["0-262143", "262144-524287", "524288-599999"]),
-        ] {
-            let server = start(move |seen| match seen.method.as_str() {
-                "POST" => opened().header("oci-chunk-min-length", least),
-                _ if seen.body.len() > 500_000 => Reply::new(413),
-                // Only of the newest part (E52).
-                "PATCH" => Reply::new(202).header("range", "0-0"),
-                _ => Reply::new(201),
-            });
-            let content = vec![3; 600_000];
-            let store = server.store("a/b");
-            let mut upload = open(&*store, &content, &hint(Prior::Distrusted, None));
-            // Its body is gone when it is refused.
-            let again = upload.send(&mut content.as_slice());
-            assert!(matches!(again, Err(SendError::Again)), "{again:?}");
-            assert_eq!(upload.offset(), 0);
-            upload.send(&mut content.as_slice()).unwrap();
-            upload.commit().unwrap();
-            let seen = server.seen();
-            let parts = seen.iter().filter(|seen| seen.method == "PATCH");
-            let parts: Vec<&str> = parts
-                .filter_map(|seen| seen.header("content-range"))
-                .collect();
-            assert_eq!(parts, expected, "{least}");
-        }
-    }
-
-    #[test]
-    fn an_upload_that_a_registry_has_whole_is_only_closed() {
-        let server = start(|seen| match seen.method.as_str() {
-            "POST" => opened(),
-            "PATCH" => Reply::nothing(),
-            "GET" => Reply::new(204).header("range", format!("0-{}", (17 << 20) - 1)),
-            _ => Reply::new(201),
-        });
-        let content = vec![7; 17 << 20];
-        let store = server.store("a/b");
-        let mut upload = open(&*store, &content, &hint(Prior::Distrusted, None));
-        upload.send(&mut content.as_slice()).unwrap_err();
-        assert_eq!(upload.resume().unwrap(), Some(17 << 20));
-        upload.send(&mut io::empty()).unwrap();
-        upload.commit().unwrap();
-        let methods: Vec<String> = server.seen().into_iter().map(|seen| seen.method).collect();
-        assert_eq!(methods, ["POST", "PATCH", "GET", "PUT"]);
-    }
-
-    #[test]
-    fn a_write_led_elsewhere_is_not_stored() {
-        // Behind the redirect is a page that says 200 to everything (M1, H27).
-        let server = start(|seen| match seen.line().as_str() {
-            line if line.starts_with("PUT /v2/") => {
-                Reply::new(302).header("location", "/login?next=1")
-            }
-            line if line.starts_with("POST") => opened(),
-            _ => Reply::new(200),
-        });
-        let mut upload = open(
-            &*server.store("a/b"),
-            CONTENT,
-            &hint(Prior::Distrusted, None),
-        );
-        let Err(SendError::Target(error)) = upload.send(&mut { CONTENT }) else {
-            panic!("it was stored");
-        };
-        assert_eq!(error.class, Class::Permanent);
-        assert!(
-            error.to_string().contains("/login and nothing was stored"),
-            "{error}"
-        );
-        assert_eq!(server.requests().len(), 2);
-    }
-
-    #[test]
-    fn a_login_that_ran_out_is_renewed_before_a_waiting_body_comes() {
-        let is_new = Arc::new(AtomicBool::new(false));
-        let renewed = is_new.clone();
-        let server = Server::start(move |seen| {
-            let is_good = seen.header("authorization") == Some("Bearer new")
-                || (seen.method == "POST" && seen.header("authorization") == Some("Bearer old"));
-            Some(match seen.method.as_str() {
-                "GET" if renewed.load(Ordering::Relaxed) => {
-                    Reply::new(200).body(r#"{"token":"new"}"#)
-                }
-                "GET" => Reply::new(200).body(r#"{"token":"old"}"#),
-                _ if !is_good => Reply::new(401).header(
-                    "www-authenticate",
-                    format!(
-                        "Bearer realm=\"http://{}/token\"",
-                        seen.header("host").unwrap()
-                    ),
-                ),
-                "POST" => {
-                    renewed.store(true, Ordering::Relaxed);
-                    opened()
-                }
-                _ if !seen.is_complete => return None,
-                _ => Reply::new(201),
-            })
-        });
-        assert!(!is_new.load(Ordering::Relaxed));
-        let content = vec![1; 2 << 20];
-        let store = server
-            .registries(Some("p"))
-            .store(&server.host, &Repository::parse("a/b").unwrap());
-        let mut upload = open(&*store, &content, &hint(Prior::Distrusted, None));
-        upload.send(&mut content.as_slice()).unwrap();
-        let lines: Vec<String> = server
-            .seen()
-            .iter()
-            .map(|seen| format!("{} {}", seen.method, seen.body.len()))
-            .collect();
-        assert_eq!(
-            lines,
-            ["POST 0", "GET 0", "POST 0", "PUT 0", "GET 0", "PUT 2097152"]
-        );
     }
 }

@@ -1,5 +1,5 @@
 //! What a registry can do is learned from one try and used for the rest of the run: the largest body, parts, ranges,
-//! mounts from anywhere. By counting requests. Not here: that all works with each habit (`habits`), the numbers of a
+//! mounts from anywhere, blobs in one POST. By counting requests. Not here: that all works with each habit (`habits`), the numbers of a
 //! registry that can do everything (`economy`).
 
 use std::time::Duration;
@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::economy::{one_worker, sync, with_habit};
 use crate::harness::{Run, assert_in_sync};
 use crate::image::{Blob, Image, Maker};
-use crate::registry::{Act, End, Entry, FakeRegistry, Fault, Habit, Kind, Nth};
+use crate::invariants::check_invariants;
+use crate::registry::{Act, End, Entry, FakeRegistry, Fault, Habit, Kind, Nth, SinglePost};
 
 const MIB: usize = 1 << 20;
 
@@ -282,4 +283,108 @@ fn a_registry_that_wants_to_know_where_from_is_asked_once_without() {
         .iter()
         .filter(|entry| entry.target.contains("mount=") && entry.from.is_none());
     assert_eq!((asked.count(), posts.len()), (1, 3 + 1 + 1));
+}
+
+/// A source with so many images of three small blobs, and a target with this habit.
+fn posting(count: usize, single_post: SinglePost) -> (FakeRegistry, FakeRegistry, Vec<String>) {
+    let habit = Habit {
+        single_post,
+        ..Habit::GGCR
+    };
+    let (source, target) = (FakeRegistry::new(), with_habit(habit));
+    let mut maker = Maker::new(9);
+    let tags: Vec<String> = (0..count).map(|number| format!("v{number}")).collect();
+    for tag in &tags {
+        source.push("a", tag, &image(&mut maker, &[100, 200, 300]));
+    }
+    (source, target, tags)
+}
+
+/// The POSTs that brought a blob.
+fn posts(target: &FakeRegistry) -> Vec<Entry> {
+    let mut posts = of_kind(target, Kind::UploadPost);
+    posts.retain(|entry| entry.bytes_in > 0);
+    posts
+}
+
+fn all_in_sync(source: &FakeRegistry, target: &FakeRegistry, tags: &[String]) {
+    let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+    assert_in_sync(source, "a", target, "b", &tags);
+}
+
+#[test]
+fn a_blob_is_one_request_where_one_post_takes_it_and_else_one_try_is_lost() {
+    const K: usize = 8;
+    // (habit, POSTs and PUTs of blobs with one worker): the first image shows what is there, and the try is one of the
+    // next.
+    for (single_post, posts_in_all, puts, tried) in [
+        (SinglePost::Taken, 3 * K, 3, 3 * (K - 1)),
+        (SinglePost::Ignored, 3 * K, 3 * K, 1),
+        (SinglePost::Refused(405), 3 * K + 1, 3 * K, 1),
+        (SinglePost::Refused(400), 3 * K + 1, 3 * K, 1),
+    ] {
+        for workers in [1, 5] {
+            let case = format!("{single_post:?}, {workers} workers");
+            let (source, target, tags) = posting(K, single_post);
+            let run = copy(&source, &target).arg(format!("--proc={workers}"));
+            sync(&run, &[&source], &[&target]);
+            all_in_sync(&source, &target, &tags);
+            // The blob of the try is not read again.
+            assert_eq!(source.count(Kind::BlobGet), 3 * K, "{case}");
+            assert_eq!(target.count(Kind::UploadPost), posts_in_all, "{case}");
+            if workers == 1 {
+                assert_eq!(target.count(Kind::UploadPut), puts, "{case}");
+                assert_eq!(posts(&target).len(), tried, "{case}");
+            } else if single_post != SinglePost::Taken {
+                assert_eq!(posts(&target).len(), 1, "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_registry_that_closes_the_connection_to_a_whole_blob_is_tried_once() {
+    let (source, target, tags) = posting(4, SinglePost::Refused(405));
+    let whole =
+        |number| Fault::on(Kind::UploadPost, Act::CutBefore(End::Reset)).nth(Nth::Only(number));
+    // After the three of the first image.
+    target.fault(whole(4));
+    sync(&copy(&source, &target), &[&source], &[&target]);
+    all_in_sync(&source, &target, &tags);
+    assert_eq!(posts(&target).len(), 1);
+    assert_eq!(source.count(Kind::BlobGet), 3 * 4);
+    assert_eq!(target.count(Kind::BlobHead), 1);
+}
+
+#[test]
+fn a_post_whose_answer_was_lost_is_looked_at_and_not_sent_again() {
+    let (source, target, tags) = posting(4, SinglePost::Taken);
+    for number in [4, 6] {
+        let lost = Fault::on(Kind::UploadPost, Act::CommitThenClose(End::Fin));
+        target.fault(lost.nth(Nth::Only(number)));
+    }
+    sync(&copy(&source, &target), &[&source], &[&target]);
+    all_in_sync(&source, &target, &tags);
+    assert_eq!(posts(&target).len(), 3 * 3);
+    assert_eq!(target.count(Kind::UploadPut), 3);
+    assert_eq!(target.count(Kind::BlobHead), 2);
+}
+
+#[test]
+fn what_is_not_what_its_digest_says_is_not_posted() {
+    let (source, target, tags) = posting(2, SinglePost::Taken);
+    let damaged = image(&mut Maker::new(10), &[70, 80]);
+    source.push("a", "v9", &damaged);
+    let digest = &*damaged.blobs[1].digest;
+    source.fault(Fault::on(Kind::BlobGet, Act::Flip(5)).of(digest));
+    let run = hasty(&source, &target).arg("--retries=0");
+    let output = run.run().expect(1);
+    check_invariants(&[&source], &[&target], &output);
+    assert!(target.blob("b", digest).is_none());
+    assert!(
+        posts(&target)
+            .iter()
+            .all(|entry| entry.digest.as_deref() != Some(digest))
+    );
+    assert_eq!(target.tags("b"), tags);
 }

@@ -244,9 +244,11 @@ impl Broken {
                 let what = format!("two uploads of {digest} into {repository} at once");
                 self.say("I13", what);
             }
-            let commits = entries
-                .iter()
-                .filter(|entry| entry.kind == Kind::UploadPut && entry.status == 201);
+            let is_commit = |entry: &&&Entry| {
+                let is_whole = entry.kind == Kind::UploadPost && entry.bytes_in > 0;
+                entry.status == 201 && (is_whole || entry.kind == Kind::UploadPut)
+            };
+            let commits = entries.iter().filter(is_commit);
             let is_doubtful = doubtful.contains(&(repository.to_string(), digest.to_string()));
             if commits.count() > 1 && !has_faults && !is_doubtful {
                 self.say(

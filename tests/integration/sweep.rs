@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::harness::{Output, Run};
 use crate::image::{Blob, Image, Maker};
 use crate::invariants::check_invariants;
-use crate::registry::{Act, Bearer, End, Entry, FakeRegistry, Fault, Kind, Nth, Options};
+use crate::registry::{Act, Bearer, End, Entry, FakeRegistry, Fault, Habit, Kind, Nth, Options};
 
 /// Registries, rules between them, and the images that the rules mean.
 struct World {
@@ -339,6 +339,18 @@ fn mounts() -> World {
     World::to(&["b", "c"], ":v1", vec![("v1", image)], plain(2))
 }
 
+/// The target takes a blob in one POST, which is known from the second image on.
+fn single_posts() -> World {
+    let mut maker = Maker::new(46);
+    let images = ["v1", "v2", "v3"].map(|tag| (tag, maker.oci(&[700])));
+    let target = FakeRegistry::start(Options::default().habit(Habit::FERRO));
+    World::new(
+        ":v1,v2,v3",
+        images.into(),
+        vec![FakeRegistry::new(), target],
+    )
+}
+
 /// A blob so large that its upload can be gone on with.
 fn large_blob() -> World {
     static IMAGE: OnceLock<Image> = OnceLock::new();
@@ -372,6 +384,11 @@ fn one_fault_in_a_copy_with_mounts_fails_nothing() {
 }
 
 #[test]
+fn one_fault_in_a_copy_by_single_posts_fails_nothing() {
+    sweep_once("single posts", single_posts);
+}
+
+#[test]
 fn one_fault_in_a_copy_of_a_large_blob_fails_nothing() {
     sweep_once_in(41, "large blob", large_blob);
 }
@@ -387,6 +404,7 @@ fn lasting_faults_fail_what_needs_the_request_and_nothing_else() {
     sweep_for_ever("index", index_and_artifact);
     sweep_for_ever("two targets", two_targets);
     sweep_for_ever("mounts", mounts);
+    sweep_for_ever("single posts", single_posts);
     sweep_for_ever("tokens", tokens);
 }
 
@@ -395,12 +413,13 @@ fn lasting_faults_fail_what_needs_the_request_and_nothing_else() {
 #[test]
 fn any_faults_end_in_a_whole_copy_or_in_a_failure_that_is_told() {
     type Scenario = (&'static str, fn() -> World);
-    let scenarios: [Scenario; 6] = [
+    let scenarios: [Scenario; 7] = [
         ("shared layers", shared_layers),
         ("tokens", tokens),
         ("index", index_and_artifact),
         ("two targets", two_targets),
         ("mounts", mounts),
+        ("single posts", single_posts),
         ("large blob", large_blob),
     ];
     let walks = if takes_all() { 8 } else { 4 };

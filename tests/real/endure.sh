@@ -81,19 +81,22 @@ endure() {
     sync "calm-$version" --records "$work/calm-$version" "$source/small" "$counted/calm"
     length=$((($(date +%s%N) - began) / 1000000))
     check "$version: 60 images in peace" ended "calm-$version" 0 0 0
-    for try in $(seq 25); do
-        wait=$((RANDOM % (length + 1)))
+    local moments
+    for try in $(seq 50); do
+        moments=()
         for _ in 1 2; do
+            wait=$((RANDOM % (length + 1)))
+            moments+=("$wait")
             (cd "$root" && exec "$binary" --records "$work/killed-$version-$try" "$source/small" "$counted/killed$try") \
                 >/dev/null 2>&1 &
-            sleep "$(printf '0.%03d' $((wait > 999 ? 999 : wait)))"
+            sleep "$((wait / 1000)).$(printf '%03d' $((wait % 1000)))"
             kill -9 $! 2>/dev/null || true
             wait $! 2>/dev/null || true
             # What was on its way comes to its end first.
             until python3 "$here/proxy.py" idle "$log"; do sleep 0.05; done
         done
         sync "after-$version" --records "$work/killed-$version-$try" "$source/small" "$counted/killed$try"
-        check "$version: killed twice after $wait of $length ms, and run again" ended "after-$version" 0 0 0
+        check "$version: killed after ${moments[0]} and ${moments[1]} of $length ms, and run again" ended "after-$version" 0 0 0
         check "$version: the copy is complete" in_sync "$source/small" "$target/killed$try"
     done
     check "$version: no blob was sent again, and no more than was on its way at the kills" \

@@ -25,6 +25,7 @@ pub(crate) struct Habit {
     // Uploading.
     /// An upload's Location is absolute and carries its offset in the query: it changes with each PATCH (E46).
     pub(crate) has_state: bool,
+    pub(crate) single_post: SinglePost,
     pub(crate) patch: Patch,
     /// The status of a good PATCH (ECR: 201).
     pub(crate) patch_status: u16,
@@ -131,6 +132,17 @@ pub(crate) enum Range {
     Refused,
 }
 
+/// What becomes of a blob in the POST of its upload, with `?digest=`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SinglePost {
+    /// It is taken: 201.
+    Taken,
+    /// Its bytes are lost, and the answer is the session that any POST is answered.
+    Ignored,
+    /// This status.
+    Refused(u16),
+}
+
 /// Which kinds of PATCH are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Patch {
@@ -174,6 +186,7 @@ impl Habit {
         accept: Accept::Distribution,
         range: Range::Served,
         has_state: true,
+        single_post: SinglePost::Ignored,
         patch: Patch::Appends,
         patch_status: 202,
         patch_range: PatchRange::Cumulative,
@@ -235,6 +248,7 @@ impl Habit {
         max_page: None,
         accept: Accept::Ignored,
         has_state: false,
+        single_post: SinglePost::Taken,
         cancel_wants_delete: false,
         any_manifest_type: true,
         ..Self::DISTRIBUTION_3
@@ -325,6 +339,7 @@ impl Habit {
     /// Amazon ECR, from its documentation and threads (protocol.md 7).
     pub(crate) const ECR: Self = Self {
         name: "ecr",
+        single_post: SinglePost::Ignored,
         patch_status: 201,
         patch_range: PatchRange::Stale,
         mounts: false,

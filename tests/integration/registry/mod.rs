@@ -25,7 +25,7 @@ use std::thread;
 
 pub(crate) use auth::{Bearer, Login, TOKEN_CANARY};
 pub(crate) use fault::{Act, End, Fault, Nth};
-pub(crate) use habit::Habit;
+pub(crate) use habit::{Habit, SinglePost};
 pub(crate) use history::{Counts, Entry, Kind};
 pub(crate) use proxy::FakeProxy;
 pub(crate) use push::payload_digest;

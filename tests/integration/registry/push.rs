@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use image_syncer::oci::manifest::media_type;
 use image_syncer::oci::{Digest, Tag};
 
-use super::habit::{BytesInPut, Habit, Patch, PatchRange};
+use super::habit::{BytesInPut, Habit, Patch, PatchRange, SinglePost};
 use super::history::{Entry, Kind, Request};
 use super::http::{Answer, Body};
 use super::state::{Parts, State, StoredManifest, is_index, is_schema1, matches, sha256};
@@ -50,7 +50,7 @@ impl Writing<'_> {
             return Some(Answer::new(413));
         }
         if request.kind == Kind::UploadPost {
-            return body.is_complete.then(|| self.post(request, entry));
+            return body.is_complete.then(|| self.post(request, body, entry));
         }
         entry.session = Some(request.reference.clone());
         let is_known = self
@@ -77,13 +77,22 @@ impl Writing<'_> {
         }
     }
 
-    /// POST: a mount or a session (E54-E56).
-    fn post(&mut self, request: &Request, entry: &mut Entry) -> Answer {
+    /// POST: a mount, a whole blob, or a session (E48, E54-E56).
+    fn post(&mut self, request: &Request, body: &Body, entry: &mut Entry) -> Answer {
         let repository = &request.repository;
         if let Some(digest) = request.head.parameter("mount") {
             let from = request.head.parameter("from");
             if let Some(answer) = self.mount(repository, digest, from) {
                 return answer;
+            }
+        }
+        if let Some(digest) = request.head.parameter("digest") {
+            match self.habit.single_post {
+                SinglePost::Taken => return self.store(repository, digest, body.bytes.clone()),
+                SinglePost::Refused(status) => {
+                    return Answer::error(status, "UNSUPPORTED", Value::Null);
+                }
+                SinglePost::Ignored => {}
             }
         }
         let session = self.state.open_session(repository);
