@@ -126,9 +126,12 @@ pub(super) fn read(members: &[Member], reading: &mut Reading<'_>) -> Vec<AuthEnt
             connection: fields.connection,
         };
         let reach = (entry.host.clone(), entry.path.clone());
-        let first = indexes.get(&reach).and_then(|index| entries.get(*index));
-        let Some(first) = first else {
-            indexes.insert(reach, entries.len());
+        // Half a login is none, but another one than another half.
+        let half = (fields.username, fields.password, fields.token);
+        let known = indexes.get(&reach);
+        let first = known.and_then(|(index, half)| Some((entries.get(*index)?, half)));
+        let Some((first, first_half)) = first else {
+            indexes.insert(reach, (entries.len(), half));
             entries.push(entry);
             continue;
         };
@@ -137,7 +140,7 @@ pub(super) fn read(members: &[Member], reading: &mut Reading<'_>) -> Vec<AuthEnt
             key: first.key.clone(),
             ..entry.clone()
         };
-        if *first == in_its_place {
+        if *first == in_its_place && *first_half == half {
             warn(format!(
                 "auth key {key:?} says the same again as {:?} at {}; delete one",
                 first.key, first.position

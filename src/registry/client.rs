@@ -491,6 +491,25 @@ mod tests {
     }
 
     #[test]
+    fn a_storage_that_repeats_the_signature_of_a_url_is_not_quoted() {
+        let storage = Server::start(|seen| {
+            let said = format!(
+                "{{\"message\": \"SignatureDoesNotMatch: {}\"}}",
+                seen.target
+            );
+            Some(Reply::new(403).body(said))
+        });
+        let to = format!(
+            "http://{}/s?kind=v4&sig=a%2F0123456789abcdefgh",
+            storage.host
+        );
+        let registry = Server::start(move |_| Some(Reply::new(307).header("location", to.clone())));
+        let error = read(&*registry.store("a/b")).err().unwrap().to_string();
+        let said = "SignatureDoesNotMatch: /s?kind=v4&sig=***";
+        assert!(error.contains(said), "{error}");
+    }
+
+    #[test]
     fn connections_are_used_again_after_each_kind_of_answer() {
         let asked = Arc::new(AtomicUsize::new(0));
         let counter = asked.clone();

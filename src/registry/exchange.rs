@@ -13,7 +13,7 @@ use super::client::Client;
 use super::error::{Failure, Login, Refusal, RequestError, blot};
 use super::hosts::Ability;
 use super::network::Proxy;
-use super::request::{Body, Method, Patience, Request};
+use super::request::{Body, Method, Patience, Request, Target};
 use super::transport::{Break, Transport, body_broken, transport};
 use super::url::Url;
 use crate::logging::sanitise;
@@ -106,9 +106,11 @@ impl Client {
             headers: parts.headers,
             body: body.into_reader(),
             login: authorization.map_or(Login::Anonymous, Authorization::login),
-            secrets: authorization
-                .map(Authorization::secrets)
-                .unwrap_or_default(),
+            secrets: match authorization {
+                Some(authorization) => authorization.secrets(),
+                None if self.is_signed(request, url) => signature(url),
+                None => Vec::new(),
+            },
         };
         let bytes = length.filter(|&length| length > 0).or(response.length());
         log::debug!(
@@ -122,6 +124,29 @@ impl Client {
         }
         Ok(response)
     }
+}
+
+impl Client {
+    /// Whether a registry has sent us there with rights that stand in the query: to a storage.
+    fn is_signed(&self, request: &Request<'_>, url: &Url) -> bool {
+        let is_meant = matches!(&request.target, Target::Judged(verdict) if verdict.credentials);
+        let own = self.registry.url("/");
+        !is_meant && own.is_ok_and(|own| own.origin() != url.origin())
+    }
+}
+
+/// The values of a query that are long enough to open doors, as they are written and as they are meant.
+fn signature(url: &Url) -> Vec<Secret> {
+    let query = url.query().unwrap_or_default();
+    let values = query.split('&').filter_map(|part| part.split_once('='));
+    let written = values
+        .map(|(_, value)| value)
+        .filter(|value| value.len() >= MIN_SIGNATURE);
+    let both = |value: &str| {
+        let meant = percent_decode_str(value).decode_utf8_lossy().into_owned();
+        [value.to_owned(), meant].map(Secret::new)
+    };
+    written.flat_map(both).collect()
 }
 
 /// An answer. Its connection is kept only if the body is read to its end.
@@ -389,6 +414,8 @@ pub(super) const MAX_ERROR: u64 = 64 << 10;
 /// Above this, or where it is as large as a limit allows, a body waits to be asked for, so that a refusal comes before
 /// it.
 const EXPECT_FROM: u64 = 1 << 20;
+/// Shorter values of a query say what is meant by it: names of parameters, dates, kinds of keys.
+const MIN_SIGNATURE: usize = 20;
 /// How long ureq waits for `100 Continue`; a body that begins later than that was not asked for.
 const EXPECT_LIMIT: Duration = Duration::from_secs(1);
 /// No wait is so long: from here on a number of seconds is a time.

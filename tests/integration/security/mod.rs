@@ -1,7 +1,7 @@
 //! The security matrix: each login that a run can have, against each place that a registry could make it go to. A
 //! login goes to its registry, and to the token service that this names; the lures are URLs of the registry's choice,
 //! and answers that repeat what was sent, which must not be in any output. One row is one repository, so that one run
-//! meets all of them. Beside it the bounds on what is read into memory.
+//! meets all of them. Beside it the bounds on what is read into memory, and the files that are written.
 //!
 //! | What must hold | Where it is held |
 //! |---|---|
@@ -12,11 +12,14 @@
 //! | no client certificate, no `insecure` for whom a registry names | `certificates` |
 //! | no way into this machine or network | `hostile`; by resolved addresses: `registry/url.rs` |
 //! | tags, digests, types, sizes, headers and characters that mean harm | `hostile`; in layouts: `layout` |
+//! | no more read into memory than a bound | here; helpers: `credentials`; certificates, auth files: `registry` |
 //! | redirects and lists that end; answers that are none | `hostile` |
-//! | a file of records is private; no link is followed | `records`, `output.rs` |
+//! | a file of records is private; no link is followed | here; when records are replaced: `records/journal.rs` |
 //!
 //! Not here: that logins work (`credentials`, `auth`).
+
 mod bounds;
+mod files;
 mod lures;
 mod repeats;
 
