@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::arena::Id;
 use super::graph::{Graph, News};
-use super::job::{Job, Reply};
+use super::job::{Beside, Job, Reply};
 use super::places::{HostId, PlaceId, Tags};
 use super::referrers::Lookup;
 use super::task::{Failure, Kind, State, TaskId};
@@ -39,8 +39,8 @@ pub(super) struct Image {
 /// Why an image is copied that no rule names.
 #[derive(Clone)]
 pub(super) struct Subject {
-    /// The manifest that it is about.
-    pub(super) digest: Digest,
+    /// The manifest that lists it; `None` where it is found by a tag of cosign's.
+    pub(super) lists: Option<Digest>,
     /// The image that this belongs to.
     pub(super) image: ImageId,
 }
@@ -114,6 +114,8 @@ pub(super) enum Outcome {
     Unchanged,
     /// The manifest was put.
     Copied,
+    /// The target has it there with more of its own.
+    Kept,
     /// The image has no platform that is wanted.
     Skipped,
 }
@@ -404,11 +406,13 @@ impl Graph<'_> {
         let row = &self.images[image];
         let target = row.target(index);
         let place = self.places[target.place].place.clone();
-        match (&row.subject, &target.name) {
+        let subject = row.subject.as_ref();
+        let subject = subject.and_then(|subject| subject.lists.clone());
+        match (subject, &target.name) {
             (Some(subject), Reference::Digest(referrer)) => Job::IsListed {
                 reply,
                 place,
-                subject: subject.digest.clone(),
+                subject,
                 referrer: referrer.clone(),
             },
             (_, name) => Job::Head {
@@ -576,13 +580,20 @@ impl Graph<'_> {
             };
             Record::image(&place, tag, manifest.digest(), &origin)
         });
+        let has_tag = target.is_forced || !target.is_lacking;
+        let beside = match (&row.subject, tag) {
+            (Some(subject), None) => subject.lists.clone().map(Beside::Entries),
+            // A target that has nothing there has nothing to lose.
+            (Some(_), Some(tag)) if has_tag => Some(Beside::Layers(tag.clone())),
+            _ => None,
+        };
         Some(Job::Put {
             reply,
             place,
             reference: target.name.clone(),
             manifest,
             record,
-            subject: row.subject.as_ref().map(|subject| subject.digest.clone()),
+            beside: beside.unwrap_or(Beside::Nothing),
         })
     }
 

@@ -3,8 +3,8 @@
 //! itself. Where a place does not list referrers, a tag does. What is found becomes images of the same run. Not here: how
 //! these are copied (`image.rs`).
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 
 use super::filter::{Left, filter};
 use super::graph::Graph;
@@ -15,12 +15,8 @@ use super::places::Tags;
 use super::plan::{Claim, Plan};
 use super::task::{Failure, Kind, State};
 use super::worker::Worker;
-use crate::oci::manifest::media_type;
-use crate::oci::referrers::{add, entry};
-use crate::oci::{
-    Algorithm, Digest, Kind as ManifestKind, Manifest, PlatformFilter, Reference, Tag,
-};
-use crate::store::{Class, Place, Presence, Source, StoreError, Target};
+use crate::oci::{Digest, Kind as ManifestKind, Manifest, PlatformFilter, Reference, Tag};
+use crate::store::{Class, Place, Presence, Source, StoreError};
 
 /// Something about an image, in the image's repository.
 #[derive(Clone, Debug)]
@@ -161,10 +157,8 @@ impl Plan {
             let known = self.referrers.entry((source, referrer.name.clone()));
             let new = *known.or_insert_with(|| {
                 let mut new = Image::new(source, referrer.name.clone(), None, None);
-                new.subject = referrer
-                    .subject
-                    .clone()
-                    .map(|digest| Subject { digest, image });
+                let lists = referrer.subject.clone();
+                new.subject = Some(Subject { lists, image });
                 graph.images.push(new)
             });
             let targets = &mut graph.images[new].targets;
@@ -280,55 +274,6 @@ impl Worker<'_> {
             Presence::Absent
         })
     }
-
-    /// Lists a referrer under the tag of its subject's referrers, beside all that the place has there (protocol.md E64).
-    /// One thread at a time for each list; of other programs it is seen by reading again whether they were faster.
-    pub(super) fn list_by_tag(
-        &self,
-        store: &dyn Target,
-        place: &Place,
-        subject: &Digest,
-        manifest: &Manifest,
-    ) -> Result<(), StoreError> {
-        let Some(entry) = entry(manifest) else {
-            log::warn!(
-                "{place}@{}: is listed as a referrer of {subject}, and does not say so",
-                manifest.digest()
-            );
-            return Ok(());
-        };
-        let tag = Tag::of_digest(subject, "");
-        let own = self.lists.lock(place, subject);
-        let _guard = own.lock().unwrap_or_else(PoisonError::into_inner);
-        for _ in 0..MAX_ROUNDS {
-            let old = index(store as &dyn Source, &tag)?;
-            let mut listed = old.iter().flat_map(Manifest::children);
-            if listed.any(|child| child.digest == *manifest.digest()) {
-                return Ok(());
-            }
-            let bytes = add(old.as_ref(), entry.clone());
-            let digest = Digest::of(Algorithm::Sha256, &bytes);
-            let new = Manifest::parse(&bytes, Some(media_type::OCI_INDEX), digest)
-                .map_err(|error| StoreError::new(Class::Permanent, error))?;
-            store.put_manifest(&Reference::Tag(tag.clone()), &new)?;
-        }
-        let text = format!("{place}:{tag} is changed again and again by somebody else");
-        Err(StoreError::new(Class::Transient, text))
-    }
-}
-
-/// Locks of the tags that list referrers, by their place and subject.
-#[derive(Default)]
-pub(super) struct Lists(Mutex<HashMap<(Place, Digest), Lock>>);
-
-type Lock = Arc<Mutex<()>>;
-
-impl Lists {
-    fn lock(&self, place: &Place, subject: &Digest) -> Lock {
-        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let lock = locks.entry((place.clone(), subject.clone()));
-        lock.or_default().clone()
-    }
 }
 
 /// Tells the digests of an image and of all images in it.
@@ -368,10 +313,9 @@ fn list(
 }
 
 /// The index under a tag; `None` where there is none.
-fn index(store: &dyn Source, tag: &Tag) -> Result<Option<Manifest>, StoreError> {
-    let manifest = match store.manifest(&Reference::Tag(tag.clone())) {
-        Err(error) if error.class == Class::NotFound => return Ok(None),
-        manifest => manifest?,
+pub(super) fn index(store: &dyn Source, tag: &Tag) -> Result<Option<Manifest>, StoreError> {
+    let Some(manifest) = named(store, tag)? else {
+        return Ok(None);
     };
     if manifest.kind() == ManifestKind::Index {
         return Ok(Some(manifest));
@@ -380,9 +324,16 @@ fn index(store: &dyn Source, tag: &Tag) -> Result<Option<Manifest>, StoreError> 
     Err(StoreError::new(Class::Permanent, text))
 }
 
+/// What a tag names; `None` where there is no such tag.
+pub(super) fn named(store: &dyn Source, tag: &Tag) -> Result<Option<Manifest>, StoreError> {
+    match store.manifest(&Reference::Tag(tag.clone())) {
+        Err(error) if error.class == Class::NotFound => Ok(None),
+        manifest => manifest.map(Some),
+    }
+}
+
 /// What cosign puts under tags of its own.
-const COSIGN: [&str; 3] = [".sig", ".att", ".sbom"];
+const COSIGN: [&str; 3] = [".sig", ".att", SBOM];
+pub(super) const SBOM: &str = ".sbom";
 /// Referrers of one image, with those of its children and those of one another.
 const MAX_FOUND: usize = 1000;
-/// Times that a list is written and looked at.
-const MAX_ROUNDS: u32 = 4;

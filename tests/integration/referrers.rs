@@ -254,9 +254,9 @@ fn cosigns_tags_travel_with_their_image_and_are_renewed() {
     let image = world.maker.oci(&[100]);
     world.source.push("a", "v1", &image);
     let of = |suffix| tag(&image, suffix);
+    let signature = world.maker.oci(&[50]);
     for suffix in [".sig", ".att", ".sbom"] {
-        let artifact = world.maker.oci(&[50]);
-        world.source.push("a", &of(suffix), &artifact);
+        world.source.push("a", &of(suffix), &signature);
     }
     let other = world.maker.oci(&[60]);
     let about_other = tag(&other, ".sig");
@@ -269,7 +269,9 @@ fn cosigns_tags_travel_with_their_image_and_are_renewed() {
     }
     assert!(world.target.manifest("b", &about_other).is_none());
     // A signature more: the tag has moved, and the image has not.
-    let more = world.maker.oci(&[50, 50]);
+    let config = world.maker.config("linux/amd64");
+    let layers = [signature.blobs[1].clone(), world.maker.layer(50)];
+    let more = Image::oci(&config, &layers);
     world.source.push("a", &of(".sig"), &more);
     world.syncs(&run);
     assert_same(
