@@ -95,17 +95,18 @@ impl Worker<'_> {
     }
 }
 
-/// Locks of the tags at targets that are read, changed and written, each by its place.
+/// Tags at targets that are read, changed and written, each by its place. Whoever does so holds the lock.
 #[derive(Default)]
-pub(super) struct OwnTags(Mutex<HashMap<(Place, Tag), Lock>>);
+pub(super) struct OwnTags(Mutex<HashMap<(Place, Tag), OwnTag>>);
 
-type Lock = Arc<Mutex<()>>;
+/// Of the referrers of a manifest, what the place listed when it was asked.
+type OwnTag = Arc<Mutex<Option<Vec<Digest>>>>;
 
 impl OwnTags {
-    fn lock(&self, place: &Place, tag: &Tag) -> Lock {
-        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let lock = locks.entry((place.clone(), tag.clone()));
-        lock.or_default().clone()
+    pub(super) fn lock(&self, place: &Place, tag: &Tag) -> OwnTag {
+        let mut tags = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let tag = tags.entry((place.clone(), tag.clone()));
+        tag.or_default().clone()
     }
 }
 

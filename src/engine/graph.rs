@@ -308,7 +308,7 @@ impl<'a> Graph<'a> {
                 self.root_done(task, image, target, Outcome::Kept);
             }
             (Kind::Child(at), Done::Presence(presence)) => match presence {
-                Presence::Present(_) => self.child_done(task, at),
+                Presence::Present(..) => self.child_done(task, at),
                 Presence::Absent | Presence::Unknown => self.need_child(task),
             },
             (Kind::Child(at), Done::Put) => self.child_done(task, at),

@@ -30,6 +30,8 @@ pub(super) struct Image {
     /// What it is about, where it is copied for that.
     pub(super) subject: Option<Subject>,
     content: Content,
+    /// What the source's manifest is, as far as that is known.
+    pub(super) kind: Option<ManifestKind>,
     /// A question to the source is under way.
     pub(super) is_asking: bool,
     /// Its manifest was read once more because a blob of the first one was gone (R17).
@@ -184,6 +186,7 @@ impl Image {
         Self {
             source,
             content,
+            kind: None,
             reference,
             wanted,
             targets: Vec::new(),
@@ -355,7 +358,7 @@ impl Graph<'_> {
         let question = row.question(|place| self.is_late(place), || self.head_tells(image));
         if let (Some(Question::Head), Reference::Digest(digest)) = (&question, &row.reference) {
             let digest = digest.clone();
-            return self.resolved(image, Presence::Present(digest));
+            return self.resolved(image, Presence::Present(digest, None));
         }
         if let Some(question) = question {
             let order = row.order;
@@ -430,7 +433,7 @@ impl Graph<'_> {
             return;
         }
         self.images[image].target_mut(index).state = match presence {
-            Presence::Present(digest) => TargetState::Has(digest),
+            Presence::Present(digest, _) => TargetState::Has(digest),
             Presence::Absent | Presence::Unknown => TargetState::Lacks,
         };
         self.consider(image);
@@ -440,13 +443,16 @@ impl Graph<'_> {
     pub(super) fn resolved(&mut self, image: ImageId, presence: Presence) {
         self.images[image].is_asking = false;
         let content = match (presence, self.images[image].manifest()) {
-            (Presence::Present(digest), Some(manifest)) if digest == *manifest.source_digest() => {
+            (Presence::Present(digest, _), Some(manifest))
+                if digest == *manifest.source_digest() =>
+            {
                 Content::Held {
                     manifest,
                     is_current: true,
                 }
             }
-            (Presence::Present(digest), held) => {
+            (Presence::Present(digest, kind), held) => {
+                self.images[image].kind = kind;
                 if let Some(manifest) = held {
                     log::warn!(
                         "{} moved from {} to {digest} meanwhile",
@@ -467,6 +473,7 @@ impl Graph<'_> {
     pub(super) fn got(&mut self, image: ImageId, manifest: Arc<Manifest>) {
         let row = &mut self.images[image];
         row.is_asking = false;
+        row.kind = Some(manifest.kind());
         if let Content::Named { source, .. } = &row.content
             && source != manifest.source_digest()
         {

@@ -4,7 +4,7 @@
 //! these are copied (`image.rs`).
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::filter::{Left, filter};
 use super::graph::Graph;
@@ -37,6 +37,8 @@ pub(super) enum Lookup {
 #[derive(Clone)]
 pub(super) enum Root {
     Held(Arc<Manifest>),
+    /// It has no children.
+    Single(Digest),
     /// It is read by this digest.
     Named(Digest),
     /// The same, of the source; only these platforms of the index were copied.
@@ -97,6 +99,9 @@ impl Graph<'_> {
         let holder = targets.find(|target| matches!(target.state, TargetState::Arrived(_)))?;
         let root = match (row.manifest(), row.digests()?, &row.wanted) {
             (Some(manifest), ..) => Root::Held(manifest),
+            (None, (digest, _), _) if row.kind == Some(ManifestKind::Image) => {
+                Root::Single(digest.clone())
+            }
             (None, (_, source), Some(wanted)) if wanted.is_sparse() => {
                 Root::Sparse(source.clone(), wanted.clone())
             }
@@ -206,24 +211,25 @@ impl Worker<'_> {
                 manifest => manifest,
             }
         };
-        let root = match &search.root {
-            Root::Held(manifest) => manifest.clone(),
-            Root::Named(digest) => Arc::new(read(digest)?),
-            Root::Sparse(digest, wanted) => {
-                let root = source.manifest(&Reference::Digest(digest.clone()))?;
-                match filter(&*source as &dyn Source, root, wanted)? {
-                    Left::Some { manifest, .. } => manifest,
-                    Left::Nothing { .. } => return Ok(Vec::new()),
-                }
-            }
-        };
         let mut seen = HashSet::new();
         let mut subjects = VecDeque::new();
-        images(&root, &read, 0, &mut |digest| {
+        let mut tell = |digest: &Digest| {
             if seen.insert(digest.clone()) {
                 subjects.push_back((digest.clone(), 0));
             }
-        })?;
+        };
+        match &search.root {
+            Root::Single(digest) => tell(digest),
+            Root::Held(root) => images(root, &read, 0, &mut tell)?,
+            Root::Named(digest) => images(&read(digest)?, &read, 0, &mut tell)?,
+            Root::Sparse(digest, wanted) => {
+                let root = source.manifest(&Reference::Digest(digest.clone()))?;
+                if let Left::Some { manifest, .. } = filter(&*source as &dyn Source, root, wanted)?
+                {
+                    images(&manifest, &read, 0, &mut tell)?;
+                }
+            }
+        }
         let mut found = Vec::new();
         while let Some((subject, depth)) = subjects.pop_front() {
             let cosign = COSIGN.iter().map(|suffix| Tag::of_digest(&subject, suffix));
@@ -244,8 +250,7 @@ impl Worker<'_> {
                 }
                 if depth >= MAX_DEPTH || found.len() >= MAX_FOUND {
                     let text = format!(
-                        "{} has more than {MAX_FOUND} referrers, or more than {MAX_DEPTH} of one another",
-                        root.digest()
+                        "there are more than {MAX_FOUND}, or more than {MAX_DEPTH} of one another"
                     );
                     return Err(StoreError::new(Class::Permanent, text));
                 }
@@ -259,17 +264,23 @@ impl Worker<'_> {
         Ok(found)
     }
 
-    /// Whether a place lists a referrer under its subject: then it has it, too.
+    /// Whether a place lists a referrer under its subject: then it has it, too. It is asked once for all of them.
     pub(super) fn is_listed(
         &self,
         place: &Place,
         subject: &Digest,
         referrer: &Digest,
     ) -> Result<Presence, StoreError> {
-        let store = self.stores.open(place);
-        let listed = list(&*store as &dyn Source, subject, |_| true)?;
-        Ok(if listed.contains(referrer) {
-            Presence::Present(referrer.clone())
+        let own = self.own.lock(place, &Tag::of_digest(subject, ""));
+        let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
+        let listed = match own.take() {
+            Some(listed) => listed,
+            None => list(&*self.stores.open(place) as &dyn Source, subject, |_| true)?,
+        };
+        let is_listed = listed.contains(referrer);
+        *own = Some(listed);
+        Ok(if is_listed {
+            Presence::Present(referrer.clone(), None)
         } else {
             Presence::Absent
         })

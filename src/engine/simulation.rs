@@ -160,7 +160,8 @@ impl Registries {
                     .repos
                     .get(&place)
                     .and_then(|repo| repo.resolve(&reference));
-                let presence = digest.map_or(Presence::Absent, Presence::Present);
+                let present = |digest| Presence::Present(digest, None);
+                let presence = digest.map_or(Presence::Absent, present);
                 reply.send(
                     self.meet(&place, false, now)
                         .map(|()| Done::Presence(presence)),

@@ -149,7 +149,7 @@ impl Worker<'_> {
     /// have it.
     fn date(&self, place: &Place, reference: &Reference) -> Result<Option<Dated>, StoreError> {
         let store = self.stores.open(place);
-        if let Presence::Present(digest) = store.head(reference)?
+        if let Presence::Present(digest, _) = store.head(reference)?
             && let Some(created) = self.hints.created(&digest)
         {
             return Ok(Some(Dated { digest, created }));
