@@ -425,6 +425,42 @@ fn a_list_that_cannot_be_had_fails_its_image_and_the_next_pass_mends_it() {
 }
 
 #[test]
+fn where_the_list_is_refused_the_tags_are_read_and_it_is_said_once() {
+    let html = ("Content-Type", "text/html".to_owned());
+    let basic = ("WWW-Authenticate", "Basic realm=\"r\"".to_owned());
+    for refusal in [
+        Act::status(401),
+        Act::Status(401, vec![basic], Vec::new()),
+        Act::status(403),
+        Act::Status(200, vec![html], b"<html>".to_vec()),
+    ] {
+        let source = Options::default().habit(TAGS).basic("ada", "secret");
+        let mut world = World {
+            source: FakeRegistry::start(source),
+            ..World::new(TAGS, API)
+        };
+        world.source.fault(Fault::on(Kind::Referrers, refusal));
+        let images = [world.maker.oci(&[100]), world.maker.oci(&[100])];
+        let mut signatures = Vec::new();
+        for (image, tag) in images.iter().zip(["v1", "v2"]) {
+            world.source.push("a", tag, image);
+            let signature = world.about(image);
+            world.attach(image, &[&signature]);
+            signatures.push(signature);
+        }
+        let run = Run::new()
+            .auth(&world.source, "ada", "secret")
+            .rule(&world.source.name("a:v1,v2"), world.target.name("b"))
+            .args(["--proc=1", "--referrers"]);
+        let output = world.syncs(&run);
+        world.assert_arrived(&signatures.iter().collect::<Vec<_>>());
+        assert_eq!(world.source.count(Kind::Referrers), 1);
+        let told = output.stderr.matches("their own list is refused").count();
+        assert_eq!(told, 1, "{}", output.stderr);
+    }
+}
+
+#[test]
 fn an_entry_that_was_lost_is_brought_again() {
     let mut world = World::new(TAGS, TAGS);
     let image = world.maker.oci(&[100]);
