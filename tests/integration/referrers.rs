@@ -99,19 +99,23 @@ fn attach(
         registry.push_untagged(repository, artifact);
     }
     if !lists {
-        let entries = artifacts.iter().map(|artifact| {
-            with(
-                artifact.descriptor(),
-                json!({"artifactType": "application/vnd.example.signature"}),
-            )
-        });
-        let index = Image::index_with(
-            media_type::OCI_INDEX,
-            artifacts.iter().copied(),
-            json!({"manifests": entries.collect::<Vec<_>>()}),
-        );
-        registry.push(repository, &tag(subject, ""), &index);
+        registry.push(repository, &tag(subject, ""), &list_of(artifacts));
     }
+}
+
+/// The index that lists these.
+fn list_of(artifacts: &[&Image]) -> Image {
+    let entries = artifacts.iter().map(|artifact| {
+        with(
+            artifact.descriptor(),
+            json!({"artifactType": "application/vnd.example.signature"}),
+        )
+    });
+    Image::index_with(
+        media_type::OCI_INDEX,
+        artifacts.iter().copied(),
+        json!({"manifests": entries.collect::<Vec<_>>()}),
+    )
 }
 
 fn tag(subject: &Image, suffix: &str) -> String {
@@ -516,4 +520,224 @@ fn a_circle_of_referrers_comes_to_an_end() {
     attach(&world.source, "a", false, &signature, &[&image, &signature]);
     world.syncs(&world.run());
     world.assert_arrived(&[&image, &signature]);
+}
+
+#[test]
+fn referrers_of_referrers_have_an_end() {
+    for (length, status) in [(16, 0), (17, 1)] {
+        let mut world = World::new(API, API);
+        let image = world.maker.oci(&[100]);
+        world.source.push("a", "v1", &image);
+        let mut chain = vec![image];
+        for _ in 0..length {
+            let about = world.about(chain.last().unwrap());
+            world.attach(chain.last().unwrap(), &[&about]);
+            chain.push(about);
+        }
+        let output = world.run().run().expect(status);
+        check_invariants(&[&world.source], &[&world.target], &output);
+        if status == 0 {
+            world.assert_arrived(&chain.iter().collect::<Vec<_>>());
+        } else {
+            let text = "more than 16 of one another";
+            assert!(output.stderr.contains(text), "{}", output.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_list_without_measure_is_refused_and_read_once() {
+    let mut world = World::new(TAGS, TAGS);
+    let image = world.maker.oci(&[100]);
+    world.source.push("a", "v1", &image);
+    let entries = (0..10_000).map(|number| {
+        let digest = format!("sha256:{number:064x}");
+        json!({"mediaType": media_type::OCI_IMAGE, "digest": digest, "size": 1})
+    });
+    let entries = json!({"manifests": entries.collect::<Vec<_>>()});
+    let list = Image::index_with(media_type::OCI_INDEX, [], entries);
+    world.source.push("a", &tag(&image, ""), &list);
+    let output = world.run().run().expect(1);
+    check_invariants(&[&world.source], &[&world.target], &output);
+    let text = "there are more than 1000";
+    assert!(output.stderr.contains(text), "{}", output.stderr);
+    // The image, and its list.
+    assert_eq!(world.source.count(Kind::ManifestGet), 2);
+}
+
+#[test]
+fn what_others_list_meanwhile_stays_listed() {
+    for rounds in 1..=2 {
+        let mut world = World::new(TAGS, TAGS);
+        let image = world.maker.oci(&[100]);
+        world.source.push("a", "v1", &image);
+        let signature = world.about(&image);
+        world.attach(&image, &[&signature]);
+        let (list, old) = (tag(&image, ""), world.about(&image));
+        attach(&world.target, "b", false, &image, &[&old]);
+        let mut theirs = vec![old];
+        for round in 0..rounds {
+            theirs.push(world.about(&image));
+            let listed: Vec<&Image> = theirs.iter().collect();
+            // It read what was there before, and writes after this program has.
+            let index = list_of(&listed);
+            world.target.push_untagged("b", &index);
+            let moved = Act::MoveTag("b".to_owned(), list.clone(), index.digest);
+            // The first read finds out whether it is listed already.
+            let look = Nth::Only(round + 3);
+            world
+                .target
+                .fault(Fault::on(Kind::ManifestGet, moved).of(&list).nth(look));
+        }
+        world.syncs(&world.run());
+        let mut all: Vec<&Image> = theirs.iter().collect();
+        all.push(&signature);
+        assert_eq!(world.listed(&image), digests(&all), "{rounds}");
+    }
+}
+
+#[test]
+fn a_sparse_index_has_its_own_referrers_and_those_of_what_is_wanted() {
+    let lax = Options::default().habit(TAGS).gullible();
+    let mut world = World {
+        target: FakeRegistry::start(lax),
+        ..World::new(API, TAGS)
+    };
+    let index = world.maker.index(&["linux/amd64", "linux/arm64"], 50);
+    world.source.push("a", "v1", &index);
+    let (amd, arm) = (&index.children[0], &index.children[1]);
+    let [of_index, of_amd, of_arm] = [world.about(&index), world.about(amd), world.about(arm)];
+    for (subject, artifact) in [(&index, &of_index), (amd, &of_amd), (arm, &of_arm)] {
+        world.attach(subject, &[artifact]);
+    }
+    let sparse = json!({"to": world.target.name("b"), "platforms": "linux/amd64", "sparse": true});
+    let run = Run::new()
+        .rule(&world.source.name("a:v1"), sparse)
+        .args(["--proc=1", "--referrers"]);
+    for puts in [6, 0] {
+        world.target.forget();
+        // The target holds an index that lacks a child, which is what was asked for.
+        let output = run.run().expect(0);
+        check_invariants(&[&world.source], &[], &output);
+        assert_eq!(world.listed(&index), digests(&[&of_index]));
+        assert_eq!(world.listed(amd), digests(&[&of_amd]));
+        assert_eq!(world.listed(arm), digests(&[]));
+        assert!(world.target.manifest("b", &of_arm.digest).is_none());
+        // The child, the index, and of two referrers each itself and its list.
+        assert_eq!(world.target.count(Kind::ManifestPut), puts);
+    }
+}
+
+#[test]
+fn by_force_all_is_put_again_and_listed_once() {
+    for target in [API, TAGS] {
+        let mut world = World::new(API, target.clone());
+        let image = world.maker.oci(&[100]);
+        world.source.push("a", "v1", &image);
+        let signature = world.about(&image);
+        world.attach(&image, &[&signature]);
+        world.source.push("a", &tag(&image, ".sig"), &signature);
+        let run = world.run().arg("--force");
+        for _ in 0..2 {
+            world.syncs(&run);
+            world.assert_arrived(&[&image, &signature]);
+            let mut puts: Vec<String> = world
+                .target
+                .history()
+                .iter()
+                .filter(|entry| entry.kind == Kind::ManifestPut)
+                .map(|entry| entry.reference.clone())
+                .collect();
+            puts.retain(|name| *name != tag(&image, ""));
+            puts.sort_unstable();
+            let mut expected = [
+                "v1".to_owned(),
+                tag(&image, ".sig"),
+                signature.digest.clone(),
+            ];
+            expected.sort_unstable();
+            assert_eq!(puts, expected);
+        }
+        let listed: &[&Image] = if target.lists_referrers {
+            &[]
+        } else {
+            &[&signature]
+        };
+        assert_eq!(world.listed(&image), digests(listed));
+    }
+}
+
+#[test]
+fn what_records_vouch_for_gets_its_new_referrers() {
+    for target in [API, TAGS] {
+        let mut world = World::new(API, target);
+        let index = world.maker.index(&["linux/amd64", "linux/arm64"], 50);
+        world.source.push("a", "v1", &index);
+        let run = world.run().arg("--trust-records=1h");
+        world.syncs(&run);
+        let signature = world.about(&index.children[1]);
+        world.attach(&index.children[1], &[&signature]);
+        world.syncs(&run);
+        assert_eq!(world.target.count(Kind::ManifestHead), 0);
+        world.assert_arrived(&[&signature]);
+    }
+}
+
+#[test]
+fn a_referrer_that_fails_is_a_failure_of_its_own_and_is_brought_by_the_file_of_failures() {
+    let mut world = World::new(TAGS, TAGS);
+    let image = world.maker.oci(&[100]);
+    world.source.push("a", "v1", &image);
+    let (lost, signature) = (world.about(&image), world.about(&image));
+    world.attach(&image, &[&lost, &signature]);
+    let sig = tag(&image, ".sig");
+    world.source.push("a", &sig, &world.maker.oci(&[70]));
+    let gone = Fault::on(Kind::BlobGet, Act::status(404));
+    world.source.fault(gone.clone().of(&lost.blobs[1].digest));
+    world
+        .source
+        .fault(Fault::on(Kind::ManifestGet, Act::status(403)).of(&sig));
+    let rule = json!({"to": world.target.name("b"), "referrers": true});
+    let run = Run::new().rule(&world.source.name("a:v1"), rule).args([
+        "--proc=1",
+        "--output-failed-images=failed.json",
+        "--output-images-format=json",
+    ]);
+    let output = run.run().expect(1);
+    check_invariants(&[&world.source], &[&world.target], &output);
+    assert_eq!(output.finished(), Some((1, 1)));
+    world.assert_arrived(&[&image, &signature]);
+    assert_eq!(world.listed(&image), digests(&[&signature]));
+    // The file of failures names the image, and brings both with it.
+    world.source.clear_faults();
+    let failed: Value = serde_json::from_str(&output.written["failed.json"]).unwrap();
+    let again = Run::new().config(json!({ "images": failed }));
+    world.syncs(&again);
+    world.assert_arrived(&[&lost]);
+    assert_same((&world.source, "a", &sig), (&world.target, "b", &sig));
+}
+
+#[test]
+fn of_two_targets_only_the_one_that_lacks_referrers_gets_them() {
+    let mut world = World::new(API, TAGS);
+    let second = FakeRegistry::start(Options::default().habit(TAGS));
+    let image = world.maker.oci(&[100]);
+    world.source.push("a", "v1", &image);
+    let signature = world.about(&image);
+    world.attach(&image, &[&signature]);
+    world.syncs(&world.run());
+    second.push("c", "v1", &image);
+    let run = Run::new()
+        .rule(
+            &world.source.name("a:v1"),
+            json!([world.target.name("b"), second.name("c")]),
+        )
+        .args(["--proc=1", "--referrers"]);
+    world.source.forget();
+    world.target.forget();
+    let output = run.run().expect(0);
+    check_invariants(&[&world.source], &[&world.target, &second], &output);
+    assert_eq!(world.target.count(Kind::ManifestPut), 0);
+    assert_eq!(listed(&second, "c", &image), digests(&[&signature]));
+    assert_eq!(world.source.count(Kind::ManifestGet), 1);
 }
