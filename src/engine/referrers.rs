@@ -196,6 +196,38 @@ impl Plan {
             }
         }
     }
+
+    /// What an image has to wait for that is fed by another one and takes its referrers along: one of these that is still
+    /// on its way. When there is none left, the tags are those that are there now.
+    pub(super) fn open_referrer(
+        &self,
+        fed: ImageId,
+        (feeder, index): (ImageId, usize),
+        graph: &mut Graph<'_>,
+    ) -> Option<(ImageId, usize)> {
+        let row = &graph.images[feeder];
+        let (target, Lookup::Known(found)) = (row.target(index), &row.referrers) else {
+            return None;
+        };
+        let mut wishes = graph.images[fed].targets.iter();
+        if found.is_empty() || !wishes.any(|target| target.with_referrers) {
+            return None;
+        }
+        let place = target.place;
+        let mut claims = found.iter().filter_map(|referrer| {
+            let claim = self.claims.get(&(place, referrer.name.clone()))?;
+            Some((claim.image, claim.index))
+        });
+        let is_open = |&(image, index): &(ImageId, usize)| {
+            !graph.images[image].target(index).state.is_settled()
+        };
+        let open = claims.find(is_open);
+        let tags = &mut graph.places[place].tags;
+        if open.is_none() && !matches!(tags, Tags::Asked) {
+            *tags = Tags::Unknown;
+        }
+        open
+    }
 }
 
 impl Worker<'_> {

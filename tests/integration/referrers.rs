@@ -741,3 +741,25 @@ fn of_two_targets_only_the_one_that_lacks_referrers_gets_them() {
     assert_eq!(listed(&second, "c", &image), digests(&[&signature]));
     assert_eq!(world.source.count(Kind::ManifestGet), 1);
 }
+
+#[test]
+fn referrers_go_on_to_where_another_rule_brings_the_image() {
+    for between in [API, TAGS] {
+        let mut world = World::new(API, between);
+        let last = FakeRegistry::start(Options::default().habit(TAGS));
+        let image = world.maker.oci(&[100]);
+        world.source.push("a", "v1", &image);
+        let [first, second] = [world.about(&image), world.about(&image)];
+        world.attach(&image, &[&first, &second]);
+        let sig = tag(&image, ".sig");
+        world.source.push("a", &sig, &world.maker.oci(&[50]));
+        let run = Run::new()
+            .rule(&world.source.name("a:v1"), world.target.name("b"))
+            .rule(&world.target.name("b:v1"), last.name("c"))
+            .args(["--referrers"]);
+        let output = run.run().expect(0);
+        check_invariants(&[&world.source], &[&world.target, &last], &output);
+        assert_eq!(listed(&last, "c", &image), digests(&[&first, &second]));
+        assert_same((&world.source, "a", &sig), (&last, "c", &sig));
+    }
+}
