@@ -235,13 +235,11 @@ impl Worker<'_> {
     pub(super) fn find(&self, search: &Search) -> Result<Vec<Referrer>, StoreError> {
         let source = self.stores.open(&search.source);
         let holder = self.stores.open(&search.holder);
-        // What a dry run would have put is at the source alone.
+        // What a dry run would have put is at the source alone; and for what goes wrong the source is held responsible.
         let read = |digest: &Digest| {
             let reference = Reference::Digest(digest.clone());
-            match holder.manifest(&reference) {
-                Err(error) if error.class == Class::NotFound => source.manifest(&reference),
-                manifest => manifest,
-            }
+            let held = holder.manifest(&reference);
+            held.or_else(|_| source.manifest(&reference))
         };
         let mut seen = HashSet::new();
         let mut subjects = VecDeque::new();

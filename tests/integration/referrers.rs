@@ -465,6 +465,22 @@ fn where_the_list_is_refused_the_tags_are_read_and_it_is_said_once() {
 }
 
 #[test]
+fn a_target_that_cannot_be_read_is_not_taken_for_the_source() {
+    let mut world = World::new(API, API);
+    let index = world.maker.index(&["linux/amd64"], 50);
+    world.source.push("a", "v1", &index);
+    let run = world.run();
+    world.syncs(&run);
+    let signature = world.about(&index.children[0]);
+    world.attach(&index.children[0], &[&signature]);
+    let busy = Fault::on(Kind::ManifestGet, Act::throttle(60));
+    world.target.fault(busy.of(&index.digest));
+    let output = world.syncs(&run);
+    assert!(!output.stderr.contains("left alone"), "{}", output.stderr);
+    world.assert_arrived(&[&signature]);
+}
+
+#[test]
 fn an_entry_that_was_lost_is_brought_again() {
     let mut world = World::new(TAGS, TAGS);
     let image = world.maker.oci(&[100]);
