@@ -47,7 +47,7 @@ impl Worker<'_> {
 
     /// Puts a manifest under a tag of cosign's, with the layers that the place has there for itself: whoever signs there
     /// adds one. Tells what was put; `None` where the place has it all. As with lists, one thread at a time, and it is
-    /// looked at again.
+    /// looked at again, unless there was nothing.
     pub(super) fn put_beside_layers(
         &self,
         store: &dyn Target,
@@ -61,6 +61,7 @@ impl Worker<'_> {
         let mut put = None;
         for _ in 0..MAX_ROUNDS {
             let held = named(store as &dyn Source, tag)?;
+            let is_new = held.is_none();
             let union = held.map(|held| (unite(manifest, &held), held));
             let new = match union {
                 // This one was put, or something that others have put since then, or it is to be put by force.
@@ -86,10 +87,12 @@ impl Worker<'_> {
                 _ => manifest.clone(),
             };
             put = Some(new.digest().clone());
-            if self.is_dry {
+            if !self.is_dry {
+                store.put_manifest(&reference, &new)?;
+            }
+            if self.is_dry || is_new {
                 return Ok(put);
             }
-            store.put_manifest(&reference, &new)?;
         }
         Err(restless(place, tag))
     }

@@ -587,11 +587,9 @@ impl Graph<'_> {
             };
             Record::image(&place, tag, manifest.digest(), &origin)
         });
-        let has_tag = target.is_forced || !target.is_lacking;
         let beside = match (&row.subject, tag) {
             (Some(subject), None) => subject.lists.clone().map(Beside::Entries),
-            // A target that has nothing there has nothing to lose.
-            (Some(_), Some(tag)) if has_tag => Some(Beside::Layers(tag.clone())),
+            (Some(_), Some(tag)) => Some(Beside::Layers(tag.clone())),
             _ => None,
         };
         Some(Job::Put {

@@ -267,3 +267,16 @@ fn an_sbom_of_the_targets_own_is_kept_and_one_that_was_brought_is_renewed() {
     world.syncs();
     assert_same((&world.source, "a", &tag), (&world.target, "b", &tag));
 }
+
+#[test]
+fn a_tag_of_which_a_head_does_not_tell_is_read_before_it_is_written() {
+    let world = World::new();
+    let tag = world.tag(".sig");
+    world.source.push("a", &tag, &signed("a"));
+    world.target.push("b", &tag, &signed("x"));
+    world
+        .target
+        .fault(Fault::on(Kind::ManifestHead, Act::status(403)).of(&tag));
+    world.syncs();
+    assert_eq!(world.signers(".sig"), "ax");
+}
