@@ -64,7 +64,7 @@ impl Worker<'_> {
             let is_new = held.is_none();
             let union = held.map(|held| (unite(manifest, &held), held));
             let new = match union {
-                // This one was put, or something that others have put since then, or it is to be put by force.
+                // It has come, or has more by now. By force it is put once, though it is there.
                 Some((Union::Held, held))
                     if put.is_some() || held.digest() != manifest.digest() =>
                 {
