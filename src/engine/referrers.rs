@@ -156,8 +156,17 @@ impl Plan {
         let (place, rule, is_forced) = (target.place, target.rule, target.is_forced);
         for referrer in found.clone().iter() {
             let at = (place, referrer.name.clone());
-            if self.claims.contains_key(&at) {
-                continue;
+            if let Some(claim) = self.claims.get(&at) {
+                let known = self.referrers.get(&(source, referrer.name.clone()));
+                let mut targets = known
+                    .iter()
+                    .flat_map(|&&known| &graph.images[known].targets);
+                // What several sources have under a tag of cosign's comes together there.
+                let joins =
+                    referrer.subject.is_none() && graph.images[claim.image].subject.is_some();
+                if !joins || targets.any(|target| target.place == place) {
+                    continue;
+                }
             }
             let known = self.referrers.entry((source, referrer.name.clone()));
             let new = *known.or_insert_with(|| {
@@ -168,14 +177,11 @@ impl Plan {
             });
             let targets = &mut graph.images[new].targets;
             let is_queued = targets.iter().any(ImageTarget::is_waiting);
-            self.claims.insert(
-                at,
-                Claim {
-                    image: new,
-                    index: targets.len(),
-                    rule,
-                },
-            );
+            self.claims.entry(at).or_insert(Claim {
+                image: new,
+                index: targets.len(),
+                rule,
+            });
             targets.push(ImageTarget {
                 place,
                 name: referrer.name.clone(),

@@ -280,3 +280,28 @@ fn a_tag_of_which_a_head_does_not_tell_is_read_before_it_is_written() {
     world.syncs();
     assert_eq!(world.signers(".sig"), "ax");
 }
+
+#[test]
+fn what_several_sources_have_signed_comes_together() {
+    let world = World::new();
+    let tag = world.tag(".sig");
+    world.source.push("c", "v1", &world.image);
+    for (repository, by) in [("a", "a"), ("c", "c")] {
+        world.source.push(repository, &tag, &signed(by));
+    }
+    let rule = |repository, name| (world.source.name(repository), world.target.name(name));
+    let [first, second] = [rule("a:v1", "b:v1"), rule("c:v1", "b:v2")];
+    let run = Run::new()
+        .rule(&first.0, first.1)
+        .rule(&second.0, second.1)
+        .arg("--referrers");
+    for _ in 0..2 {
+        world.target.forget();
+        let output = run.run().expect(0);
+        check_invariants(&[&world.source], &[&world.target], &output);
+        let mut signers: Vec<char> = world.signers(".sig").chars().collect();
+        signers.sort_unstable();
+        assert_eq!(signers, ['a', 'c']);
+    }
+    assert_eq!(world.target.count(Kind::ManifestPut), 0);
+}
