@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::oci::{Descriptor, Digest, Host, Manifest, Reference, Repository, Tag};
+use crate::oci::{Descriptor, Digest, Host, Kind, Manifest, Reference, Repository, Tag};
 use crate::secret::Secret;
 
 /// Where images are: the key of wants, of limits and of records.
@@ -224,8 +224,8 @@ pub struct Trial {
 pub enum Presence {
     /// No such manifest or repository.
     Absent,
-    /// It is there under this digest.
-    Present(Digest),
+    /// It is there under this digest, and what it is, where the answer tells.
+    Present(Digest, Option<Kind>),
     /// The answer does not tell (protocol.md E38, E71; H09): taken as lacking.
     Unknown,
 }

@@ -340,7 +340,7 @@ impl Check {
             }
         };
         let is_there = match store.head(&reference)? {
-            Presence::Present(_) => true,
+            Presence::Present(..) => true,
             Presence::Absent => false,
             // Some have words for a GET only.
             Presence::Unknown => store.manifest(&reference).map(|_| true)?,

@@ -33,7 +33,7 @@ pub(super) fn preview(rule: &Rule) -> Preview {
 /// Counts an image at one of its targets in the preview of its rule.
 pub(super) fn count(preview: &mut Preview, target: &Target) {
     *match &target.state {
-        TargetState::Done(Outcome::Unchanged) => &mut preview.equal,
+        TargetState::Done(Outcome::Unchanged | Outcome::Kept) => &mut preview.equal,
         TargetState::Done(Outcome::Copied) if target.is_lacking => &mut preview.new,
         TargetState::Done(Outcome::Copied) => &mut preview.changed,
         TargetState::Done(Outcome::Skipped) => &mut preview.skipped,

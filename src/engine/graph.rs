@@ -13,7 +13,7 @@ use super::children::{Child, ChildId, ChildState};
 use super::dates::{Date, Dates};
 use super::gauge::Counts;
 use super::image::{Image, ImageId, Outcome};
-use super::job::{Done, Job, Reply};
+use super::job::{Beside, Done, Job, Reply};
 use super::parts::Part;
 use super::places::{HostId, HostKey, HostRow, PlaceId, PlaceRow, Tags};
 use super::task::{Failure, Key, Kind, Readiness, State, Task, TaskId};
@@ -237,7 +237,7 @@ impl<'a> Graph<'a> {
                         reference,
                         manifest,
                         record: None,
-                        subject: None,
+                        beside: Beside::Nothing,
                     }
                 } else {
                     Job::Head {
@@ -303,8 +303,12 @@ impl<'a> Graph<'a> {
                 self.finish(task);
                 self.root_done(task, image, target, Outcome::Copied);
             }
+            (Kind::Root(image, target), Done::Kept) => {
+                self.finish(task);
+                self.root_done(task, image, target, Outcome::Kept);
+            }
             (Kind::Child(at), Done::Presence(presence)) => match presence {
-                Presence::Present(_) => self.child_done(task, at),
+                Presence::Present(..) => self.child_done(task, at),
                 Presence::Absent | Presence::Unknown => self.need_child(task),
             },
             (Kind::Child(at), Done::Put) => self.child_done(task, at),

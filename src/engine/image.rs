@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::arena::Id;
 use super::graph::{Graph, News};
-use super::job::{Job, Reply};
+use super::job::{Beside, Job, Reply};
 use super::places::{HostId, PlaceId, Tags};
 use super::referrers::Lookup;
 use super::task::{Failure, Kind, State, TaskId};
@@ -30,6 +30,8 @@ pub(super) struct Image {
     /// What it is about, where it is copied for that.
     pub(super) subject: Option<Subject>,
     content: Content,
+    /// What the source's manifest is, as far as that is known.
+    pub(super) kind: Option<ManifestKind>,
     /// A question to the source is under way.
     pub(super) is_asking: bool,
     /// Its manifest was read once more because a blob of the first one was gone (R17).
@@ -39,8 +41,8 @@ pub(super) struct Image {
 /// Why an image is copied that no rule names.
 #[derive(Clone)]
 pub(super) struct Subject {
-    /// The manifest that it is about.
-    pub(super) digest: Digest,
+    /// The manifest that lists it; `None` where it is found by a tag of cosign's.
+    pub(super) lists: Option<Digest>,
     /// The image that this belongs to.
     pub(super) image: ImageId,
 }
@@ -114,6 +116,8 @@ pub(super) enum Outcome {
     Unchanged,
     /// The manifest was put.
     Copied,
+    /// The target has it there with more of its own.
+    Kept,
     /// The image has no platform that is wanted.
     Skipped,
 }
@@ -182,6 +186,7 @@ impl Image {
         Self {
             source,
             content,
+            kind: None,
             reference,
             wanted,
             targets: Vec::new(),
@@ -353,7 +358,7 @@ impl Graph<'_> {
         let question = row.question(|place| self.is_late(place), || self.head_tells(image));
         if let (Some(Question::Head), Reference::Digest(digest)) = (&question, &row.reference) {
             let digest = digest.clone();
-            return self.resolved(image, Presence::Present(digest));
+            return self.resolved(image, Presence::Present(digest, None));
         }
         if let Some(question) = question {
             let order = row.order;
@@ -404,11 +409,13 @@ impl Graph<'_> {
         let row = &self.images[image];
         let target = row.target(index);
         let place = self.places[target.place].place.clone();
-        match (&row.subject, &target.name) {
+        let subject = row.subject.as_ref();
+        let subject = subject.and_then(|subject| subject.lists.clone());
+        match (subject, &target.name) {
             (Some(subject), Reference::Digest(referrer)) => Job::IsListed {
                 reply,
                 place,
-                subject: subject.digest.clone(),
+                subject,
                 referrer: referrer.clone(),
             },
             (_, name) => Job::Head {
@@ -426,7 +433,7 @@ impl Graph<'_> {
             return;
         }
         self.images[image].target_mut(index).state = match presence {
-            Presence::Present(digest) => TargetState::Has(digest),
+            Presence::Present(digest, _) => TargetState::Has(digest),
             Presence::Absent | Presence::Unknown => TargetState::Lacks,
         };
         self.consider(image);
@@ -436,13 +443,16 @@ impl Graph<'_> {
     pub(super) fn resolved(&mut self, image: ImageId, presence: Presence) {
         self.images[image].is_asking = false;
         let content = match (presence, self.images[image].manifest()) {
-            (Presence::Present(digest), Some(manifest)) if digest == *manifest.source_digest() => {
+            (Presence::Present(digest, _), Some(manifest))
+                if digest == *manifest.source_digest() =>
+            {
                 Content::Held {
                     manifest,
                     is_current: true,
                 }
             }
-            (Presence::Present(digest), held) => {
+            (Presence::Present(digest, kind), held) => {
+                self.images[image].kind = kind;
                 if let Some(manifest) = held {
                     log::warn!(
                         "{} moved from {} to {digest} meanwhile",
@@ -463,6 +473,7 @@ impl Graph<'_> {
     pub(super) fn got(&mut self, image: ImageId, manifest: Arc<Manifest>) {
         let row = &mut self.images[image];
         row.is_asking = false;
+        row.kind = Some(manifest.kind());
         if let Content::Named { source, .. } = &row.content
             && source != manifest.source_digest()
         {
@@ -576,13 +587,18 @@ impl Graph<'_> {
             };
             Record::image(&place, tag, manifest.digest(), &origin)
         });
+        let beside = match (&row.subject, tag) {
+            (Some(subject), None) => subject.lists.clone().map(Beside::Entries),
+            (Some(_), Some(tag)) => Some(Beside::Layers(tag.clone())),
+            _ => None,
+        };
         Some(Job::Put {
             reply,
             place,
             reference: target.name.clone(),
             manifest,
             record,
-            subject: row.subject.as_ref().map(|subject| subject.digest.clone()),
+            beside: beside.unwrap_or(Beside::Nothing),
         })
     }
 

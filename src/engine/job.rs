@@ -69,9 +69,17 @@ pub(super) enum Job {
         reference: Reference,
         manifest: Arc<Manifest>,
         record: Option<Record>,
-        /// It is to be listed as a referrer of this.
-        subject: Option<Digest>,
+        beside: Beside,
     },
+}
+
+/// What of the target's own a manifest is put beside.
+pub(super) enum Beside {
+    Nothing,
+    /// The entries of the list of this one's referrers, where it is to be listed, too.
+    Entries(Digest),
+    /// The layers of the manifest that the tag names: it is one of cosign's.
+    Layers(Tag),
 }
 
 /// One target of a copy.
@@ -113,6 +121,8 @@ pub(super) enum Done {
     Read { bytes: u64 },
     /// The manifest is stored.
     Put,
+    /// What the target has there holds all of it already.
+    Kept,
 }
 
 /// The answer for one task.

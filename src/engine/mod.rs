@@ -4,6 +4,7 @@
 
 mod admission;
 mod arena;
+mod beside;
 mod blobs;
 mod children;
 mod coordinator;
@@ -49,13 +50,13 @@ use crate::config::{Rule, Selection};
 use crate::records::{Hints, Journal};
 use crate::report::Report;
 use crate::store::Stores;
+use beside::OwnTags;
 use coordinator::coordinate;
 use dates::Dates;
 use dry::count;
 use graph::Graph;
 use image::{Outcome, TargetState};
 use plan::Plan;
-use referrers::Lists;
 use run::Run;
 use worker::Worker;
 
@@ -93,7 +94,7 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
         journal: options.journal,
         gauge: options.gauge,
         is_dry: options.is_dry,
-        lists: Lists::default(),
+        own: OwnTags::default(),
     };
     let started = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -185,7 +186,7 @@ fn report(graph: &mut Graph<'_>, plan: &Plan, fatal: Option<String>) -> Report {
             };
             match &target.state {
                 TargetState::Done(Outcome::Copied) => report.copied += 1,
-                TargetState::Done(Outcome::Unchanged) => report.unchanged += 1,
+                TargetState::Done(Outcome::Unchanged | Outcome::Kept) => report.unchanged += 1,
                 TargetState::Done(Outcome::Skipped) => report.skipped += 1,
                 TargetState::Failed {
                     failure,
@@ -233,7 +234,7 @@ fn name_images(report: &mut Report, graph: &Graph<'_>, plan: &Plan) {
             match &target.state {
                 TargetState::Done(Outcome::Skipped) => {}
                 TargetState::Done(_) if row.subject.is_some() => {}
-                TargetState::Done(Outcome::Copied | Outcome::Unchanged) => {
+                TargetState::Done(_) => {
                     report.succeeded.add(&graph.image_source(image), "", &name);
                 }
                 _ => {

@@ -381,7 +381,11 @@ impl Plan {
                     let wanted = feeder.wanted.clone();
                     graph.images[image].read_as(source, reference, wanted);
                 }
-                TargetState::Done(_) => {}
+                TargetState::Done(_) => {
+                    if let Some(open) = self.open_referrer(image, (feeder, index), graph) {
+                        return self.fed.entry(open).or_default().push(image);
+                    }
+                }
                 TargetState::Failed { .. } => return fail_fed(image, feeder, index, graph),
                 _ => return self.fed.entry((feeder, index)).or_default().push(image),
             }
@@ -438,11 +442,7 @@ impl Plan {
             self.add_referrers(image, index, graph);
         }
         for fed in self.fed.remove(&(image, index)).unwrap_or_default() {
-            if is_done {
-                self.offer(fed, graph);
-            } else {
-                fail_fed(fed, image, index, graph);
-            }
+            self.offer(fed, graph);
         }
         if let Some(state) = self.states.get_mut(rule) {
             state.open_pairs = state.open_pairs.saturating_sub(1);

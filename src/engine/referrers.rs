@@ -3,8 +3,8 @@
 //! itself. Where a place does not list referrers, a tag does. What is found becomes images of the same run. Not here: how
 //! these are copied (`image.rs`).
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, PoisonError};
 
 use super::filter::{Left, filter};
 use super::graph::Graph;
@@ -15,12 +15,8 @@ use super::places::Tags;
 use super::plan::{Claim, Plan};
 use super::task::{Failure, Kind, State};
 use super::worker::Worker;
-use crate::oci::manifest::media_type;
-use crate::oci::referrers::{add, entry};
-use crate::oci::{
-    Algorithm, Digest, Kind as ManifestKind, Manifest, PlatformFilter, Reference, Tag,
-};
-use crate::store::{Class, Place, Presence, Source, StoreError, Target};
+use crate::oci::{Digest, Kind as ManifestKind, Manifest, PlatformFilter, Reference, Tag};
+use crate::store::{Class, Place, Presence, Source, StoreError};
 
 /// Something about an image, in the image's repository.
 #[derive(Clone, Debug)]
@@ -41,6 +37,8 @@ pub(super) enum Lookup {
 #[derive(Clone)]
 pub(super) enum Root {
     Held(Arc<Manifest>),
+    /// It has no children.
+    Single(Digest),
     /// It is read by this digest.
     Named(Digest),
     /// The same, of the source; only these platforms of the index were copied.
@@ -101,6 +99,9 @@ impl Graph<'_> {
         let holder = targets.find(|target| matches!(target.state, TargetState::Arrived(_)))?;
         let root = match (row.manifest(), row.digests()?, &row.wanted) {
             (Some(manifest), ..) => Root::Held(manifest),
+            (None, (digest, _), _) if row.kind == Some(ManifestKind::Image) => {
+                Root::Single(digest.clone())
+            }
             (None, (_, source), Some(wanted)) if wanted.is_sparse() => {
                 Root::Sparse(source.clone(), wanted.clone())
             }
@@ -155,28 +156,32 @@ impl Plan {
         let (place, rule, is_forced) = (target.place, target.rule, target.is_forced);
         for referrer in found.clone().iter() {
             let at = (place, referrer.name.clone());
-            if self.claims.contains_key(&at) {
-                continue;
+            if let Some(claim) = self.claims.get(&at) {
+                let known = self.referrers.get(&(source, referrer.name.clone()));
+                let mut targets = known
+                    .iter()
+                    .flat_map(|&&known| &graph.images[known].targets);
+                // What several sources have under a tag of cosign's comes together there.
+                let joins =
+                    referrer.subject.is_none() && graph.images[claim.image].subject.is_some();
+                if !joins || targets.any(|target| target.place == place) {
+                    continue;
+                }
             }
             let known = self.referrers.entry((source, referrer.name.clone()));
             let new = *known.or_insert_with(|| {
                 let mut new = Image::new(source, referrer.name.clone(), None, None);
-                new.subject = referrer
-                    .subject
-                    .clone()
-                    .map(|digest| Subject { digest, image });
+                let lists = referrer.subject.clone();
+                new.subject = Some(Subject { lists, image });
                 graph.images.push(new)
             });
             let targets = &mut graph.images[new].targets;
             let is_queued = targets.iter().any(ImageTarget::is_waiting);
-            self.claims.insert(
-                at,
-                Claim {
-                    image: new,
-                    index: targets.len(),
-                    rule,
-                },
-            );
+            self.claims.entry(at).or_insert(Claim {
+                image: new,
+                index: targets.len(),
+                rule,
+            });
             targets.push(ImageTarget {
                 place,
                 name: referrer.name.clone(),
@@ -197,6 +202,38 @@ impl Plan {
             }
         }
     }
+
+    /// What an image has to wait for that is fed by another one and takes its referrers along: one of these that is still
+    /// on its way. When there is none left, the tags are those that are there now.
+    pub(super) fn open_referrer(
+        &self,
+        fed: ImageId,
+        (feeder, index): (ImageId, usize),
+        graph: &mut Graph<'_>,
+    ) -> Option<(ImageId, usize)> {
+        let row = &graph.images[feeder];
+        let (target, Lookup::Known(found)) = (row.target(index), &row.referrers) else {
+            return None;
+        };
+        let mut wishes = graph.images[fed].targets.iter();
+        if found.is_empty() || !wishes.any(|target| target.with_referrers) {
+            return None;
+        }
+        let place = target.place;
+        let mut claims = found.iter().filter_map(|referrer| {
+            let claim = self.claims.get(&(place, referrer.name.clone()))?;
+            Some((claim.image, claim.index))
+        });
+        let is_open = |&(image, index): &(ImageId, usize)| {
+            !graph.images[image].target(index).state.is_settled()
+        };
+        let open = claims.find(is_open);
+        let tags = &mut graph.places[place].tags;
+        if open.is_none() && !matches!(tags, Tags::Asked) {
+            *tags = Tags::Unknown;
+        }
+        open
+    }
 }
 
 impl Worker<'_> {
@@ -204,32 +241,31 @@ impl Worker<'_> {
     pub(super) fn find(&self, search: &Search) -> Result<Vec<Referrer>, StoreError> {
         let source = self.stores.open(&search.source);
         let holder = self.stores.open(&search.holder);
-        // What a dry run would have put is at the source alone.
+        // What a dry run would have put is at the source alone; and for what goes wrong the source is held responsible.
         let read = |digest: &Digest| {
             let reference = Reference::Digest(digest.clone());
-            match holder.manifest(&reference) {
-                Err(error) if error.class == Class::NotFound => source.manifest(&reference),
-                manifest => manifest,
-            }
-        };
-        let root = match &search.root {
-            Root::Held(manifest) => manifest.clone(),
-            Root::Named(digest) => Arc::new(read(digest)?),
-            Root::Sparse(digest, wanted) => {
-                let root = source.manifest(&Reference::Digest(digest.clone()))?;
-                match filter(&*source as &dyn Source, root, wanted)? {
-                    Left::Some { manifest, .. } => manifest,
-                    Left::Nothing { .. } => return Ok(Vec::new()),
-                }
-            }
+            let held = holder.manifest(&reference);
+            held.or_else(|_| source.manifest(&reference))
         };
         let mut seen = HashSet::new();
         let mut subjects = VecDeque::new();
-        images(&root, &read, 0, &mut |digest| {
+        let mut tell = |digest: &Digest| {
             if seen.insert(digest.clone()) {
                 subjects.push_back((digest.clone(), 0));
             }
-        })?;
+        };
+        match &search.root {
+            Root::Single(digest) => tell(digest),
+            Root::Held(root) => images(root, &read, 0, &mut tell)?,
+            Root::Named(digest) => images(&read(digest)?, &read, 0, &mut tell)?,
+            Root::Sparse(digest, wanted) => {
+                let root = source.manifest(&Reference::Digest(digest.clone()))?;
+                if let Left::Some { manifest, .. } = filter(&*source as &dyn Source, root, wanted)?
+                {
+                    images(&manifest, &read, 0, &mut tell)?;
+                }
+            }
+        }
         let mut found = Vec::new();
         while let Some((subject, depth)) = subjects.pop_front() {
             let cosign = COSIGN.iter().map(|suffix| Tag::of_digest(&subject, suffix));
@@ -250,8 +286,7 @@ impl Worker<'_> {
                 }
                 if depth >= MAX_DEPTH || found.len() >= MAX_FOUND {
                     let text = format!(
-                        "{} has more than {MAX_FOUND} referrers, or more than {MAX_DEPTH} of one another",
-                        root.digest()
+                        "there are more than {MAX_FOUND}, or more than {MAX_DEPTH} of one another"
                     );
                     return Err(StoreError::new(Class::Permanent, text));
                 }
@@ -265,69 +300,26 @@ impl Worker<'_> {
         Ok(found)
     }
 
-    /// Whether a place lists a referrer under its subject: then it has it, too.
+    /// Whether a place lists a referrer under its subject: then it has it, too. It is asked once for all of them.
     pub(super) fn is_listed(
         &self,
         place: &Place,
         subject: &Digest,
         referrer: &Digest,
     ) -> Result<Presence, StoreError> {
-        let store = self.stores.open(place);
-        let listed = list(&*store as &dyn Source, subject, |_| true)?;
-        Ok(if listed.contains(referrer) {
-            Presence::Present(referrer.clone())
+        let own = self.own.lock(place, &Tag::of_digest(subject, ""));
+        let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
+        let listed = match own.take() {
+            Some(listed) => listed,
+            None => list(&*self.stores.open(place) as &dyn Source, subject, |_| true)?,
+        };
+        let is_listed = listed.contains(referrer);
+        *own = Some(listed);
+        Ok(if is_listed {
+            Presence::Present(referrer.clone(), None)
         } else {
             Presence::Absent
         })
-    }
-
-    /// Lists a referrer under the tag of its subject's referrers, beside all that the place has there (protocol.md E64).
-    /// One thread at a time for each list; of other programs it is seen by reading again whether they were faster.
-    pub(super) fn list_by_tag(
-        &self,
-        store: &dyn Target,
-        place: &Place,
-        subject: &Digest,
-        manifest: &Manifest,
-    ) -> Result<(), StoreError> {
-        let Some(entry) = entry(manifest) else {
-            log::warn!(
-                "{place}@{}: is listed as a referrer of {subject}, and does not say so",
-                manifest.digest()
-            );
-            return Ok(());
-        };
-        let tag = Tag::of_digest(subject, "");
-        let own = self.lists.lock(place, subject);
-        let _guard = own.lock().unwrap_or_else(PoisonError::into_inner);
-        for _ in 0..MAX_ROUNDS {
-            let old = index(store as &dyn Source, &tag)?;
-            let mut listed = old.iter().flat_map(Manifest::children);
-            if listed.any(|child| child.digest == *manifest.digest()) {
-                return Ok(());
-            }
-            let bytes = add(old.as_ref(), entry.clone());
-            let digest = Digest::of(Algorithm::Sha256, &bytes);
-            let new = Manifest::parse(&bytes, Some(media_type::OCI_INDEX), digest)
-                .map_err(|error| StoreError::new(Class::Permanent, error))?;
-            store.put_manifest(&Reference::Tag(tag.clone()), &new)?;
-        }
-        let text = format!("{place}:{tag} is changed again and again by somebody else");
-        Err(StoreError::new(Class::Transient, text))
-    }
-}
-
-/// Locks of the tags that list referrers, by their place and subject.
-#[derive(Default)]
-pub(super) struct Lists(Mutex<HashMap<(Place, Digest), Lock>>);
-
-type Lock = Arc<Mutex<()>>;
-
-impl Lists {
-    fn lock(&self, place: &Place, subject: &Digest) -> Lock {
-        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let lock = locks.entry((place.clone(), subject.clone()));
-        lock.or_default().clone()
     }
 }
 
@@ -368,10 +360,9 @@ fn list(
 }
 
 /// The index under a tag; `None` where there is none.
-fn index(store: &dyn Source, tag: &Tag) -> Result<Option<Manifest>, StoreError> {
-    let manifest = match store.manifest(&Reference::Tag(tag.clone())) {
-        Err(error) if error.class == Class::NotFound => return Ok(None),
-        manifest => manifest?,
+pub(super) fn index(store: &dyn Source, tag: &Tag) -> Result<Option<Manifest>, StoreError> {
+    let Some(manifest) = named(store, tag)? else {
+        return Ok(None);
     };
     if manifest.kind() == ManifestKind::Index {
         return Ok(Some(manifest));
@@ -380,9 +371,16 @@ fn index(store: &dyn Source, tag: &Tag) -> Result<Option<Manifest>, StoreError> 
     Err(StoreError::new(Class::Permanent, text))
 }
 
+/// What a tag names; `None` where there is no such tag.
+pub(super) fn named(store: &dyn Source, tag: &Tag) -> Result<Option<Manifest>, StoreError> {
+    match store.manifest(&Reference::Tag(tag.clone())) {
+        Err(error) if error.class == Class::NotFound => Ok(None),
+        manifest => manifest.map(Some),
+    }
+}
+
 /// What cosign puts under tags of its own.
-const COSIGN: [&str; 3] = [".sig", ".att", ".sbom"];
+const COSIGN: [&str; 3] = [".sig", ".att", SBOM];
+pub(super) const SBOM: &str = ".sbom";
 /// Referrers of one image, with those of its children and those of one another.
 const MAX_FOUND: usize = 1000;
-/// Times that a list is written and looked at.
-const MAX_ROUNDS: u32 = 4;

@@ -395,7 +395,7 @@ impl<'a> Run<'a> {
                 let word = match outcome {
                     Outcome::Copied if self.graph.is_dry => "would copy",
                     Outcome::Copied => "copied",
-                    Outcome::Unchanged | Outcome::Skipped => "unchanged",
+                    Outcome::Unchanged | Outcome::Kept | Outcome::Skipped => "unchanged",
                 };
                 log::info!("{word} {source} -> {target} {digest}");
                 if *outcome == Outcome::Unchanged {

@@ -14,6 +14,7 @@ use super::graph::Graph;
 use super::image::TargetState;
 use super::job::{Done, Job, Reply, Want};
 use super::plan::Plan;
+use super::referrers::{Referrer, Root};
 use super::run::{Progress, Run};
 use super::schedule::Time;
 use super::{Counts, Gauge, Options, Policy, report};
@@ -82,6 +83,8 @@ struct Registries {
     paused: HashMap<String, Time>,
     /// What hosts said of their quotas.
     quotas: Arc<Mutex<HashMap<String, Quota>>>,
+    /// Which manifest is about which other one.
+    subjects: BTreeMap<Digest, Digest>,
     /// Reads of each blob and manifest at sources.
     reads: BTreeMap<Digest, usize>,
     requests: usize,
@@ -138,6 +141,29 @@ impl Registries {
         Ok(())
     }
 
+    /// What a repository has about an image, its children, and what is found, as it is found.
+    fn about(&self, place: &Place, root: &Digest) -> Vec<Referrer> {
+        let repo = &self.repos[place];
+        let mut subjects = vec![root.clone()];
+        let mut found = Vec::new();
+        let mut next = 0;
+        while let Some(subject) = subjects.get(next).cloned() {
+            next += 1;
+            let children = repo.manifests[&subject].children().iter();
+            subjects.extend(children.map(|child| child.digest.clone()));
+            for (referrer, _) in self.subjects.iter().filter(|(_, of)| **of == subject) {
+                if repo.manifests.contains_key(referrer) && !subjects.contains(referrer) {
+                    subjects.push(referrer.clone());
+                    found.push(Referrer {
+                        name: Reference::Digest(referrer.clone()),
+                        subject: Some(subject.clone()),
+                    });
+                }
+            }
+        }
+        found
+    }
+
     fn read(&mut self, digest: &Digest) {
         *self.reads.entry(digest.clone()).or_default() += 1;
     }
@@ -155,18 +181,22 @@ impl Registries {
                 reply,
                 place,
                 reference,
-            } => {
-                let digest = self
-                    .repos
-                    .get(&place)
-                    .and_then(|repo| repo.resolve(&reference));
-                let presence = digest.map_or(Presence::Absent, Presence::Present);
-                reply.send(
-                    self.meet(&place, false, now)
-                        .map(|()| Done::Presence(presence)),
-                );
+            } => self.head(reply, &place, &reference, now),
+            Job::IsListed {
+                reply,
+                place,
+                referrer,
+                ..
+            } => self.head(reply, &place, &Reference::Digest(referrer), now),
+            Job::Referrers { reply, search } => {
+                let root = match &search.root {
+                    Root::Held(manifest) => manifest.digest(),
+                    Root::Single(digest) | Root::Named(digest) | Root::Sparse(digest, _) => digest,
+                };
+                let found = self.about(&search.source, root);
+                let met = self.meet(&search.source, false, now);
+                reply.send(met.map(|()| Done::Referrers(found)));
             }
-            Job::IsListed { .. } | Job::Referrers { .. } => panic!("no rule asks for these here"),
             Job::Catalog { reply, place } => {
                 let repositories = self.repos.keys().filter_map(|repo| match (repo, &place) {
                     (Place::Registry(host, repository), Place::Registry(wanted, _)) => {
@@ -221,6 +251,15 @@ impl Registries {
                 reply.send(result.map(|()| Done::Put));
             }
         }
+    }
+
+    fn head(&mut self, reply: Reply, place: &Place, reference: &Reference, now: Time) {
+        let repo = self.repos.get(place);
+        let digest = repo.and_then(|repo| repo.resolve(reference));
+        let present = |digest| Presence::Present(digest, None);
+        let presence = digest.map_or(Presence::Absent, present);
+        let met = self.meet(place, false, now);
+        reply.send(met.map(|()| Done::Presence(presence)));
     }
 
     fn copy(
@@ -701,6 +740,7 @@ impl Scene {
             random: Random(random.next() | 1),
             paused: HashMap::new(),
             quotas: Arc::default(),
+            subjects: BTreeMap::new(),
             reads: BTreeMap::new(),
             requests: 0,
         };
@@ -755,6 +795,64 @@ impl Scene {
         Self { rules, registries }
     }
 
+    /// The same where half of the images have something about them, or about a child of them, and half of that again.
+    fn with_referrers(seed: u64, world: World) -> Self {
+        let mut scene = Self::new(seed, world);
+        let mut random = Random(seed | 1);
+        let subjects = &mut scene.registries.subjects;
+        for repo in scene.registries.repos.values_mut() {
+            let mut open: Vec<Digest> = repo.tags.values().cloned().collect();
+            while let Some(subject) = open.pop() {
+                let children = repo.manifests[&subject].children().iter();
+                open.extend(children.map(|child| child.digest.clone()));
+                if random.percent(50) {
+                    let about = image(&BTreeSet::from([random.below(12), 1000 + subjects.len()]));
+                    fill(repo, &about, &[]);
+                    subjects.insert(about.digest().clone(), subject);
+                    open.push(about.digest().clone());
+                }
+            }
+        }
+        for rule in &mut scene.rules {
+            rule.referrers = true;
+        }
+        scene
+    }
+
+    /// Asserts that what is about an image goes where the image goes, of places that are written from one source: else a
+    /// rule may have failed for another, which brought the same image.
+    fn check_referrers(&self, seed: u64) {
+        let is_shared = |rule: &Rule, place: &Place| {
+            let mut others = self
+                .rules
+                .iter()
+                .filter(|other| other.source != rule.source);
+            others.any(|other| other.targets.iter().any(|target| target.place == *place))
+        };
+        for rule in &self.rules {
+            let Some(source) = self.registries.repos.get(&rule.source) else {
+                continue;
+            };
+            let targets = rule.targets.iter();
+            for target in targets.filter(|target| !is_shared(rule, &target.place)) {
+                let Some(repo) = self.registries.repos.get(&target.place) else {
+                    continue;
+                };
+                let tags = source.tags.iter();
+                for (_, root) in tags.filter(|(tag, root)| repo.tags.get(tag) == Some(root)) {
+                    for referrer in self.registries.about(&rule.source, root) {
+                        let is_there = repo.resolve(&referrer.name).is_some();
+                        assert!(
+                            is_there,
+                            "seed {seed}: {} at {}",
+                            referrer.name, target.place
+                        );
+                    }
+                }
+            }
+        }
+    }
+
     /// Asserts that whatever is tagged at a target is complete there.
     fn check_targets(&self, seed: u64) {
         for (place, repo) in &self.registries.repos {
@@ -806,6 +904,30 @@ fn a_calm_run_does_everything_once_and_a_second_one_nothing() {
             "seed {seed}"
         );
     }
+}
+
+#[test]
+fn referrers_go_where_their_images_go() {
+    let mut copied = 0;
+    for seed in 1..100 {
+        let storm = World {
+            transient: 10,
+            throttled: 2,
+            refused: 10 * usize::from(seed % 3 > 0),
+            mounts: seed % 2 > 0,
+            ..World::default()
+        };
+        let mut scene = Scene::with_referrers(seed, storm);
+        simulate(&scene.rules, &mut scene.registries, workers(seed), 1, seed);
+        scene.check_targets(seed);
+        scene.registries.world = World::default();
+        let healed = simulate(&scene.rules, &mut scene.registries, workers(seed), 1, seed);
+        scene.check_referrers(seed);
+        copied += healed.copied;
+        let again = simulate(&scene.rules, &mut scene.registries, workers(seed), 1, seed);
+        assert_eq!((again.copied, again.totals.pushed), (0, 0), "seed {seed}");
+    }
+    assert!(copied > 0, "the storm left nothing to do");
 }
 
 #[test]

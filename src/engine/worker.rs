@@ -8,18 +8,18 @@ use std::time::SystemTime;
 
 use crossbeam_channel::Receiver;
 
+use super::beside::OwnTags;
 use super::dates::Dated;
 use super::filter::{MAX_CONFIG, filter, read_config};
 use super::gauge::Gauge;
-use super::job::{Done, Job, Reply, Want};
+use super::job::{Beside, Done, Job, Reply, Want};
 use super::marks::{MarkAfter, Marks};
 use super::origin::Snapshots;
 use super::parts::MAX_DEPTH;
 use super::places::HostId;
-use super::referrers::Lists;
 use super::stream::{Patience, Reader, Stream};
 use crate::oci::created::{self, Clue};
-use crate::oci::{Descriptor, Digest, Manifest, Reference};
+use crate::oci::{Descriptor, Manifest, Reference};
 use crate::records::{Hints, Journal, Record};
 use crate::store::{
     Begin, Class, Found, Place, Presence, SendError, Session, Source, StoreError, Stores, Target,
@@ -34,7 +34,7 @@ pub(super) struct Worker<'a> {
     pub(super) gauge: &'a Gauge,
     /// Nothing is written: what would be sent or put is answered as if it were.
     pub(super) is_dry: bool,
-    pub(super) lists: Lists,
+    pub(super) own: OwnTags,
     pub(super) patience: Patience,
     pub(super) mark_after: MarkAfter,
 }
@@ -115,7 +115,6 @@ impl Worker<'_> {
                 wants,
                 ..
             } if self.is_dry => self.weigh(reply, &descriptor, wants),
-            Job::Put { reply, .. } if self.is_dry => reply.send(Ok(Done::Put)),
             Job::Copy {
                 reply,
                 source,
@@ -128,11 +127,8 @@ impl Worker<'_> {
                 reference,
                 manifest,
                 record,
-                subject,
-            } => {
-                let put = self.put(&place, &reference, &manifest, record, subject.as_ref());
-                reply.send(put);
-            }
+                beside,
+            } => reply.send(self.put(&place, &reference, &manifest, record, &beside)),
         }
     }
 
@@ -153,7 +149,7 @@ impl Worker<'_> {
     /// have it.
     fn date(&self, place: &Place, reference: &Reference) -> Result<Option<Dated>, StoreError> {
         let store = self.stores.open(place);
-        if let Presence::Present(digest) = store.head(reference)?
+        if let Presence::Present(digest, _) = store.head(reference)?
             && let Some(created) = self.hints.created(&digest)
         {
             return Ok(Some(Dated { digest, created }));
@@ -175,11 +171,21 @@ impl Worker<'_> {
         reference: &Reference,
         manifest: &Manifest,
         record: Option<Record>,
-        subject: Option<&Digest>,
+        beside: &Beside,
     ) -> Result<Done, StoreError> {
         let store = self.stores.open(place);
+        if let Beside::Layers(tag) = beside {
+            let put = self.put_beside_layers(&*store, place, tag, manifest)?;
+            if let (Some(digest), Some(record), false) = (&put, record, self.is_dry) {
+                self.journal.append(&record.of(digest));
+            }
+            return Ok(put.map_or(Done::Kept, |_| Done::Put));
+        }
+        if self.is_dry {
+            return Ok(Done::Put);
+        }
         let is_listed = store.put_manifest(reference, manifest)?;
-        if let Some(subject) = subject
+        if let Beside::Entries(subject) = beside
             && !is_listed
         {
             self.list_by_tag(&*store, place, subject, manifest)?;

@@ -238,7 +238,10 @@ impl Source for Layout {
             return Ok(Presence::Absent);
         };
         Ok(match self.size(&digest)? {
-            Some(size) if entry.is_none_or(|entry| entry.size == size) => Presence::Present(digest),
+            Some(size) if entry.as_ref().is_none_or(|entry| entry.size == size) => {
+                let kind = entry.and_then(|entry| Kind::of_media_type(&entry.media_type));
+                Presence::Present(digest, kind)
+            }
             _ => Presence::Absent,
         })
     }
@@ -605,8 +608,8 @@ mod tests {
         assert_eq!(layout.tags().unwrap(), Some(vec![]));
         layout.put_manifest(&tag("v1"), &image).unwrap();
 
-        let present = Presence::Present(image.digest().clone());
-        for reference in [tag("v1"), by_digest] {
+        for (reference, kind) in [(tag("v1"), Some(Kind::Image)), (by_digest, None)] {
+            let present = Presence::Present(image.digest().clone(), kind);
             assert_eq!(layout.head(&reference).unwrap(), present);
             let read = layout.manifest(&reference).unwrap();
             assert_eq!(read.bytes(), image.bytes());
@@ -711,7 +714,7 @@ mod tests {
             "two images are called a",
         );
         layout.put_manifest(&tag("a"), &first).unwrap();
-        let present = Presence::Present(first.digest().clone());
+        let present = Presence::Present(first.digest().clone(), Some(Kind::Image));
         assert_eq!(layout.head(&tag("a")).unwrap(), present);
     }
 

@@ -53,7 +53,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn of_media_type(media_type: &str) -> Option<Self> {
+    /// What a media type stands for, in lower case and without parameters; `None` of others than manifests.
+    pub fn of_media_type(media_type: &str) -> Option<Self> {
         Some(match media_type {
             media_type::OCI_INDEX | media_type::DOCKER_LIST => Self::Index,
             media_type::OCI_IMAGE | media_type::DOCKER_IMAGE => Self::Image,

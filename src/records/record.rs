@@ -119,6 +119,15 @@ impl Record {
         };
         Self { v: VERSION, entry }
     }
+
+    /// The same of a tag that came to be another digest than its source.
+    #[must_use]
+    pub fn of(mut self, new: &Digest) -> Self {
+        if let Entry::Image { digest, .. } = &mut self.entry {
+            *digest = new.to_string();
+        }
+        self
+    }
 }
 
 /// What the source of a tag is, and what of it is wanted.

@@ -529,7 +529,7 @@ mod tests {
 
     fn ask(store: &dyn Target) -> Result<bool, StoreError> {
         let found = store.head(&Reference::Tag(Tag::parse("v1").unwrap()))?;
-        Ok(matches!(found, Presence::Present(_)))
+        Ok(matches!(found, Presence::Present(..)))
     }
 
     fn found() -> Reply {

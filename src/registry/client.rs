@@ -22,6 +22,9 @@ pub(super) struct Client {
     pub(super) sources: Vec<Source>,
     /// Whether anything was written: from then on the repository's tokens are for both, so that there is one (A14).
     writes: AtomicBool,
+    /// Whether the repository is not known to lack lists of referrers: others of its host may be another registry's, as
+    /// those of a proxy project are (protocol.md E62).
+    pub(super) lists_referrers: AtomicBool,
 }
 
 impl Client {
@@ -36,6 +39,7 @@ impl Client {
             repository,
             sources,
             writes: AtomicBool::new(false),
+            lists_referrers: AtomicBool::new(true),
         }
     }
 

@@ -132,8 +132,6 @@ pub(super) enum Ability {
     LargeParts,
     /// Understanding a mount that does not say where from (protocol.md E56).
     MountFromAnywhere,
-    /// Listing the referrers of a manifest (protocol.md E61).
-    Referrers,
 }
 
 impl fmt::Display for Ability {
@@ -143,7 +141,6 @@ impl fmt::Display for Ability {
             Self::Ranges => "reading blobs from an offset on",
             Self::LargeParts => "large parts of uploads",
             Self::MountFromAnywhere => "mounts from any repository",
-            Self::Referrers => "listing referrers",
         })
     }
 }

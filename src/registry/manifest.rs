@@ -17,7 +17,12 @@ pub(super) fn head(client: &Client, reference: &Reference) -> Result<Presence, S
         200..=299 => match (digest_header(&response), reference) {
             // It is not what was asked for, whatever it is (R15).
             (Some(digest), Reference::Digest(asked)) if digest != *asked => Presence::Unknown,
-            (Some(digest), _) => Presence::Present(digest),
+            (Some(digest), _) => {
+                let kind = response
+                    .header("content-type")
+                    .and_then(Kind::of_media_type);
+                Presence::Present(digest, kind)
+            }
             (None, _) => Presence::Unknown,
         },
         404 => Presence::Absent,
@@ -155,8 +160,9 @@ pub(super) fn put(
 ) -> Result<bool, StoreError> {
     client.will_write();
     let is_stored = || {
-        head(client, reference)
-            .is_ok_and(|found| found == Presence::Present(manifest.digest().clone()))
+        head(client, reference).is_ok_and(
+            |found| matches!(found, Presence::Present(digest, _) if digest == *manifest.digest()),
+        )
     };
     let path = client.path(&format!("manifests/{reference}"));
     let mut request = Request::new(Method::Put, path, client.scope())
@@ -203,8 +209,8 @@ fn refused(
     };
     if matches!(reference, Reference::Tag(_)) && is_immutable(refusal) {
         let names = match head(client, reference) {
-            Ok(Presence::Present(digest)) if digest == *manifest.digest() => return Ok(false),
-            Ok(Presence::Present(digest)) => Some(digest),
+            Ok(Presence::Present(digest, _)) if digest == *manifest.digest() => return Ok(false),
+            Ok(Presence::Present(digest, _)) => Some(digest),
             _ => None,
         };
         let failure = Failure::Immutable {
@@ -436,7 +442,13 @@ mod tests {
         for (reply, presence) in [
             (
                 Reply::new(200).header("docker-content-digest", other_digest()),
-                Some(Presence::Present(other_digest())),
+                Some(Presence::Present(other_digest(), None)),
+            ),
+            (
+                Reply::new(200)
+                    .header("docker-content-digest", other_digest())
+                    .header("content-type", media_type::DOCKER_LIST),
+                Some(Presence::Present(other_digest(), Some(Kind::Index))),
             ),
             (Reply::new(200), Some(Presence::Unknown)),
             (

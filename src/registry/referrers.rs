@@ -2,11 +2,11 @@
 //! whole or an error: one that is silently shorter would lose signatures. Not here: the tag that lists them elsewhere.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
 use super::client::Client;
-use super::error::Failure;
+use super::error::{Failure, RequestError};
 use super::exchange::Response;
-use super::hosts::Ability;
 use super::manifest::MAX_MANIFEST;
 use super::request::{Method, Request};
 use super::tags::{MAX_PAGES, next, next_link};
@@ -14,31 +14,42 @@ use crate::oci::manifest::media_type;
 use crate::oci::{Algorithm, Digest, Kind, Manifest, ManifestError};
 use crate::store::StoreError;
 
-/// All referrers of a manifest, each once; `None` where the registry does not list them, which is found out once a host
+/// All referrers of a manifest, each once; `None` where the repository does not list them, which is found out once
 /// (protocol.md E61, E62).
 pub(super) fn list(client: &Client, subject: &Digest) -> Result<Option<Vec<Digest>>, StoreError> {
-    if !client.registry.can(Ability::Referrers) {
+    if !client.lists_referrers.load(Ordering::Relaxed) {
         return Ok(None);
     }
     let path = client.path(&format!("referrers/{subject}"));
     let with_type = |request: Request<'static>| request.header("accept", media_type::OCI_INDEX);
-    let mut request = with_type(Request::new(Method::Get, path.clone(), client.scope()));
+    let request = Request::new(Method::Get, path.clone(), client.scope()).optional();
+    let mut request = with_type(request);
     let mut asked = HashSet::new();
     let mut seen = HashSet::new();
     let mut found = Vec::new();
     loop {
         let is_first = asked.is_empty();
-        let mut response = client.send(&mut request)?;
+        let mut response = match client.send(&mut request) {
+            Err(error) if is_first && matches!(error.failure, Failure::Html) => {
+                forgo(client, Some(&error));
+                return Ok(None);
+            }
+            response => response?,
+        };
+        if is_first && matches!(response.status, 401 | 403) {
+            forgo(client, Some(&response.refuse()));
+            return Ok(None);
+        }
         if is_first && matches!(response.status, 400 | 404 | 405 | 406 | 501) {
             let error = response.refuse();
-            // Of a repository that is not there it says nothing of the host.
+            // Of a repository that is not there yet it says nothing.
             let is_unknown = |code| {
                 error
                     .refusal()
                     .is_some_and(|refusal| refusal.has_code(code))
             };
             if !is_unknown("NAME_UNKNOWN") && !is_unknown("MANIFEST_UNKNOWN") {
-                client.registry.forgo(Ability::Referrers);
+                forgo(client, None);
             }
             return Ok(None);
         }
@@ -59,7 +70,7 @@ pub(super) fn list(client: &Client, subject: &Digest) -> Result<Option<Vec<Diges
             Ok(index) if index.kind() == Kind::Index => index,
             // Something else answers for all paths (E62).
             _ if is_first => {
-                client.registry.forgo(Ability::Referrers);
+                forgo(client, None);
                 return Ok(None);
             }
             Ok(_) => {
@@ -82,6 +93,21 @@ pub(super) fn list(client: &Client, subject: &Digest) -> Result<Option<Vec<Diges
         };
         let next = next(client, &response, &path, &link)?;
         request = with_type(Request::to(Method::Get, next, client.scope()));
+    }
+}
+
+/// Asks the repository no more. It may know no such path and answer by a `refusal`, but it may as well want more rights
+/// for it, and somebody has to know of that.
+fn forgo(client: &Client, refusal: Option<&RequestError>) {
+    if !client.lists_referrers.swap(false, Ordering::Relaxed) {
+        return;
+    }
+    let (host, repository) = (&client.registry.host, &client.repository);
+    match refusal {
+        None => log::info!("{host}/{repository}: does not list referrers"),
+        Some(error) => log::warn!(
+            "{host}/{repository}: only referrers that tags list are found, since their own list is refused: {error}"
+        ),
     }
 }
 
@@ -115,28 +141,30 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_that_does_not_list_is_asked_once_for_all_repositories() {
+    fn a_repository_that_does_not_list_is_asked_once() {
         for answer in [
             || Reply::new(404),
             || Reply::new(405),
             || Reply::new(200).body("{}"),
+            // It may not know the path, although the same login reads manifests.
+            || Reply::new(200).header("content-type", "text/html"),
+            || Reply::new(401),
+            || Reply::new(403).body(r#"{"errors":[{"code":"DENIED"}]}"#),
         ] {
             let server = Server::start(move |_| Some(answer()));
             let registries = server.registries(None);
-            for name in ["a/b", "a/c"] {
+            for name in ["a/b", "a/b", "a/c"] {
                 let repository = crate::oci::Repository::parse(name).unwrap();
                 let store = registries.store(&server.host, &repository);
                 assert_eq!(store.referrers(&subject()).unwrap(), None);
             }
-            assert_eq!(
-                server.requests(),
-                [format!("GET /v2/a/b/referrers/{SUBJECT}")]
-            );
+            let asked = |name| format!("GET /v2/{name}/referrers/{SUBJECT}");
+            assert_eq!(server.requests(), [asked("a/b"), asked("a/c")]);
         }
     }
 
     #[test]
-    fn a_repository_that_is_not_there_says_nothing_of_its_host() {
+    fn a_repository_that_is_not_there_may_list_once_it_is() {
         let unknown = r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#;
         let server = Server::start(move |_| Some(Reply::new(404).body(unknown)));
         let store = server.store("a/b");
@@ -177,11 +205,9 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_no_lack_of_the_list() {
-        for (status, class) in [(500, Class::Transient), (403, Class::Permanent)] {
-            let server = Server::start(move |_| Some(Reply::new(status)));
-            let error = server.store("a/b").referrers(&subject()).unwrap_err();
-            assert_eq!(error.class, class, "{status}");
-        }
+    fn a_failure_is_no_lack_of_the_list() {
+        let server = Server::start(move |_| Some(Reply::new(500)));
+        let error = server.store("a/b").referrers(&subject()).unwrap_err();
+        assert_eq!(error.class, Class::Transient);
     }
 }

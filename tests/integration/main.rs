@@ -6,6 +6,7 @@ mod auth;
 mod certificates;
 mod cli;
 mod content;
+mod cosign;
 mod credentials;
 mod doctor;
 mod documents;

@@ -99,19 +99,23 @@ fn attach(
         registry.push_untagged(repository, artifact);
     }
     if !lists {
-        let entries = artifacts.iter().map(|artifact| {
-            with(
-                artifact.descriptor(),
-                json!({"artifactType": "application/vnd.example.signature"}),
-            )
-        });
-        let index = Image::index_with(
-            media_type::OCI_INDEX,
-            artifacts.iter().copied(),
-            json!({"manifests": entries.collect::<Vec<_>>()}),
-        );
-        registry.push(repository, &tag(subject, ""), &index);
+        registry.push(repository, &tag(subject, ""), &list_of(artifacts));
     }
+}
+
+/// The index that lists these.
+fn list_of(artifacts: &[&Image]) -> Image {
+    let entries = artifacts.iter().map(|artifact| {
+        with(
+            artifact.descriptor(),
+            json!({"artifactType": "application/vnd.example.signature"}),
+        )
+    });
+    Image::index_with(
+        media_type::OCI_INDEX,
+        artifacts.iter().copied(),
+        json!({"manifests": entries.collect::<Vec<_>>()}),
+    )
 }
 
 fn tag(subject: &Image, suffix: &str) -> String {
@@ -175,37 +179,63 @@ fn referrers_arrive_whoever_lists_them() {
             {
                 assert_eq!(world.listed(subject), digests(expected), "{case}");
             }
-            // Once more: a list for each of root, two children and four referrers, and one to see whether each is listed.
             let output = world.syncs(&run);
             assert_eq!(world.target.count(Kind::ManifestPut), 0, "{case}");
             assert_eq!(world.source.count(Kind::BlobGet), 0, "{case}");
             assert!(output.new_records().is_empty(), "{case}");
-            let count = |registry: &FakeRegistry, kind| registry.count(kind);
-            assert_eq!(count(&world.source, Kind::TagsList), 1, "{case}");
-            let (lists, gets) = (
-                count(&world.source, Kind::Referrers),
-                count(&world.source, Kind::ManifestGet),
-            );
-            let expected = if source.lists_referrers {
-                (7, 0)
-            } else {
-                (1, 3)
-            };
-            assert_eq!((lists, gets), expected, "{case}");
-            let (lists, gets) = (
-                count(&world.target, Kind::Referrers),
-                count(&world.target, Kind::ManifestGet),
-            );
-            // The index is read at the target, which has it: only that tells its children.
-            let expected = if target.lists_referrers {
-                (4, 1)
-            } else {
-                (1, 5)
-            };
-            assert_eq!((lists, gets), expected, "{case}");
-            assert_eq!(count(&world.source, Kind::ManifestHead), 1, "{case}");
-            assert_eq!(count(&world.target, Kind::ManifestHead), 1, "{case}");
         }
+    }
+}
+
+#[test]
+fn an_unchanged_run_asks_once_for_each_list() {
+    for (habit, has_children) in [(API, false), (API, true), (TAGS, false), (TAGS, true)] {
+        let mut world = World::new(habit.clone(), habit.clone());
+        let platforms = ["linux/amd64", "linux/arm64", "linux/s390x"];
+        let image = if has_children {
+            world.maker.index(&platforms, 50)
+        } else {
+            world.maker.oci(&[50])
+        };
+        world.source.push("a", "v1", &image);
+        let subjects: Vec<&Image> = [&image].into_iter().chain(&image.children).collect();
+        let count = if has_children { 3 } else { 10 };
+        for subject in &subjects {
+            let about: Vec<Image> = (0..count).map(|_| world.about(subject)).collect();
+            world.attach(subject, &about.iter().collect::<Vec<_>>());
+        }
+        let run = world.run();
+        world.syncs(&run);
+        world.syncs(&run);
+        let subjects = subjects.len();
+        let (lists, tags) = if habit.lists_referrers {
+            (subjects, 0)
+        } else {
+            // Once each side it is found out that there are none.
+            (1, subjects)
+        };
+        let all = if habit.lists_referrers {
+            subjects * (1 + count)
+        } else {
+            1
+        };
+        let counts = |registry: &FakeRegistry| {
+            let kinds = [
+                Kind::TagsList,
+                Kind::ManifestHead,
+                Kind::Referrers,
+                Kind::ManifestGet,
+            ];
+            let counts = kinds.map(|kind| registry.count(kind));
+            assert_eq!(counts.iter().sum::<usize>(), registry.total());
+            counts
+        };
+        let case = format!("{} {has_children}", habit.name);
+        // What is found may have referrers itself.
+        assert_eq!(counts(&world.source), [1, 1, all, tags], "{case}");
+        // An index is read where it was found to be: only that tells its children.
+        let read = usize::from(has_children);
+        assert_eq!(counts(&world.target), [0, 1, lists, tags + read], "{case}");
     }
 }
 
@@ -254,9 +284,9 @@ fn cosigns_tags_travel_with_their_image_and_are_renewed() {
     let image = world.maker.oci(&[100]);
     world.source.push("a", "v1", &image);
     let of = |suffix| tag(&image, suffix);
+    let signature = world.maker.oci(&[50]);
     for suffix in [".sig", ".att", ".sbom"] {
-        let artifact = world.maker.oci(&[50]);
-        world.source.push("a", &of(suffix), &artifact);
+        world.source.push("a", &of(suffix), &signature);
     }
     let other = world.maker.oci(&[60]);
     let about_other = tag(&other, ".sig");
@@ -269,7 +299,9 @@ fn cosigns_tags_travel_with_their_image_and_are_renewed() {
     }
     assert!(world.target.manifest("b", &about_other).is_none());
     // A signature more: the tag has moved, and the image has not.
-    let more = world.maker.oci(&[50, 50]);
+    let config = world.maker.config("linux/amd64");
+    let layers = [signature.blobs[1].clone(), world.maker.layer(50)];
+    let more = Image::oci(&config, &layers);
     world.source.push("a", &of(".sig"), &more);
     world.syncs(&run);
     assert_same(
@@ -280,9 +312,8 @@ fn cosigns_tags_travel_with_their_image_and_are_renewed() {
     // The image and its three tags; the tag list and the missing list of referrers beside them at the source.
     assert_eq!(world.source.count(Kind::ManifestHead), 4);
     assert_eq!(world.source.total(), 6);
-    // The image itself is read to learn whether it has children.
     assert_eq!(world.target.count(Kind::ManifestHead), 4);
-    assert_eq!(world.target.total(), 5);
+    assert_eq!(world.target.total(), 4);
 }
 
 #[test]
@@ -398,6 +429,58 @@ fn a_list_that_cannot_be_had_fails_its_image_and_the_next_pass_mends_it() {
 }
 
 #[test]
+fn where_the_list_is_refused_the_tags_are_read_and_it_is_said_once() {
+    let html = ("Content-Type", "text/html".to_owned());
+    let basic = ("WWW-Authenticate", "Basic realm=\"r\"".to_owned());
+    for refusal in [
+        Act::status(401),
+        Act::Status(401, vec![basic], Vec::new()),
+        Act::status(403),
+        Act::Status(200, vec![html], b"<html>".to_vec()),
+    ] {
+        let source = Options::default().habit(TAGS).basic("ada", "secret");
+        let mut world = World {
+            source: FakeRegistry::start(source),
+            ..World::new(TAGS, API)
+        };
+        world.source.fault(Fault::on(Kind::Referrers, refusal));
+        let images = [world.maker.oci(&[100]), world.maker.oci(&[100])];
+        let mut signatures = Vec::new();
+        for (image, tag) in images.iter().zip(["v1", "v2"]) {
+            world.source.push("a", tag, image);
+            let signature = world.about(image);
+            world.attach(image, &[&signature]);
+            signatures.push(signature);
+        }
+        let run = Run::new()
+            .auth(&world.source, "ada", "secret")
+            .rule(&world.source.name("a:v1,v2"), world.target.name("b"))
+            .args(["--proc=1", "--referrers"]);
+        let output = world.syncs(&run);
+        world.assert_arrived(&signatures.iter().collect::<Vec<_>>());
+        assert_eq!(world.source.count(Kind::Referrers), 1);
+        let told = output.stderr.matches("their own list is refused").count();
+        assert_eq!(told, 1, "{}", output.stderr);
+    }
+}
+
+#[test]
+fn a_target_that_cannot_be_read_is_not_taken_for_the_source() {
+    let mut world = World::new(API, API);
+    let index = world.maker.index(&["linux/amd64"], 50);
+    world.source.push("a", "v1", &index);
+    let run = world.run();
+    world.syncs(&run);
+    let signature = world.about(&index.children[0]);
+    world.attach(&index.children[0], &[&signature]);
+    let busy = Fault::on(Kind::ManifestGet, Act::throttle(60));
+    world.target.fault(busy.of(&index.digest));
+    let output = world.syncs(&run);
+    assert!(!output.stderr.contains("left alone"), "{}", output.stderr);
+    world.assert_arrived(&[&signature]);
+}
+
+#[test]
 fn an_entry_that_was_lost_is_brought_again() {
     let mut world = World::new(TAGS, TAGS);
     let image = world.maker.oci(&[100]);
@@ -453,4 +536,246 @@ fn a_circle_of_referrers_comes_to_an_end() {
     attach(&world.source, "a", false, &signature, &[&image, &signature]);
     world.syncs(&world.run());
     world.assert_arrived(&[&image, &signature]);
+}
+
+#[test]
+fn referrers_of_referrers_have_an_end() {
+    for (length, status) in [(16, 0), (17, 1)] {
+        let mut world = World::new(API, API);
+        let image = world.maker.oci(&[100]);
+        world.source.push("a", "v1", &image);
+        let mut chain = vec![image];
+        for _ in 0..length {
+            let about = world.about(chain.last().unwrap());
+            world.attach(chain.last().unwrap(), &[&about]);
+            chain.push(about);
+        }
+        let output = world.run().run().expect(status);
+        check_invariants(&[&world.source], &[&world.target], &output);
+        if status == 0 {
+            world.assert_arrived(&chain.iter().collect::<Vec<_>>());
+        } else {
+            let text = "more than 16 of one another";
+            assert!(output.stderr.contains(text), "{}", output.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_list_without_measure_is_refused_and_read_once() {
+    let mut world = World::new(TAGS, TAGS);
+    let image = world.maker.oci(&[100]);
+    world.source.push("a", "v1", &image);
+    let entries = (0..10_000).map(|number| {
+        let digest = format!("sha256:{number:064x}");
+        json!({"mediaType": media_type::OCI_IMAGE, "digest": digest, "size": 1})
+    });
+    let entries = json!({"manifests": entries.collect::<Vec<_>>()});
+    let list = Image::index_with(media_type::OCI_INDEX, [], entries);
+    world.source.push("a", &tag(&image, ""), &list);
+    let output = world.run().run().expect(1);
+    check_invariants(&[&world.source], &[&world.target], &output);
+    let text = "there are more than 1000";
+    assert!(output.stderr.contains(text), "{}", output.stderr);
+    // The image, and its list.
+    assert_eq!(world.source.count(Kind::ManifestGet), 2);
+}
+
+#[test]
+fn what_others_list_meanwhile_stays_listed() {
+    for rounds in 1..=2 {
+        let mut world = World::new(TAGS, TAGS);
+        let image = world.maker.oci(&[100]);
+        world.source.push("a", "v1", &image);
+        let signature = world.about(&image);
+        world.attach(&image, &[&signature]);
+        let (list, old) = (tag(&image, ""), world.about(&image));
+        attach(&world.target, "b", false, &image, &[&old]);
+        let mut theirs = vec![old];
+        for round in 0..rounds {
+            theirs.push(world.about(&image));
+            let listed: Vec<&Image> = theirs.iter().collect();
+            // It read what was there before, and writes after this program has.
+            let index = list_of(&listed);
+            world.target.push_untagged("b", &index);
+            let moved = Act::MoveTag("b".to_owned(), list.clone(), index.digest);
+            // The first read finds out whether it is listed already.
+            let look = Nth::Only(round + 3);
+            world
+                .target
+                .fault(Fault::on(Kind::ManifestGet, moved).of(&list).nth(look));
+        }
+        world.syncs(&world.run());
+        let mut all: Vec<&Image> = theirs.iter().collect();
+        all.push(&signature);
+        assert_eq!(world.listed(&image), digests(&all), "{rounds}");
+    }
+}
+
+#[test]
+fn a_sparse_index_has_its_own_referrers_and_those_of_what_is_wanted() {
+    let lax = Options::default().habit(TAGS).gullible();
+    let mut world = World {
+        target: FakeRegistry::start(lax),
+        ..World::new(API, TAGS)
+    };
+    let index = world.maker.index(&["linux/amd64", "linux/arm64"], 50);
+    world.source.push("a", "v1", &index);
+    let (amd, arm) = (&index.children[0], &index.children[1]);
+    let [of_index, of_amd, of_arm] = [world.about(&index), world.about(amd), world.about(arm)];
+    for (subject, artifact) in [(&index, &of_index), (amd, &of_amd), (arm, &of_arm)] {
+        world.attach(subject, &[artifact]);
+    }
+    let sparse = json!({"to": world.target.name("b"), "platforms": "linux/amd64", "sparse": true});
+    let run = Run::new()
+        .rule(&world.source.name("a:v1"), sparse)
+        .args(["--proc=1", "--referrers"]);
+    for puts in [6, 0] {
+        world.target.forget();
+        // The target holds an index that lacks a child, which is what was asked for.
+        let output = run.run().expect(0);
+        check_invariants(&[&world.source], &[], &output);
+        assert_eq!(world.listed(&index), digests(&[&of_index]));
+        assert_eq!(world.listed(amd), digests(&[&of_amd]));
+        assert_eq!(world.listed(arm), digests(&[]));
+        assert!(world.target.manifest("b", &of_arm.digest).is_none());
+        // The child, the index, and of two referrers each itself and its list.
+        assert_eq!(world.target.count(Kind::ManifestPut), puts);
+    }
+}
+
+#[test]
+fn by_force_all_is_put_again_and_listed_once() {
+    for target in [API, TAGS] {
+        let mut world = World::new(API, target.clone());
+        let image = world.maker.oci(&[100]);
+        world.source.push("a", "v1", &image);
+        let signature = world.about(&image);
+        world.attach(&image, &[&signature]);
+        world.source.push("a", &tag(&image, ".sig"), &signature);
+        let run = world.run().arg("--force");
+        for _ in 0..2 {
+            world.syncs(&run);
+            world.assert_arrived(&[&image, &signature]);
+            let mut puts: Vec<String> = world
+                .target
+                .history()
+                .iter()
+                .filter(|entry| entry.kind == Kind::ManifestPut)
+                .map(|entry| entry.reference.clone())
+                .collect();
+            puts.retain(|name| *name != tag(&image, ""));
+            puts.sort_unstable();
+            let mut expected = [
+                "v1".to_owned(),
+                tag(&image, ".sig"),
+                signature.digest.clone(),
+            ];
+            expected.sort_unstable();
+            assert_eq!(puts, expected);
+        }
+        let listed: &[&Image] = if target.lists_referrers {
+            &[]
+        } else {
+            &[&signature]
+        };
+        assert_eq!(world.listed(&image), digests(listed));
+    }
+}
+
+#[test]
+fn what_records_vouch_for_gets_its_new_referrers() {
+    for target in [API, TAGS] {
+        let mut world = World::new(API, target);
+        let index = world.maker.index(&["linux/amd64", "linux/arm64"], 50);
+        world.source.push("a", "v1", &index);
+        let run = world.run().arg("--trust-records=1h");
+        world.syncs(&run);
+        let signature = world.about(&index.children[1]);
+        world.attach(&index.children[1], &[&signature]);
+        world.syncs(&run);
+        assert_eq!(world.target.count(Kind::ManifestHead), 0);
+        world.assert_arrived(&[&signature]);
+    }
+}
+
+#[test]
+fn a_referrer_that_fails_is_a_failure_of_its_own_and_is_brought_by_the_file_of_failures() {
+    let mut world = World::new(TAGS, TAGS);
+    let image = world.maker.oci(&[100]);
+    world.source.push("a", "v1", &image);
+    let (lost, signature) = (world.about(&image), world.about(&image));
+    world.attach(&image, &[&lost, &signature]);
+    let sig = tag(&image, ".sig");
+    world.source.push("a", &sig, &world.maker.oci(&[70]));
+    let gone = Fault::on(Kind::BlobGet, Act::status(404));
+    world.source.fault(gone.clone().of(&lost.blobs[1].digest));
+    world
+        .source
+        .fault(Fault::on(Kind::ManifestGet, Act::status(403)).of(&sig));
+    let rule = json!({"to": world.target.name("b"), "referrers": true});
+    let run = Run::new().rule(&world.source.name("a:v1"), rule).args([
+        "--proc=1",
+        "--output-failed-images=failed.json",
+        "--output-images-format=json",
+    ]);
+    let output = run.run().expect(1);
+    check_invariants(&[&world.source], &[&world.target], &output);
+    assert_eq!(output.finished(), Some((1, 1)));
+    world.assert_arrived(&[&image, &signature]);
+    assert_eq!(world.listed(&image), digests(&[&signature]));
+    // The file of failures names the image, and brings both with it.
+    world.source.clear_faults();
+    let failed: Value = serde_json::from_str(&output.written["failed.json"]).unwrap();
+    let again = Run::new().config(json!({ "images": failed }));
+    world.syncs(&again);
+    world.assert_arrived(&[&lost]);
+    assert_same((&world.source, "a", &sig), (&world.target, "b", &sig));
+}
+
+#[test]
+fn of_two_targets_only_the_one_that_lacks_referrers_gets_them() {
+    let mut world = World::new(API, TAGS);
+    let second = FakeRegistry::start(Options::default().habit(TAGS));
+    let image = world.maker.oci(&[100]);
+    world.source.push("a", "v1", &image);
+    let signature = world.about(&image);
+    world.attach(&image, &[&signature]);
+    world.syncs(&world.run());
+    second.push("c", "v1", &image);
+    let run = Run::new()
+        .rule(
+            &world.source.name("a:v1"),
+            json!([world.target.name("b"), second.name("c")]),
+        )
+        .args(["--proc=1", "--referrers"]);
+    world.source.forget();
+    world.target.forget();
+    let output = run.run().expect(0);
+    check_invariants(&[&world.source], &[&world.target, &second], &output);
+    assert_eq!(world.target.count(Kind::ManifestPut), 0);
+    assert_eq!(listed(&second, "c", &image), digests(&[&signature]));
+    assert_eq!(world.source.count(Kind::ManifestGet), 1);
+}
+
+#[test]
+fn referrers_go_on_to_where_another_rule_brings_the_image() {
+    for between in [API, TAGS] {
+        let mut world = World::new(API, between);
+        let last = FakeRegistry::start(Options::default().habit(TAGS));
+        let image = world.maker.oci(&[100]);
+        world.source.push("a", "v1", &image);
+        let [first, second] = [world.about(&image), world.about(&image)];
+        world.attach(&image, &[&first, &second]);
+        let sig = tag(&image, ".sig");
+        world.source.push("a", &sig, &world.maker.oci(&[50]));
+        let run = Run::new()
+            .rule(&world.source.name("a:v1"), world.target.name("b"))
+            .rule(&world.target.name("b:v1"), last.name("c"))
+            .args(["--referrers"]);
+        let output = run.run().expect(0);
+        check_invariants(&[&world.source], &[&world.target, &last], &output);
+        assert_eq!(listed(&last, "c", &image), digests(&[&first, &second]));
+        assert_same((&world.source, "a", &sig), (&last, "c", &sig));
+    }
 }

@@ -8,6 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use image_syncer::oci::manifest::media_type;
+use image_syncer::oci::{Digest, Tag};
 use serde_json::json;
 
 use crate::harness::{Output, Run};
@@ -23,6 +25,19 @@ struct World {
     images: Vec<(&'static str, Image)>,
     /// Where they go at each target.
     repositories: &'static [&'static str],
+    referrers: Option<Referrers>,
+}
+
+/// What else is to be at the target.
+struct Referrers {
+    /// An artifact, by its digest.
+    about: String,
+    /// The tag that lists it, where the target does not.
+    list: Option<String>,
+    /// A tag of cosign's.
+    signatures: String,
+    /// The digests of the layers that it has then, one of them the target's own.
+    layers: [String; 2],
 }
 
 impl World {
@@ -60,6 +75,7 @@ impl World {
             run,
             images,
             repositories,
+            referrers: None,
         }
     }
 
@@ -73,12 +89,17 @@ impl World {
             !self.repositories.iter().all(is_there)
         };
         let targets = self.registries.iter().enumerate().skip(1);
-        targets
-            .flat_map(|(number, target)| {
-                let lacking = self.images.iter().filter(|image| is_lacking(target, image));
-                lacking.map(move |(tag, _)| (number, *tag))
-            })
-            .collect()
+        let lacking = targets.flat_map(|(number, target)| {
+            let lacking = self.images.iter().filter(|image| is_lacking(target, image));
+            let lacking = lacking.map(move |(tag, _)| (number, *tag));
+            let about = self.referrers.iter();
+            lacking.chain(
+                about
+                    .flat_map(move |about| about.lacking(target))
+                    .map(move |what| (number, what)),
+            )
+        });
+        lacking.collect()
     }
 
     /// The same with so many passes after the first.
@@ -94,7 +115,11 @@ impl World {
         let targets: Vec<&FakeRegistry> = targets.iter().collect();
         check_invariants(&[source], &targets, &output);
         let lacking = self.lacking();
-        let expected = i32::from(!lacking.is_empty());
+        let mut expected = i32::from(!lacking.is_empty());
+        // What could not be looked at again after it was put has failed, too.
+        if self.referrers.is_some() && output.status == Some(1) {
+            expected = 1;
+        }
         let text = &output.stderr;
         assert_eq!(output.status, Some(expected), "{lacking:?}\n{text}");
         output
@@ -120,7 +145,38 @@ impl World {
                 .is_none_or(|digest| image.all_blobs().iter().any(|b| b.digest == *digest)),
         };
         let images = self.images.iter().filter(|image| needs(image));
-        images.map(|(tag, _)| *tag).collect()
+        let images = images.map(|(tag, _)| *tag);
+        // They need what their image needs, and most of the rest.
+        let about = self.referrers.iter().flat_map(|_| [ABOUT, SIGNATURES]);
+        images.chain(about).collect()
+    }
+}
+
+impl Referrers {
+    fn lacking(&self, target: &FakeRegistry) -> Vec<&'static str> {
+        let text = |tag: &str| {
+            let found = target.manifest("b", tag);
+            found.map_or_else(String::new, |(_, found)| {
+                String::from_utf8_lossy(&found.bytes).into_owned()
+            })
+        };
+        let signatures = text(&self.signatures);
+        let [ours, theirs] = &self.layers;
+        assert!(
+            signatures.contains(theirs.as_str()),
+            "the target's own is gone"
+        );
+        let is_in = |list: &String| text(list).contains(&self.about);
+        let is_listed = self.list.as_ref().is_none_or(is_in);
+        let parts = [
+            (is_listed && !text(&self.about).is_empty(), ABOUT),
+            (signatures.contains(ours.as_str()), SIGNATURES),
+        ];
+        parts
+            .into_iter()
+            .filter(|(is_there, _)| !is_there)
+            .map(|(_, what)| what)
+            .collect()
     }
 }
 
@@ -153,7 +209,10 @@ fn wrongs(entry: &Entry) -> Vec<Wrong> {
     }
     acts.push((Act::CommitThenStatus(500), false));
     acts.push((Act::CutHead(20), false));
-    acts.push((Act::status(401), true));
+    // There it means that the registry has no such list (E62).
+    if entry.kind != Kind::Referrers {
+        acts.push((Act::status(401), true));
+    }
     if entry.authorization.is_some() && entry.kind != Kind::Token {
         acts.push((Act::ExpireTokens, false));
     }
@@ -265,6 +324,10 @@ fn for_each_case(
     }
 }
 
+/// What is lacking where it is no tag.
+const ABOUT: &str = "the artifact";
+const SIGNATURES: &str = "the signatures";
+
 fn takes_all() -> bool {
     env::var("IMAGE_SYNCER_SWEEP").is_ok_and(|which| which == "all")
 }
@@ -324,6 +387,50 @@ fn index_and_artifact() -> World {
     let about = json!({"artifactType": "application/vnd.example.file"});
     let artifact = Image::oci_with(&Blob::empty(), &[file], about);
     World::new("", vec![("index", index), ("file", artifact)], plain(2))
+}
+
+/// An index, what is about its child, and a signature of cosign's beside which the target has another one. Either the
+/// source lists referrers and the target has a tag for that, or the other way round.
+fn with_referrers(source: Habit, target: Habit) -> World {
+    let start = |habit| FakeRegistry::start(Options::default().habit(habit));
+    let (source_lists, target_lists) = (source.lists_referrers, target.lists_referrers);
+    let registries = vec![start(source), start(target)];
+    let mut maker = Maker::new(46);
+    let index = maker.index(&["linux/amd64"], 500);
+    let child = index.children[0].clone();
+    let mut world = World::new(":v1", vec![("v1", index)], registries);
+    world.run = world.run.arg("--referrers");
+    let source = &world.registries[0];
+    let file = Blob::new("application/vnd.example.file", maker.bytes(300));
+    let fields = json!({"mediaType": media_type::OCI_IMAGE, "subject": child.descriptor()});
+    let about = Image::oci_with(&Blob::empty(), &[file], fields);
+    source.push_untagged("a", &about);
+    let tag = |suffix| {
+        let digest = Digest::parse(&child.digest).unwrap();
+        Tag::of_digest(&digest, suffix).to_string()
+    };
+    if !source_lists {
+        source.push("a", &tag(""), &Image::index(&[(&about, None)]));
+    }
+    let config = maker.config("linux/amd64");
+    let layers = [maker.layer(50), maker.layer(50)];
+    source.push("a", &tag(".sig"), &Image::oci(&config, &layers[..1]));
+    world.registries[1].push("b", &tag(".sig"), &Image::oci(&config, &layers[1..]));
+    world.referrers = Some(Referrers {
+        about: about.digest,
+        list: (!target_lists).then(|| tag("")),
+        signatures: tag(".sig"),
+        layers: layers.map(|layer| layer.digest),
+    });
+    world
+}
+
+fn referrers_to_tags() -> World {
+    with_referrers(Habit::ZOT, Habit::DISTRIBUTION_3)
+}
+
+fn referrers_from_tags() -> World {
+    with_referrers(Habit::DISTRIBUTION_3, Habit::ZOT)
 }
 
 fn unchanged() -> World {
@@ -394,6 +501,12 @@ fn one_fault_in_a_copy_of_a_large_blob_fails_nothing() {
 }
 
 #[test]
+fn one_fault_in_a_copy_of_referrers_fails_nothing() {
+    sweep_once("referrers to tags", referrers_to_tags);
+    sweep_once("referrers from tags", referrers_from_tags);
+}
+
+#[test]
 fn one_fault_in_an_unchanged_rerun_fails_nothing() {
     sweep_once("unchanged", unchanged);
 }
@@ -413,7 +526,7 @@ fn lasting_faults_fail_what_needs_the_request_and_nothing_else() {
 #[test]
 fn any_faults_end_in_a_whole_copy_or_in_a_failure_that_is_told() {
     type Scenario = (&'static str, fn() -> World);
-    let scenarios: [Scenario; 7] = [
+    let scenarios: [Scenario; 9] = [
         ("shared layers", shared_layers),
         ("tokens", tokens),
         ("index", index_and_artifact),
@@ -421,6 +534,8 @@ fn any_faults_end_in_a_whole_copy_or_in_a_failure_that_is_told() {
         ("mounts", mounts),
         ("single posts", single_posts),
         ("large blob", large_blob),
+        ("referrers to tags", referrers_to_tags),
+        ("referrers from tags", referrers_from_tags),
     ];
     let walks = if takes_all() { 8 } else { 4 };
     for (scenario, build) in scenarios {

@@ -4,6 +4,8 @@
 usage: registry.py push HOST [USER:PASSWORD]     puts every image, byte for byte; prints one line an image: KIND NAME TAG
        registry.py compare FROM TO < IMAGES      says which of these images are not the same in both registries
        registry.py series HOST NAME N SIZE       puts N images of one layer of SIZE bytes each, tagged v0, v1 and so on
+       registry.py signed HOST NAME              puts an index v1 of one image with an artifact about each and a signature
+                                                 of cosign's; prints DIGEST and TAG of each artifact and of its list
        registry.py same FROM TO                  says what is missing or another one of HOST/NAME at HOST/NAME
 
 KIND says what a judge can do with it: "image" (anything), "nested" (an index of indexes), "foreign" (a layer that no
@@ -213,6 +215,22 @@ def series(host, name, count, size):
         r.image([layer], f"v{number}")
 
 
+def signed(host, name):
+    """Puts an index with what is about it and about its child, and yields the digest and the list of each."""
+    r = Repository(Registry(host), name)
+    child = r.image([r.layer("signed")])
+    index = r.index([platform(child, "amd64")], "v1")
+    for subject in (index, child):
+        content = r.blob("application/x-signature", subject["digest"].encode())
+        kind = {"artifactType": "application/x-signature"}
+        about = r.image([content], None, r.blob(EMPTY, b"{}"), subject=subject, **kind)
+        tag = subject["digest"].replace(":", "-")
+        r.index([about | kind], tag)
+        yield about["digest"], tag
+    payload = r.blob("application/vnd.dev.cosign.simplesigning.v1+json", b"{}")
+    r.image([payload], tag + ".sig")
+
+
 def same(source, target):
     """Yields which tags, blobs and manifests of one repository are not in another one."""
     (ours, name), (theirs, copy) = [(Registry(host), path) for host, path in (p.split("/", 1) for p in (source, target))]
@@ -228,6 +246,10 @@ def same(source, target):
 def main(command, *arguments):
     if command == "series":
         series(*arguments)
+        return 0
+    if command == "signed":
+        for artifact in signed(*arguments):
+            print(*artifact)
         return 0
     if command == "same":
         differences = list(same(*arguments))

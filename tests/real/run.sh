@@ -119,7 +119,41 @@ for tag in 1.0 2.0; do
     check "tag $tag arrived" same_bytes "oci:$root/fixtures/layout:$tag" "docker://$target/demo/app:$tag"
 done
 
-# 5. Passwords on both sides, right and wrong.
+# 5. What is about an image goes with it: neither registry lists it, so that tags do.
+python3 "$here/registry.py" signed "$source" lib/signed >"$work/signed"
+referrers=(--referrers --records "$work/records" "$source/lib/signed:v1" "$target/lib/signed:v1")
+sync signed "${referrers[@]}"
+check "a copy with referrers" ended signed 0 0 0
+check "the image has the same bytes" same_bytes "docker://$source/lib/signed:v1" "docker://$target/lib/signed:v1"
+# listed TAG DIGEST: the tag at the target lists the digest.
+listed() { skopeo inspect --raw --tls-verify=false "docker://$target/lib/signed:$1" | grep -F "$2"; }
+while read -r digest tag; do
+    check "an artifact has the same bytes" same_bytes "docker://$source/lib/signed@$digest" "docker://$target/lib/signed@$digest"
+    check "it is listed by its tag" listed "$tag" "$digest"
+done <"$work/signed"
+signature=lib/signed:$(tail -n 1 "$work/signed" | cut -d ' ' -f 2).sig
+check "cosign's signature has the same bytes" same_bytes "docker://$source/$signature" "docker://$target/$signature"
+mark=$(lines target)
+sync signed-again "${referrers[@]}"
+check "a second run with referrers" ended signed-again 0 0 0
+# unwritten: nothing was written at the target since then, and something was asked.
+unwritten() { since target "$mark" | grep GET && ! since target "$mark" | grep -E '^"(POST|PUT|PATCH|DELETE) '; }
+check "it writes nothing" unwritten
+# Somebody else has signed at the target, as if it were before the first run.
+skopeo copy -q --src-tls-verify=false --dest-tls-verify=false "docker://$source/lib/artifact:1" "docker://$target/$signature"
+sync signed-both "${referrers[@]}"
+check "a run beside a signature of the target's own" ended signed-both 0 0 0
+# holds_layers_of IMAGE: the signatures at the target have the layers of that image.
+holds_layers_of() {
+    for layer in $(skopeo inspect --raw --tls-verify=false "docker://$source/$1" | tr -d ' \n' | sed 's/.*"layers"//' | grep -o 'sha256:[0-9a-f]*'); do
+        skopeo inspect --raw --tls-verify=false "docker://$target/$signature" | grep -F "$layer" || return 1
+    done
+}
+check "it stays" holds_layers_of lib/artifact:1
+check "the source's is there" holds_layers_of "$signature"
+check "both are whole" whole "docker://$target/$signature"
+
+# 6. Passwords on both sides, right and wrong.
 if ! command -v htpasswd >/dev/null; then
     echo "SKIPPED: no htpasswd here, nothing was tried with passwords" >&2
 else
@@ -161,7 +195,7 @@ CONFIG
     done
 fi
 
-# 6. TLS and passwords: a private authority and a client certificate at the source, a certificate that is its own
+# 7. TLS and passwords: a private authority and a client certificate at the source, a certificate that is its own
 # authority at the target, keys as PKCS#1 and SEC1.
 if ! command -v htpasswd >/dev/null || ! command -v openssl >/dev/null; then
     echo "SKIPPED: no htpasswd or no openssl here, nothing was tried over TLS" >&2
