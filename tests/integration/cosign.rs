@@ -134,7 +134,7 @@ fn signed(by: &str) -> Image {
 
 #[test]
 fn what_was_signed_at_the_target_stays_beside_what_was_signed_at_the_source() {
-    for (source, target, expected) in [
+    let cases = [
         ("a", "", "a"),
         ("a", "a", "a"),
         // It has grown at the source.
@@ -148,34 +148,34 @@ fn what_was_signed_at_the_target_stays_beside_what_was_signed_at_the_source() {
         ("a", "b", "ab"),
         ("A", "B", "AB"),
         ("aB", "AaC", "aBAC"),
-    ] {
-        for suffix in [".sig", ".att"] {
-            let world = World::new();
-            let tag = world.tag(suffix);
-            world.source.push("a", &tag, &signed(source));
-            world.target.push("b", "v1", &world.image);
-            if !target.is_empty() {
-                world.target.push("b", &tag, &signed(target));
-            }
-            let foreseen = world.run_dry();
-            let output = world.syncs();
-            let (new, changed) = (target.is_empty(), !target.is_empty() && expected != target);
-            let counts = format!("{} new, {} changed,", u8::from(new), u8::from(changed));
-            assert!(foreseen.stdout.contains(&counts), "{}", foreseen.stdout);
-            assert_eq!(world.signers(suffix), expected, "{source} {target}");
-            let is =
-                |image: &str| signed(image).digest == world.target.manifest("b", &tag).unwrap().0;
-            assert_eq!(is(source), source == expected);
-            assert_eq!(is(target), target == expected);
-            let records = output.new_records();
-            let recorded = records.iter().rev().find(|record| record["tag"] == tag);
-            let digest = world.target.manifest("b", &tag).unwrap().0;
-            match recorded {
-                Some(record) => assert_eq!(record["digest"], digest),
-                None => assert_eq!(expected, target, "was put and not recorded"),
-            }
-            world.is_unchanged();
+    ];
+    for ((source, target, expected), suffix) in
+        cases.into_iter().zip([".sig", ".att"].iter().cycle())
+    {
+        let world = World::new();
+        let tag = world.tag(suffix);
+        world.source.push("a", &tag, &signed(source));
+        world.target.push("b", "v1", &world.image);
+        if !target.is_empty() {
+            world.target.push("b", &tag, &signed(target));
         }
+        let foreseen = world.run_dry();
+        let output = world.syncs();
+        let (new, changed) = (target.is_empty(), !target.is_empty() && expected != target);
+        let counts = format!("{} new, {} changed,", u8::from(new), u8::from(changed));
+        assert!(foreseen.stdout.contains(&counts), "{}", foreseen.stdout);
+        assert_eq!(world.signers(suffix), expected, "{source} {target}");
+        let is = |image: &str| signed(image).digest == world.target.manifest("b", &tag).unwrap().0;
+        assert_eq!(is(source), source == expected);
+        assert_eq!(is(target), target == expected);
+        let records = output.new_records();
+        let recorded = records.iter().rev().find(|record| record["tag"] == tag);
+        let digest = world.target.manifest("b", &tag).unwrap().0;
+        match recorded {
+            Some(record) => assert_eq!(record["digest"], digest),
+            None => assert_eq!(expected, target, "was put and not recorded"),
+        }
+        world.is_unchanged();
     }
 }
 
