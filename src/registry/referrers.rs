@@ -27,19 +27,35 @@ pub(super) fn list(client: &Client, subject: &Digest) -> Result<Option<Vec<Diges
     let mut asked = HashSet::new();
     let mut seen = HashSet::new();
     let mut found = Vec::new();
+    let mut is_doubted = false;
     loop {
         let is_first = asked.is_empty();
-        let mut response = match client.send(&mut request) {
-            Err(error) if is_first && matches!(error.failure, Failure::Html) => {
-                forgo(client, Some(&error));
-                return Ok(None);
+        // What is no list is believed when it comes twice: one answer may be the moment's, and signatures would be left
+        // behind for it.
+        let mut is_none = |error: &RequestError| {
+            let is_none = std::mem::replace(&mut is_doubted, true);
+            if is_none {
+                forgo(client, Some(error));
+            }
+            is_none
+        };
+        let refused = |response: Response| match response.status {
+            401 | 403 if is_first => Err(response.refuse()),
+            _ => Ok(response),
+        };
+        let mut response = match client.send(&mut request).and_then(refused) {
+            Err(error)
+                if is_first
+                    && (matches!(error.failure, Failure::Html)
+                        || matches!(error.refusal(), Some(refusal) if matches!(refusal.status, 401 | 403))) =>
+            {
+                if is_none(&error) {
+                    return Ok(None);
+                }
+                continue;
             }
             response => response?,
         };
-        if is_first && matches!(response.status, 401 | 403) {
-            forgo(client, Some(&response.refuse()));
-            return Ok(None);
-        }
         if is_first && matches!(response.status, 400 | 404 | 405 | 406 | 501) {
             let error = response.refuse();
             // Of a repository that is not there yet it says nothing.
@@ -68,16 +84,19 @@ pub(super) fn list(client: &Client, subject: &Digest) -> Result<Option<Vec<Diges
         let digest = Digest::of(Algorithm::Sha256, &bytes);
         let index = match Manifest::parse(&bytes, response.header("content-type"), digest) {
             Ok(index) if index.kind() == Kind::Index => index,
-            // Something else answers for all paths (E62).
-            _ if is_first => {
-                forgo(client, None);
-                return Ok(None);
+            other => {
+                let error = other.err().unwrap_or(ManifestError::Missing("manifests"));
+                let error = response.failed(Failure::Manifest(error));
+                // Something else may answer for all paths (E62).
+                if !is_first {
+                    return Err(error.into());
+                }
+                if is_none(&error) {
+                    return Ok(None);
+                }
+                asked.clear();
+                continue;
             }
-            Ok(_) => {
-                let error = ManifestError::Missing("manifests");
-                return Err(response.failed(Failure::Manifest(error)).into());
-            }
-            Err(error) => return Err(response.failed(Failure::Manifest(error)).into()),
         };
         let digests = index.children().iter().map(|child| &child.digest);
         found.extend(
@@ -116,6 +135,8 @@ const MAX_REFERRERS: usize = 10_000;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::super::testing::{Reply, Server};
     use super::*;
     use crate::store::Class;
@@ -141,16 +162,20 @@ mod tests {
     }
 
     #[test]
-    fn a_repository_that_does_not_list_is_asked_once() {
-        for answer in [
-            || Reply::new(404),
-            || Reply::new(405),
-            || Reply::new(200).body("{}"),
+    fn a_repository_that_does_not_list_is_asked_once_or_in_doubt_twice() {
+        type Case = (usize, fn() -> Reply);
+        let cases: [Case; 6] = [
+            (1, || Reply::new(404)),
+            (1, || Reply::new(405)),
+            (2, || Reply::new(200).body("{}")),
             // It may not know the path, although the same login reads manifests.
-            || Reply::new(200).header("content-type", "text/html"),
-            || Reply::new(401),
-            || Reply::new(403).body(r#"{"errors":[{"code":"DENIED"}]}"#),
-        ] {
+            (2, || Reply::new(200).header("content-type", "text/html")),
+            (2, || Reply::new(401)),
+            (2, || {
+                Reply::new(403).body(r#"{"errors":[{"code":"DENIED"}]}"#)
+            }),
+        ];
+        for (times, answer) in cases {
             let server = Server::start(move |_| Some(answer()));
             let registries = server.registries(None);
             for name in ["a/b", "a/b", "a/c"] {
@@ -158,8 +183,26 @@ mod tests {
                 let store = registries.store(&server.host, &repository);
                 assert_eq!(store.referrers(&subject()).unwrap(), None);
             }
-            let asked = |name| format!("GET /v2/{name}/referrers/{SUBJECT}");
-            assert_eq!(server.requests(), [asked("a/b"), asked("a/c")]);
+            let asked = |name| vec![format!("GET /v2/{name}/referrers/{SUBJECT}"); times];
+            assert_eq!(server.requests(), [asked("a/b"), asked("a/c")].concat());
+        }
+    }
+
+    #[test]
+    fn one_answer_that_is_no_list_does_not_hide_the_list() {
+        for answer in [
+            || Reply::new(401),
+            || Reply::new(403),
+            || Reply::new(200).body("{"),
+            || Reply::new(200).header("content-type", "text/html"),
+        ] {
+            let asked = AtomicUsize::new(0);
+            let server = Server::start(move |_| {
+                let is_first = asked.fetch_add(1, Ordering::Relaxed) == 0;
+                Some(if is_first { answer() } else { page(&["a"]) })
+            });
+            let listed = server.store("a/b").referrers(&subject()).unwrap();
+            assert_eq!(listed.map(|listed| listed.len()), Some(1));
         }
     }
 

@@ -458,7 +458,7 @@ fn where_the_list_is_refused_the_tags_are_read_and_it_is_said_once() {
             .args(["--proc=1", "--referrers"]);
         let output = world.syncs(&run);
         world.assert_arrived(&signatures.iter().collect::<Vec<_>>());
-        assert_eq!(world.source.count(Kind::Referrers), 1);
+        assert_eq!(world.source.count(Kind::Referrers), 2);
         let told = output.stderr.matches("their own list is refused").count();
         assert_eq!(told, 1, "{}", output.stderr);
     }
