@@ -31,7 +31,6 @@ pub(super) struct Graph<'a> {
     pub(super) place_ids: HashMap<Place, PlaceId>,
     pub(super) dates: Dates,
     pub(super) tasks: Arena<Task>,
-    free_tasks: Vec<TaskId>,
     pub(super) images: Arena<Image>,
     /// Images that were admitted and are not settled.
     pub(super) open_images: HashSet<ImageId>,
@@ -86,7 +85,6 @@ impl<'a> Graph<'a> {
             place_ids: HashMap::new(),
             dates,
             tasks: Arena::new(),
-            free_tasks: Vec::new(),
             images: Arena::new(),
             open_images: HashSet::new(),
             late_images: HashSet::new(),
@@ -447,21 +445,14 @@ impl<'a> Graph<'a> {
 
     /// A new task. `Ready` ones are offered to the schedule.
     pub(super) fn add_task(&mut self, kind: Kind, order: u32, state: State) -> TaskId {
-        let row = Task {
+        let task = self.tasks.push(Task {
             kind,
             state,
             pending: 0,
             dependents: Vec::new(),
             order,
             rounds: 0,
-        };
-        let task = match self.free_tasks.pop() {
-            Some(task) => {
-                self.tasks[task] = row;
-                task
-            }
-            None => self.tasks.push(row),
-        };
+        });
         self.changed.push(task);
         task
     }
@@ -480,7 +471,7 @@ impl<'a> Graph<'a> {
     pub(super) fn finish(&mut self, task: TaskId) {
         self.tasks[task].state = State::Done;
         self.changed.push(task);
-        self.free_tasks.push(task);
+        self.tasks.free(task);
     }
 
     pub(super) fn operation(&self, kind: &Kind) -> String {
