@@ -1,6 +1,7 @@
-//! Blobs and who wants them (architecture.md 3.5): one entry a digest with the repositories that hold it, and one want
-//! for each place that lacks it. A copy serves every want that is ready, at most one a host: the other places of a host
-//! wait for that one without a worker and then mount. Not here: the transfer (`stream.rs`).
+//! Blobs that are wanted (architecture.md 3.5): one entry a digest with the repositories that hold it, and one want for
+//! each place that lacks it. A copy serves every want that is ready, at most one a host: the other places of a host wait
+//! for that one without a worker and then mount. Not here: the transfer (`stream.rs`), and where a blob is that nobody
+//! wants any more (`parts.rs`).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -25,6 +26,10 @@ pub(super) struct Blob {
     /// One for each host where it is wanted.
     queues: Vec<Queue>,
     copy: TaskId,
+    /// Jobs of the copy that run.
+    running: u32,
+    /// Wants that are not served, those that failed in this pass among them.
+    open: u32,
     hold: Hold,
     /// The rule that it would be sent for, where that was found out last.
     pub(super) sent_for: usize,
@@ -98,6 +103,12 @@ impl Blob {
     fn queue(&mut self, host: HostId) -> Option<&mut Queue> {
         self.queues.iter_mut().find(|queue| queue.host == host)
     }
+
+    /// Whether nobody wants it, and nothing was found out that the next who does should know.
+    fn is_over(&self) -> bool {
+        let mut sources = std::iter::once(&self.source).chain(&self.others);
+        self.running == 0 && self.open == 0 && sources.all(|source| source.failure.is_none())
+    }
 }
 
 impl Queue {
@@ -107,8 +118,16 @@ impl Queue {
     }
 
     fn add_holder(&mut self, place: PlaceId, is_certain: bool) {
+        let is_enough = self
+            .holders
+            .iter()
+            .filter(|holder| holder.is_certain)
+            .count()
+            >= 2;
         match self.holders.iter_mut().find(|holder| holder.place == place) {
             Some(holder) => holder.is_certain |= is_certain,
+            // One to offer to all, and another to offer to that one.
+            None if is_enough => {}
             // What is certain comes first, since the first is offered.
             None if is_certain => self.holders.insert(0, Holder { place, is_certain }),
             None => self.holders.push(Holder { place, is_certain }),
@@ -149,14 +168,12 @@ impl Graph<'_> {
         let host = self.places[place].host;
         if self.blobs[blob].queue(host).is_none() {
             let queue = self.new_queue(blob, host);
-            let queues = &mut self.blobs[blob].queues;
-            // Most blobs go to one host, and there may be millions of them.
-            queues.reserve_exact(1);
-            queues.push(queue);
+            self.blobs[blob].queues.push(queue);
         }
         if let Some(queue) = self.blobs[blob].queue(host) {
             queue.idle.push_back(task);
         }
+        self.blobs[blob].open += 1;
         self.counts.left += descriptor.size;
         self.changed.push(self.blobs[blob].copy);
         task
@@ -174,6 +191,8 @@ impl Graph<'_> {
             others: Vec::new(),
             queues: Vec::new(),
             copy,
+            running: 0,
+            open: 0,
             hold: Hold::No,
             sent_for: 0,
         });
@@ -181,7 +200,7 @@ impl Graph<'_> {
         blob
     }
 
-    /// A host where the blob is wanted for the first time: who has it there by this run's and the records' word?
+    /// A host where the blob is wanted: who has it there by this run's word, or else by that of the records?
     fn new_queue(&mut self, blob: BlobId, host: HostId) -> Queue {
         let mut queue = Queue {
             host,
@@ -190,16 +209,22 @@ impl Graph<'_> {
             is_detached: false,
             holders: Vec::new(),
         };
-        for place in self.hints.holders(&self.blobs[blob].digest) {
-            let place = self.place(&place);
-            if self.places[place].host == host {
-                queue.add_holder(place, false);
-            }
-        }
         let row = &self.blobs[blob];
-        for source in std::iter::once(&row.source).chain(&row.others) {
-            if self.places[source.place].host == host {
-                queue.add_holder(source.place, true);
+        let sources = std::iter::once(&row.source).chain(&row.others);
+        let brought = self.there.get(&row.digest).into_iter().flatten().copied();
+        let holders = sources.map(|source| source.place).chain(brought);
+        for place in holders
+            .filter(|place| self.places[*place].host == host)
+            .take(2)
+        {
+            queue.add_holder(place, true);
+        }
+        if queue.holders.is_empty() {
+            for place in self.hints.holders(&self.blobs[blob].digest) {
+                let place = self.place(&place);
+                if self.places[place].host == host {
+                    queue.add_holder(place, false);
+                }
             }
         }
         queue
@@ -326,6 +351,7 @@ impl Graph<'_> {
         if wants.is_empty() {
             return None;
         }
+        self.blobs[blob].running += 1;
         Some(Job::Copy {
             reply: reply(copy, self.places[source].host),
             source: self.places[source].place.clone(),
@@ -389,6 +415,21 @@ impl Graph<'_> {
         if let Some(preview) = self.previews.get_mut(self.blobs[blob].sent_for) {
             preview.pull += bytes;
         }
+        self.copy_answered(blob);
+        if self.blobs[blob].is_over() {
+            let row = &mut self.blobs[blob];
+            row.queues.clear();
+            let (copy, digest) = (row.copy, row.digest.clone());
+            self.blob_ids.remove(&digest);
+            self.blobs.free(blob);
+            self.finish(copy);
+        }
+    }
+
+    /// A copy's source has answered, well or not.
+    pub(super) fn copy_answered(&mut self, blob: BlobId) {
+        let row = &mut self.blobs[blob];
+        row.running = row.running.saturating_sub(1);
     }
 
     pub(super) fn want_answered(
@@ -455,8 +496,10 @@ impl Graph<'_> {
         }
         queue.add_holder(place, true);
         self.preview(task, blob, done);
-        self.counts.left -= self.blobs[blob].size;
-        let digest = self.blobs[blob].digest.clone();
+        let row = &mut self.blobs[blob];
+        row.open -= 1;
+        self.counts.left -= row.size;
+        let digest = row.digest.clone();
         self.doubts.remove(&(place, digest.clone()));
         self.part_done(task, place, &digest);
     }
@@ -560,6 +603,7 @@ impl Graph<'_> {
     pub(super) fn forget_source_failures(&mut self) {
         for blob in self.blobs.iter_mut() {
             blob.hold = Hold::No;
+            blob.open = 0;
             for source in std::iter::once(&mut blob.source).chain(&mut blob.others) {
                 source.failure = source.failure.take().filter(|failure| failure.is_final);
             }

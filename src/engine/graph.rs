@@ -14,7 +14,7 @@ use super::dates::{Date, Dates};
 use super::gauge::Counts;
 use super::image::{Image, ImageId, Outcome};
 use super::job::{Done, Job, Reply};
-use super::parts::Part;
+use super::parts::Holders;
 use super::places::{HostId, HostKey, HostRow, PlaceId, PlaceRow, Tags};
 use super::task::{Failure, Key, Kind, Readiness, State, Task, TaskId};
 use crate::oci::{Digest, Reference, Repository};
@@ -38,8 +38,10 @@ pub(super) struct Graph<'a> {
     pub(super) late_images: HashSet<ImageId>,
     pub(super) blobs: Arena<Blob>,
     pub(super) blob_ids: HashMap<Digest, BlobId>,
-    /// Blobs and children at their places: each goes once to each place.
-    pub(super) parts: HashMap<(PlaceId, Digest), Part>,
+    /// Blobs and children on their way to places, or not to be had there: each goes once to each place.
+    pub(super) parts: HashMap<(PlaceId, Digest), TaskId>,
+    /// Where blobs and children are, by what was done and seen in this run.
+    pub(super) there: Holders,
     pub(super) children: Arena<Child>,
     pub(super) child_ids: HashMap<Digest, ChildId>,
     pub(super) doubts: Doubts,
@@ -91,6 +93,7 @@ impl<'a> Graph<'a> {
             blobs: Arena::new(),
             blob_ids: HashMap::new(),
             parts: HashMap::new(),
+            there: Holders::new(),
             children: Arena::new(),
             child_ids: HashMap::new(),
             doubts: Doubts::new(),
@@ -134,11 +137,11 @@ impl<'a> Graph<'a> {
     /// What the schedule must know of `task`; `None` where it is not ready.
     pub(super) fn readiness(&self, task: TaskId) -> Option<Readiness> {
         let row = &self.tasks[task];
-        if let Kind::Copy(blob) = row.kind {
-            return self.copy_readiness(blob);
-        }
-        if !matches!(row.state, State::Ready) {
-            return None;
+        match (&row.kind, &row.state) {
+            (_, State::Done) => return None,
+            (Kind::Copy(blob), _) => return self.copy_readiness(*blob),
+            (_, State::Ready) => {}
+            _ => return None,
         }
         let host = self.host_of(task);
         let (rank, source, targets) = match &row.kind {
@@ -323,7 +326,10 @@ impl<'a> Graph<'a> {
     pub(super) fn failed(&mut self, task: TaskId, error: &StoreError) {
         let kind = self.tasks[task].kind.clone();
         match &kind {
-            Kind::Copy(blob) => return self.source_failed(*blob, error),
+            Kind::Copy(blob) => {
+                self.copy_answered(*blob);
+                return self.source_failed(*blob, error);
+            }
             Kind::Fetch(child) => {
                 // A type that is no manifest's, and no such manifest: it is a blob (protocol.md M12).
                 if error.class == Class::NotFound && !self.children[*child].descriptor.is_manifest()
@@ -436,7 +442,10 @@ impl<'a> Graph<'a> {
     pub(super) fn delay(&mut self, task: TaskId) {
         let before = std::mem::replace(&mut self.tasks[task].state, State::Delayed);
         match self.tasks[task].kind {
-            Kind::Copy(blob) => self.copy_delayed(blob),
+            Kind::Copy(blob) => {
+                self.copy_answered(blob);
+                self.copy_delayed(blob);
+            }
             Kind::Want(..) => self.want_stopped(task, &before),
             Kind::Ask(image, target) => self.ask_delayed(image, target),
             _ => {}

@@ -2,6 +2,7 @@
 //! says that something is missing all the same. Not here: how a blob gets there (`blobs.rs`), and reading the children
 //! of indexes (`children.rs`).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::blobs::Doubt;
@@ -14,11 +15,9 @@ use super::task::{Failure, Kind, State, TaskId};
 use crate::oci::{Descriptor, Digest, Manifest};
 use crate::store::StoreError;
 
-/// A blob or a child at a place.
-pub(super) enum Part {
-    Done,
-    Open(TaskId),
-}
+/// The repositories that have a blob or a child, in order. Most have one, and there may be millions of them: this is all
+/// that is kept of what was copied.
+pub(super) type Holders = HashMap<Digest, Vec<PlaceId>>;
 
 impl Graph<'_> {
     /// Has `parent` wait for all parts of its manifest at `place`, and makes it ready when they are there already.
@@ -50,8 +49,12 @@ impl Graph<'_> {
         };
         for child in children {
             let key = (place, child.digest.clone());
+            if self.is_there(place, &child.digest) {
+                continue;
+            }
             let row = self.child(child, source);
             if !self.parts.contains_key(&key) {
+                self.children[row].tasks += 1;
                 let at = ChildAt {
                     child: row,
                     place,
@@ -61,7 +64,7 @@ impl Graph<'_> {
                     is_forced,
                 };
                 let task = self.add_task(Kind::Child(at), order, State::Waiting);
-                self.parts.insert(key.clone(), Part::Open(task));
+                self.parts.insert(key.clone(), task);
                 let is_distrusted = self.doubts.get(&key) == Some(&Doubt::Send);
                 if is_forced || is_distrusted || self.is_empty(place) {
                     self.need_child(task);
@@ -91,13 +94,16 @@ impl Graph<'_> {
         descriptor: &Descriptor,
         failure: &mut Option<Arc<Failure>>,
     ) {
+        if self.is_there(place, &descriptor.digest) {
+            return;
+        }
         let order = self.tasks[parent].order;
         let key = (place, descriptor.digest.clone());
         if self.parts.contains_key(&key) {
             self.add_source(&descriptor.digest, source);
         } else {
             let task = self.want(descriptor, place, source, order);
-            self.parts.insert(key.clone(), Part::Open(task));
+            self.parts.insert(key.clone(), task);
         }
         self.depend(parent, &key, failure);
     }
@@ -108,13 +114,18 @@ impl Graph<'_> {
         part: &(PlaceId, Digest),
         failure: &mut Option<Arc<Failure>>,
     ) {
-        if let Some(&Part::Open(task)) = self.parts.get(part) {
+        if let Some(&task) = self.parts.get(part) {
             if let State::Failed(cause) = &self.tasks[task].state {
                 failure.get_or_insert_with(|| cause.clone());
             } else {
                 self.wait_for(parent, task);
             }
         }
+    }
+
+    fn is_there(&self, place: PlaceId, digest: &Digest) -> bool {
+        let there = self.there.get(digest);
+        there.is_some_and(|places| places.binary_search(&place).is_ok())
     }
 
     pub(super) fn wait_for(&mut self, parent: TaskId, part: TaskId) {
@@ -129,6 +140,7 @@ impl Graph<'_> {
         let digest = self.children[at.child].descriptor.digest.clone();
         self.doubts.remove(&(at.place, digest.clone()));
         self.part_done(task, at.place, &digest);
+        self.close_child(at.child);
     }
 
     /// All parts of a manifest are at its place.
@@ -146,7 +158,11 @@ impl Graph<'_> {
 
     /// A blob or child has arrived at its place.
     pub(super) fn part_done(&mut self, task: TaskId, place: PlaceId, digest: &Digest) {
-        self.parts.insert((place, digest.clone()), Part::Done);
+        self.parts.remove(&(place, digest.clone()));
+        let there = self.there.entry(digest.clone()).or_default();
+        if let Err(at) = there.binary_search(&place) {
+            there.insert(at, place);
+        }
         let dependents = std::mem::take(&mut self.tasks[task].dependents);
         let was_lacking = matches!(self.tasks[task].kind, Kind::Child(at) if at.is_lacking);
         self.finish(task);
@@ -208,21 +224,21 @@ impl Graph<'_> {
             .filter(|part| named(&part.digest))
         {
             self.parts.remove(&(place, part.digest.clone()));
+            if let Some(there) = self.there.get_mut(&part.digest) {
+                there.retain(|holder| *holder != place);
+            }
             self.doubt(&part.digest, place, doubt);
         }
         self.require(task, place, source, &manifest, depth);
         true
     }
 
-    /// Forgets the failures of the last pass, but for those that are final.
+    /// Forgets the failures of the last pass, but for those that are final. Nothing is under way.
     pub(super) fn forget_failures(&mut self) {
         let tasks = &self.tasks;
-        self.parts.retain(|_, part| match part {
-            Part::Done => true,
-            Part::Open(task) => match &tasks[*task].state {
-                State::Failed(failure) => failure.is_final,
-                _ => true,
-            },
+        self.parts.retain(|_, task| match &tasks[*task].state {
+            State::Failed(failure) => failure.is_final,
+            _ => true,
         });
         for place in self.places.iter_mut() {
             if matches!(&place.tags, Tags::Failed(failure) if !failure.is_final) {
@@ -233,6 +249,9 @@ impl Graph<'_> {
             if matches!(&row.date, Date::Failed(failure) if !failure.is_final) {
                 row.date = Date::Unknown;
             }
+        }
+        for child in self.children.iter_mut() {
+            child.tasks = 0;
         }
         self.forget_source_failures();
     }

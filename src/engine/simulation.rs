@@ -605,6 +605,16 @@ pub(super) fn drive(
             held_bytes, 0,
             "seed {seed}: manifests of finished images are held"
         );
+        let graph = &run.graph;
+        let kept = [
+            graph.blob_ids.len(),
+            graph.child_ids.len(),
+            graph.parts.len(),
+        ];
+        assert_eq!(
+            kept, [0; 3],
+            "seed {seed}: blobs, children and parts that nobody wants"
+        );
     }
     report
 }
