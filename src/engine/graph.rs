@@ -229,7 +229,7 @@ impl<'a> Graph<'a> {
             Kind::Child(at) => {
                 let place = self.places[at.place].place.clone();
                 let child = &self.children[at.child];
-                let reference = Reference::Digest(child.descriptor.digest.clone());
+                let reference = Reference::from(child.descriptor.digest.clone());
                 if at.is_lacking {
                     let manifest = child.manifest()?;
                     Job::Put {
@@ -253,7 +253,7 @@ impl<'a> Graph<'a> {
                 Job::Fetch {
                     reply: reply(task),
                     place: self.places[child.source].place.clone(),
-                    reference: Reference::Digest(child.descriptor.digest.clone()),
+                    reference: Reference::from(child.descriptor.digest.clone()),
                     expected: Some(child.descriptor.clone()),
                 }
             }

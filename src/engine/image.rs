@@ -28,7 +28,7 @@ pub(super) struct Image {
     /// What is about it.
     pub(super) referrers: Lookup,
     /// What it is about, where it is copied for that.
-    pub(super) subject: Option<Subject>,
+    pub(super) subject: Option<Box<Subject>>,
     content: Content,
     /// A question to the source is under way.
     pub(super) is_asking: bool,
@@ -90,9 +90,9 @@ pub(super) enum TargetState {
     /// It has no such tag, or does not tell.
     Lacks,
     /// The tag is this manifest there.
-    Has(Digest),
+    Has(Box<Digest>),
     /// The records vouch that it is: asked only where the source is another one.
-    Vouched(Digest),
+    Vouched(Box<Digest>),
     /// The manifest's parts and the manifest are on their way: the task that puts it.
     Copying(TaskId),
     /// The image is there, and what is about it is looked for.
@@ -122,11 +122,7 @@ pub(super) enum Outcome {
 pub(super) enum Content {
     Unknown,
     /// A HEAD told its digest, or the rule.
-    Named {
-        source: Digest,
-        /// What targets are to have: the same, or by the records what the wanted platforms make of it.
-        digest: Digest,
-    },
+    Named(Box<Digests>),
     /// A HEAD did not tell, or tells nothing more than a GET will.
     Unnamed,
     /// It was read.
@@ -136,33 +132,38 @@ pub(super) enum Content {
         is_current: bool,
     },
     /// It was read, and its bytes dropped, since only targets wait for it that cannot be asked for long.
-    Dropped {
-        source: Digest,
-        digest: Digest,
-    },
+    Dropped(Box<Digests>),
+}
+
+/// What a manifest is called. Boxed, since there may be a million images, of which few are under way.
+pub(super) struct Digests {
+    /// At the source.
+    pub(super) source: Digest,
+    /// What targets are to have: the same, or what the wanted platforms make of it.
+    pub(super) digest: Digest,
 }
 
 impl Content {
     /// What a reference alone says: a digest cannot move, so the source is never asked for it.
     fn named_by(reference: &Reference, wanted: Option<&PlatformFilter>) -> Self {
         match (reference, wanted) {
-            (Reference::Digest(digest), None) => Self::named(digest.clone()),
+            (Reference::Digest(digest), None) => Self::named((**digest).clone()),
             _ => Self::Unknown,
         }
     }
 
     pub(super) fn named(digest: Digest) -> Self {
-        Self::Named {
+        Self::Named(Box::new(Digests {
             source: digest.clone(),
             digest,
-        }
+        }))
     }
 
     /// How many bytes it holds.
     fn held_bytes(&self) -> usize {
         match self {
             Self::Held { manifest, .. } => manifest.bytes().len(),
-            Self::Unknown | Self::Named { .. } | Self::Unnamed | Self::Dropped { .. } => 0,
+            Self::Unknown | Self::Named(_) | Self::Unnamed | Self::Dropped(_) => 0,
         }
     }
 }
@@ -240,9 +241,7 @@ impl Image {
     /// The digest that targets are to have, and the one that the source has.
     pub(super) fn digests(&self) -> Option<(&Digest, &Digest)> {
         match &self.content {
-            Content::Named { digest, source } | Content::Dropped { digest, source } => {
-                Some((digest, source))
-            }
+            Content::Named(known) | Content::Dropped(known) => Some((&known.digest, &known.source)),
             Content::Held {
                 manifest,
                 is_current: true,
@@ -258,7 +257,7 @@ impl Image {
     /// What to ask the source for when its manifest is read.
     pub(super) fn get_reference(&self) -> Reference {
         match &self.content {
-            Content::Dropped { source, .. } => Reference::Digest(source.clone()),
+            Content::Dropped(known) => known.source.clone().into(),
             _ => self.reference.clone(),
         }
     }
@@ -303,7 +302,7 @@ impl Image {
             | Content::Held {
                 is_current: false, ..
             } if any && !waits => Some(Question::Head),
-            Content::Unnamed | Content::Named { .. } | Content::Dropped { .. } if any => {
+            Content::Unnamed | Content::Named(_) | Content::Dropped(_) if any => {
                 Some(Question::Get)
             }
             _ => None,
@@ -352,7 +351,7 @@ impl Graph<'_> {
         let row = &self.images[image];
         let question = row.question(|place| self.is_late(place), || self.head_tells(image));
         if let (Some(Question::Head), Reference::Digest(digest)) = (&question, &row.reference) {
-            let digest = digest.clone();
+            let digest = (**digest).clone();
             return self.resolved(image, Presence::Present(digest));
         }
         if let Some(question) = question {
@@ -387,7 +386,7 @@ impl Graph<'_> {
                 TargetState::Lacks
             }
             (Tags::Missing, _) => TargetState::Lacks,
-            (_, Some(digest)) => TargetState::Vouched(digest.clone()),
+            (_, Some(digest)) => TargetState::Vouched(Box::new(digest.clone())),
             (Tags::Unknown | Tags::Asked, None) if target.list == List::First => {
                 return self.list_for(place, image);
             }
@@ -409,7 +408,7 @@ impl Graph<'_> {
                 reply,
                 place,
                 subject: subject.digest.clone(),
-                referrer: referrer.clone(),
+                referrer: (**referrer).clone(),
             },
             (_, name) => Job::Head {
                 reply,
@@ -426,7 +425,7 @@ impl Graph<'_> {
             return;
         }
         self.images[image].target_mut(index).state = match presence {
-            Presence::Present(digest) => TargetState::Has(digest),
+            Presence::Present(digest) => TargetState::Has(Box::new(digest)),
             Presence::Absent | Presence::Unknown => TargetState::Lacks,
         };
         self.consider(image);
@@ -463,10 +462,10 @@ impl Graph<'_> {
     pub(super) fn got(&mut self, image: ImageId, manifest: Arc<Manifest>) {
         let row = &mut self.images[image];
         row.is_asking = false;
-        if let Content::Named { source, .. } = &row.content
-            && source != manifest.source_digest()
+        if let Content::Named(known) = &row.content
+            && known.source != *manifest.source_digest()
         {
-            let source = source.clone();
+            let source = known.source.clone();
             log::warn!(
                 "{} moved from {source} to {} meanwhile",
                 self.image_source(image),
@@ -495,7 +494,7 @@ impl Graph<'_> {
         for index in 0..self.images[image].targets.len() {
             match &self.images[image].target(index).state {
                 TargetState::Has(has) | TargetState::Vouched(has)
-                    if *has == digest && self.is_whole(image, index) =>
+                    if **has == digest && self.is_whole(image, index) =>
                 {
                     self.settle(image, index, TargetState::Done(Outcome::Unchanged));
                 }
@@ -544,8 +543,7 @@ impl Graph<'_> {
                     let root = self.add_task(Kind::Root(image, index), order, State::Waiting);
                     let target = self.images[image].target_mut(index);
                     target.is_lacking = matches!(target.state, TargetState::Lacks);
-                    target.is_there =
-                        matches!(&target.state, TargetState::Has(has) if has == manifest.digest());
+                    target.is_there = matches!(&target.state, TargetState::Has(has) if **has == *manifest.digest());
                     target.state = TargetState::Copying(root);
                     self.require(root, place, source, &manifest, 0);
                 }
@@ -754,11 +752,21 @@ impl Graph<'_> {
             | TargetState::Arrived(_) => false,
         };
         if row.targets.iter().all(wants_no_bytes) {
-            let content = Content::Dropped {
+            let content = Content::Dropped(Box::new(Digests {
                 source: manifest.source_digest().clone(),
                 digest: manifest.digest().clone(),
-            };
+            }));
             self.set_content(image, content);
+        }
+    }
+
+    /// Lets go of what is known of an image that is in sync everywhere, once all that have to hear of it have.
+    pub(super) fn forget(&mut self, image: ImageId) {
+        let row = &mut self.images[image];
+        let is_done = |target: &Target| matches!(target.state, TargetState::Done(_));
+        if row.targets.iter().all(is_done) {
+            row.referrers = Lookup::NotAsked;
+            row.content = Content::named_by(&row.reference, row.wanted.as_deref());
         }
     }
 

@@ -161,10 +161,8 @@ impl Plan {
             let known = self.referrers.entry((source, referrer.name.clone()));
             let new = *known.or_insert_with(|| {
                 let mut new = Image::new(source, referrer.name.clone(), None, None);
-                new.subject = referrer
-                    .subject
-                    .clone()
-                    .map(|digest| Subject { digest, image });
+                let subject = referrer.subject.clone();
+                new.subject = subject.map(|digest| Box::new(Subject { digest, image }));
                 graph.images.push(new)
             });
             let targets = &mut graph.images[new].targets;
@@ -174,7 +172,6 @@ impl Plan {
                 Claim {
                     image: new,
                     index: targets.len(),
-                    rule,
                 },
             );
             targets.push(ImageTarget {
@@ -206,7 +203,7 @@ impl Worker<'_> {
         let holder = self.stores.open(&search.holder);
         // What a dry run would have put is at the source alone.
         let read = |digest: &Digest| {
-            let reference = Reference::Digest(digest.clone());
+            let reference = Reference::from(digest.clone());
             match holder.manifest(&reference) {
                 Err(error) if error.class == Class::NotFound => source.manifest(&reference),
                 manifest => manifest,
@@ -216,7 +213,7 @@ impl Worker<'_> {
             Root::Held(manifest) => manifest.clone(),
             Root::Named(digest) => Arc::new(read(digest)?),
             Root::Sparse(digest, wanted) => {
-                let root = source.manifest(&Reference::Digest(digest.clone()))?;
+                let root = source.manifest(&Reference::from(digest.clone()))?;
                 match filter(&*source as &dyn Source, root, wanted)? {
                     Left::Some { manifest, .. } => manifest,
                     Left::Nothing { .. } => return Ok(Vec::new()),
@@ -257,7 +254,7 @@ impl Worker<'_> {
                 }
                 subjects.push_back((digest.clone(), depth + 1));
                 found.push(Referrer {
-                    name: Reference::Digest(digest),
+                    name: digest.into(),
                     subject: Some(subject.clone()),
                 });
             }

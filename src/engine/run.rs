@@ -331,6 +331,7 @@ impl<'a> Run<'a> {
 
     /// Passes on what the graph has to tell: to the schedule, to the plan, and to the reader of the log.
     fn take_news(&mut self) {
+        let mut settled = Vec::new();
         while !self.graph.news.is_empty() || !self.graph.changed.is_empty() {
             for task in std::mem::take(&mut self.graph.changed) {
                 self.schedule.set(task, self.graph.readiness(task));
@@ -349,9 +350,13 @@ impl<'a> Run<'a> {
                         self.tell(image, index);
                         self.plan
                             .settled(image, index, &mut self.graph, self.stores);
+                        settled.push(image);
                     }
                 }
             }
+        }
+        for image in settled {
+            self.graph.forget(image);
         }
         self.gauge.set(Counts {
             waiting: self.plan.waiting(),

@@ -307,9 +307,10 @@ impl Repo {
     fn resolve(&self, reference: &Reference) -> Option<Digest> {
         match reference {
             Reference::Tag(tag) => self.tags.get(tag).cloned(),
-            Reference::Digest(digest) => {
-                self.manifests.contains_key(digest).then(|| digest.clone())
-            }
+            Reference::Digest(digest) => self
+                .manifests
+                .contains_key(digest)
+                .then(|| (**digest).clone()),
         }
     }
 

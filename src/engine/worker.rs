@@ -381,7 +381,7 @@ fn read_created(
     for _ in 0..MAX_DEPTH {
         match created::clue(manifest.bytes()) {
             Clue::Time(time) => return Ok(Some(time)),
-            Clue::Child(child) => manifest = store.manifest(&Reference::Digest(child.digest))?,
+            Clue::Child(child) => manifest = store.manifest(&Reference::from(child.digest))?,
             Clue::Config(config) if config.size <= MAX_CONFIG => {
                 let config = read_config(store as &dyn Source, &config)?;
                 return Ok(created::of_config(&config));
