@@ -1,7 +1,7 @@
 //! Blobs that are wanted (architecture.md 3.5): one entry a digest with the repositories that hold it, and one want for
 //! each place that lacks it. A copy serves every want that is ready, at most one a host: the other places of a host wait
 //! for that one without a worker and then mount. Not here: the transfer (`stream.rs`), and where a blob is that nobody
-//! wants any more (`parts.rs`).
+//! wants any more (`holders.rs`).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -211,8 +211,8 @@ impl Graph<'_> {
         };
         let row = &self.blobs[blob];
         let sources = std::iter::once(&row.source).chain(&row.others);
-        let brought = self.there.get(&row.digest).into_iter().flatten().copied();
-        let holders = sources.map(|source| source.place).chain(brought);
+        let holders = sources.map(|source| source.place);
+        let holders = holders.chain(self.holders.of(&row.digest));
         for place in holders
             .filter(|place| self.places[*place].host == host)
             .take(2)

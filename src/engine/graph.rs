@@ -12,9 +12,9 @@ use super::blobs::{Blob, BlobId, Doubts};
 use super::children::{Child, ChildId, ChildState};
 use super::dates::{Date, Dates};
 use super::gauge::Counts;
+use super::holders::Holders;
 use super::image::{Image, ImageId, Outcome};
 use super::job::{Done, Job, Reply};
-use super::parts::Holders;
 use super::places::{HostId, HostKey, HostRow, PlaceId, PlaceRow, Tags};
 use super::task::{Failure, Key, Kind, Readiness, State, Task, TaskId};
 use crate::oci::{Digest, Reference, Repository};
@@ -40,8 +40,7 @@ pub(super) struct Graph<'a> {
     pub(super) blob_ids: HashMap<Digest, BlobId>,
     /// Blobs and children on their way to places, or not to be had there: each goes once to each place.
     pub(super) parts: HashMap<(PlaceId, Digest), TaskId>,
-    /// Where blobs and children are, by what was done and seen in this run.
-    pub(super) there: Holders,
+    pub(super) holders: Holders,
     pub(super) children: Arena<Child>,
     pub(super) child_ids: HashMap<Digest, ChildId>,
     pub(super) doubts: Doubts,
@@ -93,7 +92,7 @@ impl<'a> Graph<'a> {
             blobs: Arena::new(),
             blob_ids: HashMap::new(),
             parts: HashMap::new(),
-            there: Holders::new(),
+            holders: Holders::new(),
             children: Arena::new(),
             child_ids: HashMap::new(),
             doubts: Doubts::new(),

@@ -13,6 +13,7 @@ mod filter;
 mod form;
 mod gauge;
 mod graph;
+mod holders;
 mod image;
 mod job;
 mod marks;

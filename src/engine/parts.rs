@@ -2,7 +2,6 @@
 //! says that something is missing all the same. Not here: how a blob gets there (`blobs.rs`), and reading the children
 //! of indexes (`children.rs`).
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::blobs::Doubt;
@@ -14,10 +13,6 @@ use super::places::{PlaceId, Tags};
 use super::task::{Failure, Kind, State, TaskId};
 use crate::oci::{Descriptor, Digest, Manifest};
 use crate::store::StoreError;
-
-/// The repositories that have a blob or a child, in order. Most have one, and there may be millions of them: this is all
-/// that is kept of what was copied.
-pub(super) type Holders = HashMap<Digest, Vec<PlaceId>>;
 
 impl Graph<'_> {
     /// Has `parent` wait for all parts of its manifest at `place`, and makes it ready when they are there already.
@@ -49,7 +44,7 @@ impl Graph<'_> {
         };
         for child in children {
             let key = (place, child.digest.clone());
-            if self.is_there(place, &child.digest) {
+            if self.holders.has(place, &child.digest) {
                 continue;
             }
             let row = self.child(child, source);
@@ -94,7 +89,7 @@ impl Graph<'_> {
         descriptor: &Descriptor,
         failure: &mut Option<Arc<Failure>>,
     ) {
-        if self.is_there(place, &descriptor.digest) {
+        if self.holders.has(place, &descriptor.digest) {
             return;
         }
         let order = self.tasks[parent].order;
@@ -121,11 +116,6 @@ impl Graph<'_> {
                 self.wait_for(parent, task);
             }
         }
-    }
-
-    fn is_there(&self, place: PlaceId, digest: &Digest) -> bool {
-        let there = self.there.get(digest);
-        there.is_some_and(|places| places.binary_search(&place).is_ok())
     }
 
     pub(super) fn wait_for(&mut self, parent: TaskId, part: TaskId) {
@@ -159,10 +149,7 @@ impl Graph<'_> {
     /// A blob or child has arrived at its place.
     pub(super) fn part_done(&mut self, task: TaskId, place: PlaceId, digest: &Digest) {
         self.parts.remove(&(place, digest.clone()));
-        let there = self.there.entry(digest.clone()).or_default();
-        if let Err(at) = there.binary_search(&place) {
-            there.insert(at, place);
-        }
+        self.holders.add(place, digest);
         let dependents = std::mem::take(&mut self.tasks[task].dependents);
         let was_lacking = matches!(self.tasks[task].kind, Kind::Child(at) if at.is_lacking);
         self.finish(task);
@@ -224,9 +211,7 @@ impl Graph<'_> {
             .filter(|part| named(&part.digest))
         {
             self.parts.remove(&(place, part.digest.clone()));
-            if let Some(there) = self.there.get_mut(&part.digest) {
-                there.retain(|holder| *holder != place);
-            }
+            self.holders.remove(place, &part.digest);
             self.doubt(&part.digest, place, doubt);
         }
         self.require(task, place, source, &manifest, depth);

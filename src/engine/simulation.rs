@@ -458,6 +458,9 @@ pub(super) trait Servers {
 
     /// A job comes to its end, and is answered.
     fn serve(&mut self, job: Job, now: Time);
+
+    /// The run is over, and has this left.
+    fn end(&mut self, _: &Graph<'_>) {}
 }
 
 /// Registries in which what must hold of jobs is looked at.
@@ -593,6 +596,7 @@ pub(super) fn drive(
             "seed {seed}: an image has no outcome"
         );
     }
+    servers.end(&run.graph);
     let fatal = run.fatal();
     assert_eq!(fatal, None, "seed {seed}");
     let images = run.graph.images.ids();
