@@ -122,12 +122,12 @@ fn repository(place: &Place) -> &str {
     }
 }
 
-/// Rules for so many repositories, each of a target registry of its own, with all images in equal parts.
-fn rules(repositories: usize) -> Vec<Rule> {
+/// Rules for so many repositories, with all images in equal parts, to so many registries.
+fn rules(repositories: usize, registries: usize) -> Vec<Rule> {
     let rule = |number| {
         let source = place(&format!("s{}.io/source{number}", number % 7));
         let target = RuleTarget {
-            place: place(&format!("t{number}.io/target")),
+            place: place(&format!("t{}.io/target{number}", number % registries)),
             names: Vec::new(),
         };
         rule(
@@ -141,7 +141,12 @@ fn rules(repositories: usize) -> Vec<Rule> {
 }
 
 /// Copies all images, and prints what it took.
-fn copy(repositories: usize, transient: usize, workers: usize) -> (Report, Endless) {
+fn copy(
+    repositories: usize,
+    registries: usize,
+    transient: usize,
+    workers: usize,
+) -> (Report, Endless) {
     let mut servers = Endless {
         tags: scale() / repositories,
         transient,
@@ -151,7 +156,7 @@ fn copy(repositories: usize, transient: usize, workers: usize) -> (Report, Endle
         busy: Duration::ZERO,
         kept: 0,
     };
-    let rules = rules(repositories);
+    let rules = rules(repositories, registries);
     let (before, began, worked_before) = (resident(), Instant::now(), worked());
     let report = drive(
         &rules,
@@ -204,7 +209,7 @@ const MOST_KEPT: usize = 300;
 
 #[test]
 fn many_images_cost_each_the_same() {
-    let (report, servers) = copy(1, 0, 8);
+    let (report, servers) = copy(1, 1, 0, 8);
     let images = servers.tags;
     let blobs = 2 * images + SHARED;
     assert_eq!((report.copied, report.totals.sent), (images, blobs as u64));
@@ -215,7 +220,7 @@ fn many_images_cost_each_the_same() {
 
 #[test]
 fn fifty_hosts_with_faults_bring_every_image_to_an_end() {
-    let (report, servers) = copy(50, 1, 64);
+    let (report, servers) = copy(50, 50, 1, 64);
     let (images, failed) = (
         servers.tags * 50,
         report.failed_tasks + report.failed_generations,
@@ -223,6 +228,18 @@ fn fifty_hosts_with_faults_bring_every_image_to_an_end() {
     assert_eq!(report.copied + failed, images);
     // Five attempts in each of three passes leave nothing.
     assert_eq!(failed, 0, "{report}");
+    assert!(servers.kept < MOST_KEPT * images, "{} bytes", servers.kept);
+}
+
+#[test]
+fn a_layer_of_many_repositories_is_no_dearer_for_the_last_of_them() {
+    let images = scale();
+    let (report, servers) = copy(images, 3, 0, 8);
+    // The registries mount nothing.
+    assert_eq!(
+        (report.copied, report.totals.sent),
+        (images, 3 * images as u64)
+    );
     assert!(servers.kept < MOST_KEPT * images, "{} bytes", servers.kept);
 }
 
