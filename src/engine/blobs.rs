@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::arena::Id;
 use super::graph::Graph;
 use super::job::{Done, Job, Reply, Want};
-use super::places::{HostId, PlaceId};
+use super::places::{HostId, HostRow, PlaceId};
 use super::task::{Failure, Key, Kind, Readiness, State, TaskId};
 use crate::oci::{Descriptor, Digest, Repository};
 use crate::store::{Found, Hint, Place, Prior, StoreError};
@@ -52,7 +52,7 @@ enum Hold {
 struct Queue {
     host: HostId,
     idle: VecDeque<TaskId>,
-    running: u32,
+    running: Vec<TaskId>,
     /// The others of its stream went on without it, and that is counted.
     is_detached: bool,
     holders: Vec<Holder>,
@@ -107,7 +107,10 @@ impl Blob {
     /// Whether nobody wants it, and nothing was found out that the next who does should know.
     fn is_over(&self) -> bool {
         let mut sources = std::iter::once(&self.source).chain(&self.others);
-        self.running == 0 && self.open == 0 && sources.all(|source| source.failure.is_none())
+        self.running == 0
+            && self.open == 0
+            && matches!(self.hold, Hold::No)
+            && sources.all(|source| source.failure.is_none())
     }
 }
 
@@ -205,7 +208,7 @@ impl Graph<'_> {
         let mut queue = Queue {
             host,
             idle: VecDeque::new(),
-            running: 0,
+            running: Vec::new(),
             is_detached: false,
             holders: Vec::new(),
         };
@@ -258,7 +261,7 @@ impl Graph<'_> {
             return 0;
         };
         if self.hosts[queue.host].mounts {
-            usize::from(queue.holder(place).is_some() || queue.running == 0)
+            usize::from(queue.holder(place).is_some() || queue.running.is_empty())
         } else {
             queue.idle.len()
         }
@@ -329,8 +332,9 @@ impl Graph<'_> {
         let mut taken = Vec::new();
         for (host, count) in counts {
             if let Some(queue) = self.blobs[blob].queue(host) {
-                taken.extend(queue.idle.drain(..count));
-                queue.running += u32::try_from(count).unwrap_or(u32::MAX);
+                let begin = queue.running.len();
+                queue.running.extend(queue.idle.drain(..count));
+                taken.extend(queue.running.iter().skip(begin).copied());
                 queue.is_detached = false;
             }
         }
@@ -416,6 +420,10 @@ impl Graph<'_> {
             preview.pull += bytes;
         }
         self.copy_answered(blob);
+        self.close_blob(blob);
+    }
+
+    fn close_blob(&mut self, blob: BlobId) {
         if self.blobs[blob].is_over() {
             let row = &mut self.blobs[blob];
             row.queues.clear();
@@ -444,7 +452,7 @@ impl Graph<'_> {
         let Some(queue) = self.blobs[blob].queue(host) else {
             return;
         };
-        queue.running = queue.running.saturating_sub(1);
+        queue.running.retain(|&running| running != task);
         self.changed.push(copy);
         let mount_denied = match done {
             Done::BlobFound(Found::Existing) => {
@@ -458,14 +466,11 @@ impl Graph<'_> {
             Done::BlobSent {
                 mount_denied,
                 detached,
+                ..
             } => {
                 // The first of a stream to end tells of all: who is slow would be known too late from its own end.
                 for &slow in detached {
-                    if let Some(queue) = self.blobs[blob].queue(slow)
-                        && !std::mem::replace(&mut queue.is_detached, true)
-                    {
-                        self.detached(slow);
-                    }
+                    self.detached(blob, slow);
                 }
                 self.totals.sent += 1;
                 self.totals.pushed += self.blobs[blob].size;
@@ -502,13 +507,47 @@ impl Graph<'_> {
         let digest = row.digest.clone();
         self.doubts.remove(&(place, digest.clone()));
         self.part_done(task, place, &digest);
+        self.close_blob(blob);
     }
 
-    /// A host was too slow for the others of a stream. As soon as it gets its blobs alone, they need not wait for it.
-    fn detached(&mut self, host: HostId) {
+    /// The wants of a blob that run while one of it is served.
+    pub(super) fn others_of(&self, task: TaskId) -> Vec<TaskId> {
+        let Kind::Want(blob, _) = self.tasks[task].kind else {
+            return Vec::new();
+        };
+        let queues = self.blobs[blob].queues.iter();
+        let running = queues.flat_map(|queue| queue.running.iter().copied());
+        running.filter(|&want| want != task).collect()
+    }
+
+    /// A want runs for too long after others of its stream were served: no other blob waits for its host meanwhile.
+    pub(super) fn want_overdue(&mut self, task: TaskId) {
+        if let Kind::Want(blob, place) = self.tasks[task].kind {
+            let host = self.places[place].host;
+            self.detached(blob, host);
+            self.change_host(host, |host| host.overdue += 1);
+        }
+    }
+
+    /// Such a want has come to its end.
+    pub(super) fn caught_up(&mut self, host: HostId) {
+        self.change_host(host, |host| host.overdue -= 1);
+    }
+
+    /// A host was too slow for the others of a stream, which is counted once a stream.
+    fn detached(&mut self, blob: BlobId, host: HostId) {
+        if let Some(queue) = self.blobs[blob].queue(host)
+            && !std::mem::replace(&mut queue.is_detached, true)
+        {
+            self.change_host(host, |host| host.detached += 1);
+        }
+    }
+
+    /// Changes what tells whether a host gets its blobs alone, and has them looked at where that has changed.
+    fn change_host(&mut self, host: HostId, change: impl Fn(&mut HostRow)) {
         let went_alone = self.hosts[host].goes_alone();
-        self.hosts[host].detached += 1;
-        if !went_alone && self.hosts[host].goes_alone() {
+        change(&mut self.hosts[host]);
+        if went_alone != self.hosts[host].goes_alone() {
             for blob in self.blobs.iter_mut() {
                 if blob.queues.iter().any(|queue| queue.host == host) {
                     self.changed.push(blob.copy);
@@ -526,7 +565,7 @@ impl Graph<'_> {
         self.changed.push(self.blobs[blob].copy);
         if let Some(queue) = self.blobs[blob].queue(host) {
             if matches!(before, State::Running) {
-                queue.running = queue.running.saturating_sub(1);
+                queue.running.retain(|&running| running != task);
             } else {
                 queue.idle.retain(|&idle| idle != task);
             }

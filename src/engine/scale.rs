@@ -88,6 +88,7 @@ impl Endless {
                     let sent = self.meet().map(|()| Done::BlobSent {
                         mount_denied: false,
                         detached: Vec::new(),
+                        patience: None,
                     });
                     let not_sent = Ok(Done::NotSent);
                     want.reply.send(if read.is_ok() { sent } else { not_sent });

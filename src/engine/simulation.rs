@@ -294,6 +294,7 @@ impl Registries {
                 want.reply.send(Ok(Done::BlobSent {
                     mount_denied,
                     detached: Vec::new(),
+                    patience: None,
                 }));
             }
         }

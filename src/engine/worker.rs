@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::Receiver;
 
@@ -207,6 +207,7 @@ impl Worker<'_> {
                     Done::BlobSent {
                         mount_denied: false,
                         detached: Vec::new(),
+                        patience: None,
                     }
                 })
             };
@@ -230,10 +231,17 @@ impl Worker<'_> {
             .enumerate()
             .map(|(number, want)| Mutex::new(Some((stream.reader(number), want))));
         let slots: Vec<_> = slots.collect();
+        let reply = Mutex::new(Some(reply));
         let serve = |slot: &Mutex<Option<(Reader<'_, '_>, Want)>>| {
             if let Some((reader, want)) = slot.lock().unwrap_or_else(PoisonError::into_inner).take()
             {
                 self.send(descriptor, reader, want, &hosts);
+            }
+            // The source is free for the others while a slow target finishes.
+            if let Some(bytes) = stream.read()
+                && let Some(reply) = reply.lock().unwrap_or_else(PoisonError::into_inner).take()
+            {
+                reply.send(Ok(Done::Read { bytes }));
             }
         };
         thread::scope(|scope| {
@@ -263,12 +271,15 @@ impl Worker<'_> {
         });
         drop(slots);
         let (bytes, result) = stream.finish();
-        reply.send(result.map(|()| Done::Read { bytes }));
+        if let Some(reply) = reply.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            reply.send(result.map(|()| Done::Read { bytes }));
+        }
     }
 
     /// `hosts` are those of all targets of the stream.
     fn send(&self, descriptor: &Descriptor, reader: Reader<'_, '_>, want: Want, hosts: &[HostId]) {
         let Want { reply, place, hint } = want;
+        let start = Instant::now();
         let begin = self.stores.open(&place).begin(descriptor, &hint);
         let result = begin.and_then(|begin| match begin {
             Begin::Present(found) => Ok(Done::BlobFound(found)),
@@ -284,6 +295,7 @@ impl Worker<'_> {
                         .into_iter()
                         .filter_map(|target| hosts.get(target).copied())
                         .collect(),
+                    patience: self.patience.after(start.elapsed()),
                 }))
             }
         });
