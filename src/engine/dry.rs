@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::blobs::BlobId;
 use super::graph::Graph;
-use super::image::{Outcome, Target, TargetState};
+use super::image::{Had, Outcome, Target, TargetState};
 use super::job::Done;
 use super::places::{PlaceId, Tags};
 use super::plan::{Claim, Plan};
@@ -34,7 +34,7 @@ pub(super) fn preview(rule: &Rule) -> Preview {
 pub(super) fn count(preview: &mut Preview, target: &Target) {
     *match &target.state {
         TargetState::Done(Outcome::Unchanged) => &mut preview.equal,
-        TargetState::Done(Outcome::Copied) if target.is_lacking => &mut preview.new,
+        TargetState::Done(Outcome::Copied) if target.had == Had::Nothing => &mut preview.new,
         TargetState::Done(Outcome::Copied) => &mut preview.changed,
         TargetState::Done(Outcome::Skipped) => &mut preview.skipped,
         _ => &mut preview.failed,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::graph::Graph;
-use super::image::{Image, ImageId, List, Target, TargetState};
+use super::image::{Had, Image, ImageId, List, Target, TargetState};
 use super::places::{PlaceId, Tags};
 use super::plan::{Claim, Plan};
 use super::task::Failure;
@@ -188,10 +188,9 @@ impl Plan {
                     name: name.clone(),
                     list,
                     rule: number,
-                    is_lacking: false,
+                    had: Had::Another,
                     is_forced: rule.force,
                     with_referrers: rule.referrers,
-                    is_there: false,
                     state,
                 });
             }

@@ -46,10 +46,6 @@ pub(super) struct Subject {
 }
 
 /// One target of an image.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "two are the rule's wishes, two are what was found"
-)]
 pub(super) struct Target {
     pub(super) place: PlaceId,
     /// What the image is called there.
@@ -57,15 +53,22 @@ pub(super) struct Target {
     pub(super) list: List,
     /// The number of the rule that asked for it.
     pub(super) rule: usize,
-    /// It had no such tag when it was asked, where it is to get the image.
-    pub(super) is_lacking: bool,
+    pub(super) had: Had,
     /// It is not asked what it has: all is put.
     pub(super) is_forced: bool,
     /// It gets what is about the image, too.
     pub(super) with_referrers: bool,
-    /// Its name is this manifest there, so that only parts may be lacking.
-    pub(super) is_there: bool,
     pub(super) state: TargetState,
+}
+
+/// What a target had under the image's name when it was asked, where it is to get the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Had {
+    Nothing,
+    /// Another manifest, or this one without all of its parts.
+    Another,
+    /// This manifest: only parts of it may be lacking.
+    This,
 }
 
 /// When the target's tag list is worth its request.
@@ -542,8 +545,11 @@ impl Graph<'_> {
                 TargetState::Lacks | TargetState::Has(_) if !self.lacks_list(image, index) => {
                     let root = self.add_task(Kind::Root(image, index), order, State::Waiting);
                     let target = self.images[image].target_mut(index);
-                    target.is_lacking = matches!(target.state, TargetState::Lacks);
-                    target.is_there = matches!(&target.state, TargetState::Has(has) if **has == *manifest.digest());
+                    target.had = match &target.state {
+                        TargetState::Has(has) if **has == *manifest.digest() => Had::This,
+                        TargetState::Has(_) => Had::Another,
+                        _ => Had::Nothing,
+                    };
                     target.state = TargetState::Copying(root);
                     self.require(root, place, source, &manifest, 0);
                 }

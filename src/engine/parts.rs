@@ -8,7 +8,7 @@ use super::blobs::Doubt;
 use super::children::ChildAt;
 use super::dates::Date;
 use super::graph::Graph;
-use super::image::Outcome;
+use super::image::{Had, Outcome};
 use super::places::{PlaceId, Tags};
 use super::task::{Failure, Kind, State, TaskId};
 use crate::oci::{Descriptor, Digest, Manifest};
@@ -138,7 +138,7 @@ impl Graph<'_> {
         match self.tasks[task].kind {
             // What an index called a child was a blob: there is nothing to put.
             Kind::Child(at) if self.children[at.child].is_blob() => self.child_done(task, at),
-            Kind::Root(image, index) if self.images[image].target(index).is_there => {
+            Kind::Root(image, index) if self.images[image].target(index).had == Had::This => {
                 self.finish(task);
                 self.root_done(task, image, index, Outcome::Unchanged);
             }
@@ -160,7 +160,10 @@ impl Graph<'_> {
             if let Kind::Root(image, index) = row.kind
                 && was_lacking
             {
-                self.images[image].target_mut(index).is_there = false;
+                let had = &mut self.images[image].target_mut(index).had;
+                if *had == Had::This {
+                    *had = Had::Another;
+                }
             }
             if is_last {
                 self.parts_there(dependent);

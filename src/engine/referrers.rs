@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::filter::{Left, filter};
 use super::graph::Graph;
-use super::image::{Image, ImageId, List, Subject, Target as ImageTarget, TargetState};
+use super::image::{Had, Image, ImageId, List, Subject, Target as ImageTarget, TargetState};
 use super::job::{Job, Reply};
 use super::parts::MAX_DEPTH;
 use super::places::Tags;
@@ -179,10 +179,9 @@ impl Plan {
                 name: referrer.name.clone(),
                 list: List::Spared,
                 rule,
-                is_lacking: false,
+                had: Had::Another,
                 is_forced,
                 with_referrers: false,
-                is_there: false,
                 state: TargetState::Waiting,
             });
             graph.counts.images += 1;
