@@ -70,8 +70,11 @@ impl Plan {
 }
 
 impl Graph<'_> {
-    /// Puts what would be done about a want on the account of the rule that first wanted it.
+    /// Of a dry run: puts what would be done about a want on the account of the rule that first wanted it.
     pub(super) fn preview(&mut self, task: TaskId, blob: BlobId, done: &Done) {
+        if !self.is_dry {
+            return;
+        }
         let Some(rule) = self.rule_of(task) else {
             return;
         };
