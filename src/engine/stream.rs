@@ -468,7 +468,10 @@ impl<'s> Reader<'s, '_> {
         {
             self.mark_now();
         }
+        let mut used = self.chunk.take();
         if self.apart.is_none() {
+            // The ring fills it again, once nobody has it.
+            used = None;
             match self.stream.next(self.target, self.position)? {
                 Next::Chunk(chunk) => return Ok(Some(chunk)),
                 Next::End => return Ok(None),
@@ -481,7 +484,7 @@ impl<'s> Reader<'s, '_> {
         if origin.is_verified() {
             return Ok(None);
         }
-        let mut chunk = Vec::new();
+        let mut chunk = used.and_then(Arc::into_inner).unwrap_or_default();
         let before = origin.offset();
         let result = origin.fill_from(self.stream.source, self.stream.descriptor, &mut chunk);
         self.stream.lock().read_apart += origin.offset() - before;
@@ -509,7 +512,6 @@ impl Read for Reader<'_, '_> {
                 if length > 0 || buffer.is_empty() {
                     return Ok(length);
                 }
-                self.chunk = None;
             }
             match self.next()? {
                 Some(chunk) => {
