@@ -334,13 +334,10 @@ impl Worker<'_> {
         loop {
             if let Some(location) = upload.location() {
                 reader.mark(Marks::new(self.mark_after, move |offset, hasher| {
-                    self.journal.append(&Record::upload(
-                        place,
-                        &descriptor.digest,
-                        &location,
-                        offset,
-                        hasher,
-                    ));
+                    let digest = &descriptor.digest;
+                    let record = Record::upload(place, digest, &location, offset, hasher);
+                    self.journal.append(&record);
+                    log::debug!("{place}: {digest} is recorded up to byte {offset}");
                 }));
             }
             match upload.send(&mut reader) {
