@@ -216,7 +216,7 @@ pub(crate) fn validate(
         .count();
     let selection = match from.names {
         Names::Tags(tags) => Selection::Named(tags.into_iter().map(Reference::Tag).collect()),
-        Names::Digest(_, digest) => Selection::Named(vec![Reference::Digest(digest)]),
+        Names::Digest(_, digest) => Selection::Named(vec![digest.into()]),
         Names::Chosen(filter) => Selection::Listed(filter),
         Names::None if named == 0 => Selection::Listed(TagFilter::default()),
         Names::None if named == good.len() => Selection::Sole,

@@ -322,7 +322,7 @@ impl Check {
         let reference = match reading {
             Reading::Named(reference) => reference.clone(),
             Reading::Sole => match stores.sole(&self.place)? {
-                Some(digest) => Reference::Digest(digest),
+                Some(digest) => Reference::from(digest),
                 None => return Ok(lacking("does not hold exactly one image: name a tag")),
             },
             Reading::Listed { may_be_empty } => {

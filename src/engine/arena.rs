@@ -1,5 +1,5 @@
-//! Typed indices into growing tables: an [`Id`] is made only by [`Arena::push`] and its row is never taken away, so
-//! looking it up cannot fail. Not here: any meaning of the rows.
+//! Typed indices into tables: an [`Id`] is made only by [`Arena::push`] and its row is never taken away, only given to
+//! another, so looking it up cannot fail. Not here: any meaning of the rows.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -61,22 +61,26 @@ impl<T> fmt::Debug for Id<T> {
     }
 }
 
-/// A table that only grows.
+/// A table that grows as far as its rows are in use at once.
 pub(super) struct Arena<T> {
     rows: Vec<T>,
+    free: Vec<Id<T>>,
 }
 
 impl<T> Arena<T> {
     pub(super) const fn new() -> Self {
-        Self { rows: Vec::new() }
+        Self {
+            rows: Vec::new(),
+            free: Vec::new(),
+        }
     }
 
     /// The id that the next row will get.
     pub(super) fn next_id(&self) -> Id<T> {
-        Id {
+        self.free.last().copied().unwrap_or_else(|| Id {
             index: Self::number(self.rows.len()),
             row: PhantomData,
-        }
+        })
     }
 
     #[expect(
@@ -87,14 +91,22 @@ impl<T> Arena<T> {
         u32::try_from(index).expect("an arena holds fewer than 2^32 rows")
     }
 
-    /// Adds a row.
+    /// Adds a row, or fills one that is free.
     pub(super) fn push(&mut self, row: T) -> Id<T> {
         let id = self.next_id();
-        self.rows.push(row);
+        match self.free.pop() {
+            Some(id) => self[id] = row,
+            None => self.rows.push(row),
+        }
         id
     }
 
-    /// All ids, oldest first. The iterator does not borrow the table.
+    /// Gives a row away: nobody knows its id any more.
+    pub(super) fn free(&mut self, id: Id<T>) {
+        self.free.push(id);
+    }
+
+    /// The ids of all rows, in a table of which none is freed: oldest first. The iterator does not borrow it.
     pub(super) fn ids(&self) -> impl Iterator<Item = Id<T>> + use<T> {
         (0..Self::number(self.rows.len())).map(|index| Id {
             index,

@@ -1,6 +1,7 @@
-//! Blobs and who wants them (architecture.md 3.5): one entry a digest with the repositories that hold it, and one want
-//! for each place that lacks it. A copy serves every want that is ready, at most one a host: the other places of a host
-//! wait for that one without a worker and then mount. Not here: the transfer (`stream.rs`).
+//! Blobs that are wanted (architecture.md 3.5): one entry a digest with the repositories that hold it, and one want for
+//! each place that lacks it. A copy serves every want that is ready, at most one a host: the other places of a host wait
+//! for that one without a worker and then mount. Not here: the transfer (`stream.rs`), and where a blob is that nobody
+//! wants any more (`holders.rs`).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use super::arena::Id;
 use super::graph::Graph;
 use super::job::{Done, Job, Reply, Want};
-use super::places::{HostId, PlaceId};
+use super::places::{HostId, HostRow, PlaceId};
 use super::task::{Failure, Key, Kind, Readiness, State, TaskId};
 use crate::oci::{Descriptor, Digest, Repository};
 use crate::store::{Found, Hint, Place, Prior, StoreError};
@@ -25,6 +26,10 @@ pub(super) struct Blob {
     /// One for each host where it is wanted.
     queues: Vec<Queue>,
     copy: TaskId,
+    /// Jobs of the copy that run.
+    running: u32,
+    /// Wants that are not served, those that failed in this pass among them.
+    open: u32,
     hold: Hold,
     /// The rule that it would be sent for, where that was found out last.
     pub(super) sent_for: usize,
@@ -47,7 +52,7 @@ enum Hold {
 struct Queue {
     host: HostId,
     idle: VecDeque<TaskId>,
-    running: u32,
+    running: Vec<TaskId>,
     /// The others of its stream went on without it, and that is counted.
     is_detached: bool,
     holders: Vec<Holder>,
@@ -98,6 +103,15 @@ impl Blob {
     fn queue(&mut self, host: HostId) -> Option<&mut Queue> {
         self.queues.iter_mut().find(|queue| queue.host == host)
     }
+
+    /// Whether nobody wants it, and nothing was found out that the next who does should know.
+    fn is_over(&self) -> bool {
+        let mut sources = std::iter::once(&self.source).chain(&self.others);
+        self.running == 0
+            && self.open == 0
+            && matches!(self.hold, Hold::No)
+            && sources.all(|source| source.failure.is_none())
+    }
 }
 
 impl Queue {
@@ -107,8 +121,16 @@ impl Queue {
     }
 
     fn add_holder(&mut self, place: PlaceId, is_certain: bool) {
+        let is_enough = self
+            .holders
+            .iter()
+            .filter(|holder| holder.is_certain)
+            .count()
+            >= 2;
         match self.holders.iter_mut().find(|holder| holder.place == place) {
             Some(holder) => holder.is_certain |= is_certain,
+            // One to offer to all, and another to offer to that one.
+            None if is_enough => {}
             // What is certain comes first, since the first is offered.
             None if is_certain => self.holders.insert(0, Holder { place, is_certain }),
             None => self.holders.push(Holder { place, is_certain }),
@@ -149,14 +171,12 @@ impl Graph<'_> {
         let host = self.places[place].host;
         if self.blobs[blob].queue(host).is_none() {
             let queue = self.new_queue(blob, host);
-            let queues = &mut self.blobs[blob].queues;
-            // Most blobs go to one host, and there may be millions of them.
-            queues.reserve_exact(1);
-            queues.push(queue);
+            self.blobs[blob].queues.push(queue);
         }
         if let Some(queue) = self.blobs[blob].queue(host) {
             queue.idle.push_back(task);
         }
+        self.blobs[blob].open += 1;
         self.counts.left += descriptor.size;
         self.changed.push(self.blobs[blob].copy);
         task
@@ -174,6 +194,8 @@ impl Graph<'_> {
             others: Vec::new(),
             queues: Vec::new(),
             copy,
+            running: 0,
+            open: 0,
             hold: Hold::No,
             sent_for: 0,
         });
@@ -181,25 +203,31 @@ impl Graph<'_> {
         blob
     }
 
-    /// A host where the blob is wanted for the first time: who has it there by this run's and the records' word?
+    /// A host where the blob is wanted: who has it there by this run's word, or else by that of the records?
     fn new_queue(&mut self, blob: BlobId, host: HostId) -> Queue {
         let mut queue = Queue {
             host,
             idle: VecDeque::new(),
-            running: 0,
+            running: Vec::new(),
             is_detached: false,
             holders: Vec::new(),
         };
-        for place in self.hints.holders(&self.blobs[blob].digest) {
-            let place = self.place(&place);
-            if self.places[place].host == host {
-                queue.add_holder(place, false);
-            }
-        }
         let row = &self.blobs[blob];
-        for source in std::iter::once(&row.source).chain(&row.others) {
-            if self.places[source.place].host == host {
-                queue.add_holder(source.place, true);
+        let sources = std::iter::once(&row.source).chain(&row.others);
+        let holders = sources.map(|source| source.place);
+        let holders = holders.chain(self.holders.of(&row.digest));
+        for place in holders
+            .filter(|place| self.places[*place].host == host)
+            .take(2)
+        {
+            queue.add_holder(place, true);
+        }
+        if queue.holders.is_empty() {
+            for place in self.hints.holders(&self.blobs[blob].digest) {
+                let place = self.place(&place);
+                if self.places[place].host == host {
+                    queue.add_holder(place, false);
+                }
             }
         }
         queue
@@ -233,7 +261,7 @@ impl Graph<'_> {
             return 0;
         };
         if self.hosts[queue.host].mounts {
-            usize::from(queue.holder(place).is_some() || queue.running == 0)
+            usize::from(queue.holder(place).is_some() || queue.running.is_empty())
         } else {
             queue.idle.len()
         }
@@ -304,8 +332,9 @@ impl Graph<'_> {
         let mut taken = Vec::new();
         for (host, count) in counts {
             if let Some(queue) = self.blobs[blob].queue(host) {
-                taken.extend(queue.idle.drain(..count));
-                queue.running += u32::try_from(count).unwrap_or(u32::MAX);
+                let begin = queue.running.len();
+                queue.running.extend(queue.idle.drain(..count));
+                taken.extend(queue.running.iter().skip(begin).copied());
                 queue.is_detached = false;
             }
         }
@@ -326,6 +355,7 @@ impl Graph<'_> {
         if wants.is_empty() {
             return None;
         }
+        self.blobs[blob].running += 1;
         Some(Job::Copy {
             reply: reply(copy, self.places[source].host),
             source: self.places[source].place.clone(),
@@ -389,6 +419,25 @@ impl Graph<'_> {
         if let Some(preview) = self.previews.get_mut(self.blobs[blob].sent_for) {
             preview.pull += bytes;
         }
+        self.copy_answered(blob);
+        self.close_blob(blob);
+    }
+
+    fn close_blob(&mut self, blob: BlobId) {
+        if self.blobs[blob].is_over() {
+            let row = &mut self.blobs[blob];
+            row.queues.clear();
+            let (copy, digest) = (row.copy, row.digest.clone());
+            self.blob_ids.remove(&digest);
+            self.blobs.free(blob);
+            self.finish(copy);
+        }
+    }
+
+    /// A copy's source has answered, well or not.
+    pub(super) fn copy_answered(&mut self, blob: BlobId) {
+        let row = &mut self.blobs[blob];
+        row.running = row.running.saturating_sub(1);
     }
 
     pub(super) fn want_answered(
@@ -403,7 +452,7 @@ impl Graph<'_> {
         let Some(queue) = self.blobs[blob].queue(host) else {
             return;
         };
-        queue.running = queue.running.saturating_sub(1);
+        queue.running.retain(|&running| running != task);
         self.changed.push(copy);
         let mount_denied = match done {
             Done::BlobFound(Found::Existing) => {
@@ -417,14 +466,11 @@ impl Graph<'_> {
             Done::BlobSent {
                 mount_denied,
                 detached,
+                ..
             } => {
                 // The first of a stream to end tells of all: who is slow would be known too late from its own end.
                 for &slow in detached {
-                    if let Some(queue) = self.blobs[blob].queue(slow)
-                        && !std::mem::replace(&mut queue.is_detached, true)
-                    {
-                        self.detached(slow);
-                    }
+                    self.detached(blob, slow);
                 }
                 self.totals.sent += 1;
                 self.totals.pushed += self.blobs[blob].size;
@@ -455,17 +501,53 @@ impl Graph<'_> {
         }
         queue.add_holder(place, true);
         self.preview(task, blob, done);
-        self.counts.left -= self.blobs[blob].size;
-        let digest = self.blobs[blob].digest.clone();
+        let row = &mut self.blobs[blob];
+        row.open -= 1;
+        self.counts.left -= row.size;
+        let digest = row.digest.clone();
         self.doubts.remove(&(place, digest.clone()));
         self.part_done(task, place, &digest);
+        self.close_blob(blob);
     }
 
-    /// A host was too slow for the others of a stream. As soon as it gets its blobs alone, they need not wait for it.
-    fn detached(&mut self, host: HostId) {
+    /// The wants of a blob that run while one of it is served.
+    pub(super) fn others_of(&self, task: TaskId) -> Vec<TaskId> {
+        let Kind::Want(blob, _) = self.tasks[task].kind else {
+            return Vec::new();
+        };
+        let queues = self.blobs[blob].queues.iter();
+        let running = queues.flat_map(|queue| queue.running.iter().copied());
+        running.filter(|&want| want != task).collect()
+    }
+
+    /// A want runs for too long after others of its stream were served: no other blob waits for its host meanwhile.
+    pub(super) fn want_overdue(&mut self, task: TaskId) {
+        if let Kind::Want(blob, place) = self.tasks[task].kind {
+            let host = self.places[place].host;
+            self.detached(blob, host);
+            self.change_host(host, |host| host.overdue += 1);
+        }
+    }
+
+    /// Such a want has come to its end.
+    pub(super) fn caught_up(&mut self, host: HostId) {
+        self.change_host(host, |host| host.overdue -= 1);
+    }
+
+    /// A host was too slow for the others of a stream, which is counted once a stream.
+    fn detached(&mut self, blob: BlobId, host: HostId) {
+        if let Some(queue) = self.blobs[blob].queue(host)
+            && !std::mem::replace(&mut queue.is_detached, true)
+        {
+            self.change_host(host, |host| host.detached += 1);
+        }
+    }
+
+    /// Changes what tells whether a host gets its blobs alone, and has them looked at where that has changed.
+    fn change_host(&mut self, host: HostId, change: impl Fn(&mut HostRow)) {
         let went_alone = self.hosts[host].goes_alone();
-        self.hosts[host].detached += 1;
-        if !went_alone && self.hosts[host].goes_alone() {
+        change(&mut self.hosts[host]);
+        if went_alone != self.hosts[host].goes_alone() {
             for blob in self.blobs.iter_mut() {
                 if blob.queues.iter().any(|queue| queue.host == host) {
                     self.changed.push(blob.copy);
@@ -483,7 +565,7 @@ impl Graph<'_> {
         self.changed.push(self.blobs[blob].copy);
         if let Some(queue) = self.blobs[blob].queue(host) {
             if matches!(before, State::Running) {
-                queue.running = queue.running.saturating_sub(1);
+                queue.running.retain(|&running| running != task);
             } else {
                 queue.idle.retain(|&idle| idle != task);
             }
@@ -560,6 +642,7 @@ impl Graph<'_> {
     pub(super) fn forget_source_failures(&mut self) {
         for blob in self.blobs.iter_mut() {
             blob.hold = Hold::No;
+            blob.open = 0;
             for source in std::iter::once(&mut blob.source).chain(&mut blob.others) {
                 source.failure = source.failure.take().filter(|failure| failure.is_final);
             }

@@ -19,7 +19,9 @@ pub(super) struct Child {
     state: ChildState,
     /// Tasks that need its bytes.
     waiting: Vec<TaskId>,
-    /// Tasks that need its bytes or will put them.
+    /// Tasks that bring it to a place, those that failed in this pass among them.
+    pub(super) tasks: u32,
+    /// Of these, those that need its bytes or will put them.
     users: u32,
 }
 
@@ -74,6 +76,7 @@ impl Graph<'_> {
             others: Vec::new(),
             state: ChildState::Unread,
             waiting: Vec::new(),
+            tasks: 0,
             users: 0,
         });
         self.child_ids.insert(descriptor.digest.clone(), child);
@@ -156,6 +159,17 @@ impl Graph<'_> {
         row.users = row.users.saturating_sub(1);
         if row.users == 0 && matches!(row.state, ChildState::Held(_)) {
             row.state = ChildState::Unread;
+        }
+    }
+
+    /// One task less brings a child to a place. Nothing is kept of one that nobody brings any more but what was found out
+    /// by asking its source in vain, and what its source does not have.
+    pub(super) fn close_child(&mut self, child: ChildId) {
+        let row = &mut self.children[child];
+        row.tasks = row.tasks.saturating_sub(1);
+        if row.tasks == 0 && matches!(row.state, ChildState::Unread) {
+            self.child_ids.remove(&row.descriptor.digest);
+            self.children.free(child);
         }
     }
 

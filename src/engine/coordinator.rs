@@ -16,9 +16,16 @@ pub(super) fn coordinate(
     jobs: &Sender<Job>,
     answers: &Receiver<Answer>,
     cancel: &Receiver<()>,
+    mut add_worker: impl FnMut() -> bool,
 ) {
     let began = Instant::now();
+    let mut added = 0;
     loop {
+        // What is overdue may have the worker that was to have the next job of its slot.
+        while added < run.overdue() {
+            added += 1;
+            add_worker();
+        }
         while let Some(job) = run.next_job() {
             if jobs.send(job).is_err() {
                 log::debug!("no worker is left to take a job");

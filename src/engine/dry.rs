@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::blobs::BlobId;
 use super::graph::Graph;
-use super::image::{Outcome, Target, TargetState};
+use super::image::{Had, Outcome, Target, TargetState};
 use super::job::Done;
 use super::places::{PlaceId, Tags};
 use super::plan::{Claim, Plan};
@@ -34,7 +34,7 @@ pub(super) fn preview(rule: &Rule) -> Preview {
 pub(super) fn count(preview: &mut Preview, target: &Target) {
     *match &target.state {
         TargetState::Done(Outcome::Unchanged | Outcome::Kept) => &mut preview.equal,
-        TargetState::Done(Outcome::Copied) if target.is_lacking => &mut preview.new,
+        TargetState::Done(Outcome::Copied) if target.had == Had::Nothing => &mut preview.new,
         TargetState::Done(Outcome::Copied) => &mut preview.changed,
         TargetState::Done(Outcome::Skipped) => &mut preview.skipped,
         _ => &mut preview.failed,
@@ -70,8 +70,11 @@ impl Plan {
 }
 
 impl Graph<'_> {
-    /// Puts what would be done about a want on the account of the rule that first wanted it.
+    /// Of a dry run: puts what would be done about a want on the account of the rule that first wanted it.
     pub(super) fn preview(&mut self, task: TaskId, blob: BlobId, done: &Done) {
+        if !self.is_dry {
+            return;
+        }
         let Some(rule) = self.rule_of(task) else {
             return;
         };

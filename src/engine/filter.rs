@@ -174,7 +174,7 @@ impl Sieve<'_> {
         if let Some(limit) = limit {
             return Err(StoreError::new(Class::Permanent, limit));
         }
-        let reference = Reference::Digest(child.digest.clone());
+        let reference = Reference::from(child.digest.clone());
         let manifest = self.source.manifest(&reference)?;
         check_child(&manifest, child)?;
         let rest = self.index(&manifest, depth + 1)?;

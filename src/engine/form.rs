@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::graph::Graph;
-use super::image::{Image, ImageId, List, Target, TargetState};
+use super::image::{Had, Image, ImageId, List, Target, TargetState};
 use super::places::{PlaceId, Tags};
 use super::plan::{Claim, Plan};
 use super::task::Failure;
@@ -64,7 +64,7 @@ impl Plan {
         match &rule.selection {
             Selection::Named(references) => Ok(references.clone()),
             Selection::Sole => match stores.sole(&rule.source) {
-                Ok(Some(digest)) => Ok(vec![Reference::Digest(digest)]),
+                Ok(Some(digest)) => Ok(vec![digest.into()]),
                 Ok(None) => Err(failure(
                     "the layout does not hold exactly one image: name a tag",
                 )),
@@ -152,11 +152,7 @@ impl Plan {
                 let image = self.image(group, source, reference, rule.platforms.as_ref(), graph);
                 let index = graph.images[image].targets.len();
                 let mut state = TargetState::Waiting;
-                let mine = Claim {
-                    image,
-                    index,
-                    rule: number,
-                };
+                let mine = Claim { image, index };
                 match self.claims.get(&(place, name.clone())) {
                     Some(claim) if claim.image == image => continue,
                     Some(claim) if name.tag().is_some() => {
@@ -192,10 +188,9 @@ impl Plan {
                     name: name.clone(),
                     list,
                     rule: number,
-                    is_lacking: false,
+                    had: Had::Another,
                     is_forced: rule.force,
                     with_referrers: rule.referrers,
-                    is_there: false,
                     state,
                 });
             }
@@ -234,7 +229,7 @@ impl Plan {
             format!("copy to {}", graph.image_target(claim.image, claim.index)),
             format!(
                 "the rule at {} writes the same tag from {} ({} writes it again)",
-                place(claim.rule),
+                place(graph.images[claim.image].target(claim.index).rule),
                 graph.image_source(claim.image),
                 place(number)
             ),

@@ -12,9 +12,9 @@ use super::blobs::{Blob, BlobId, Doubts};
 use super::children::{Child, ChildId, ChildState};
 use super::dates::{Date, Dates};
 use super::gauge::Counts;
+use super::holders::Holders;
 use super::image::{Image, ImageId, Outcome};
 use super::job::{Beside, Done, Job, Reply};
-use super::parts::Part;
 use super::places::{HostId, HostKey, HostRow, PlaceId, PlaceRow, Tags};
 use super::task::{Failure, Key, Kind, Readiness, State, Task, TaskId};
 use crate::oci::{Digest, Reference, Repository};
@@ -31,7 +31,6 @@ pub(super) struct Graph<'a> {
     pub(super) place_ids: HashMap<Place, PlaceId>,
     pub(super) dates: Dates,
     pub(super) tasks: Arena<Task>,
-    free_tasks: Vec<TaskId>,
     pub(super) images: Arena<Image>,
     /// Images that were admitted and are not settled.
     pub(super) open_images: HashSet<ImageId>,
@@ -39,8 +38,9 @@ pub(super) struct Graph<'a> {
     pub(super) late_images: HashSet<ImageId>,
     pub(super) blobs: Arena<Blob>,
     pub(super) blob_ids: HashMap<Digest, BlobId>,
-    /// Blobs and children at their places: each goes once to each place.
-    pub(super) parts: HashMap<(PlaceId, Digest), Part>,
+    /// Blobs and children on their way to places, or not to be had there: each goes once to each place.
+    pub(super) parts: HashMap<(PlaceId, Digest), TaskId>,
+    pub(super) holders: Holders,
     pub(super) children: Arena<Child>,
     pub(super) child_ids: HashMap<Digest, ChildId>,
     pub(super) doubts: Doubts,
@@ -86,13 +86,13 @@ impl<'a> Graph<'a> {
             place_ids: HashMap::new(),
             dates,
             tasks: Arena::new(),
-            free_tasks: Vec::new(),
             images: Arena::new(),
             open_images: HashSet::new(),
             late_images: HashSet::new(),
             blobs: Arena::new(),
             blob_ids: HashMap::new(),
             parts: HashMap::new(),
+            holders: Holders::new(),
             children: Arena::new(),
             child_ids: HashMap::new(),
             doubts: Doubts::new(),
@@ -136,11 +136,11 @@ impl<'a> Graph<'a> {
     /// What the schedule must know of `task`; `None` where it is not ready.
     pub(super) fn readiness(&self, task: TaskId) -> Option<Readiness> {
         let row = &self.tasks[task];
-        if let Kind::Copy(blob) = row.kind {
-            return self.copy_readiness(blob);
-        }
-        if !matches!(row.state, State::Ready) {
-            return None;
+        match (&row.kind, &row.state) {
+            (_, State::Done) => return None,
+            (Kind::Copy(blob), _) => return self.copy_readiness(*blob),
+            (_, State::Ready) => {}
+            _ => return None,
         }
         let host = self.host_of(task);
         let (rank, source, targets) = match &row.kind {
@@ -228,7 +228,7 @@ impl<'a> Graph<'a> {
             Kind::Child(at) => {
                 let place = self.places[at.place].place.clone();
                 let child = &self.children[at.child];
-                let reference = Reference::Digest(child.descriptor.digest.clone());
+                let reference = Reference::from(child.descriptor.digest.clone());
                 if at.is_lacking {
                     let manifest = child.manifest()?;
                     Job::Put {
@@ -252,7 +252,7 @@ impl<'a> Graph<'a> {
                 Job::Fetch {
                     reply: reply(task),
                     place: self.places[child.source].place.clone(),
-                    reference: Reference::Digest(child.descriptor.digest.clone()),
+                    reference: Reference::from(child.descriptor.digest.clone()),
                     expected: Some(child.descriptor.clone()),
                 }
             }
@@ -329,7 +329,10 @@ impl<'a> Graph<'a> {
     pub(super) fn failed(&mut self, task: TaskId, error: &StoreError) {
         let kind = self.tasks[task].kind.clone();
         match &kind {
-            Kind::Copy(blob) => return self.source_failed(*blob, error),
+            Kind::Copy(blob) => {
+                self.copy_answered(*blob);
+                return self.source_failed(*blob, error);
+            }
             Kind::Fetch(child) => {
                 // A type that is no manifest's, and no such manifest: it is a blob (protocol.md M12).
                 if error.class == Class::NotFound && !self.children[*child].descriptor.is_manifest()
@@ -442,7 +445,10 @@ impl<'a> Graph<'a> {
     pub(super) fn delay(&mut self, task: TaskId) {
         let before = std::mem::replace(&mut self.tasks[task].state, State::Delayed);
         match self.tasks[task].kind {
-            Kind::Copy(blob) => self.copy_delayed(blob),
+            Kind::Copy(blob) => {
+                self.copy_answered(blob);
+                self.copy_delayed(blob);
+            }
             Kind::Want(..) => self.want_stopped(task, &before),
             Kind::Ask(image, target) => self.ask_delayed(image, target),
             _ => {}
@@ -451,21 +457,14 @@ impl<'a> Graph<'a> {
 
     /// A new task. `Ready` ones are offered to the schedule.
     pub(super) fn add_task(&mut self, kind: Kind, order: u32, state: State) -> TaskId {
-        let row = Task {
+        let task = self.tasks.push(Task {
             kind,
             state,
             pending: 0,
             dependents: Vec::new(),
             order,
             rounds: 0,
-        };
-        let task = match self.free_tasks.pop() {
-            Some(task) => {
-                self.tasks[task] = row;
-                task
-            }
-            None => self.tasks.push(row),
-        };
+        });
         self.changed.push(task);
         task
     }
@@ -484,7 +483,7 @@ impl<'a> Graph<'a> {
     pub(super) fn finish(&mut self, task: TaskId) {
         self.tasks[task].state = State::Done;
         self.changed.push(task);
-        self.free_tasks.push(task);
+        self.tasks.free(task);
     }
 
     pub(super) fn operation(&self, kind: &Kind) -> String {

@@ -28,7 +28,7 @@ pub(super) struct Image {
     /// What is about it.
     pub(super) referrers: Lookup,
     /// What it is about, where it is copied for that.
-    pub(super) subject: Option<Subject>,
+    pub(super) subject: Option<Box<Subject>>,
     content: Content,
     /// What the source's manifest is, as far as that is known.
     pub(super) kind: Option<ManifestKind>,
@@ -48,10 +48,6 @@ pub(super) struct Subject {
 }
 
 /// One target of an image.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "two are the rule's wishes, two are what was found"
-)]
 pub(super) struct Target {
     pub(super) place: PlaceId,
     /// What the image is called there.
@@ -59,15 +55,22 @@ pub(super) struct Target {
     pub(super) list: List,
     /// The number of the rule that asked for it.
     pub(super) rule: usize,
-    /// It had no such tag when it was asked, where it is to get the image.
-    pub(super) is_lacking: bool,
+    pub(super) had: Had,
     /// It is not asked what it has: all is put.
     pub(super) is_forced: bool,
     /// It gets what is about the image, too.
     pub(super) with_referrers: bool,
-    /// Its name is this manifest there, so that only parts may be lacking.
-    pub(super) is_there: bool,
     pub(super) state: TargetState,
+}
+
+/// What a target had under the image's name when it was asked, where it is to get the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Had {
+    Nothing,
+    /// Another manifest, or this one without all of its parts.
+    Another,
+    /// This manifest: only parts of it may be lacking.
+    This,
 }
 
 /// When the target's tag list is worth its request.
@@ -92,9 +95,9 @@ pub(super) enum TargetState {
     /// It has no such tag, or does not tell.
     Lacks,
     /// The tag is this manifest there.
-    Has(Digest),
+    Has(Box<Digest>),
     /// The records vouch that it is: asked only where the source is another one.
-    Vouched(Digest),
+    Vouched(Box<Digest>),
     /// The manifest's parts and the manifest are on their way: the task that puts it.
     Copying(TaskId),
     /// The image is there, and what is about it is looked for.
@@ -126,11 +129,7 @@ pub(super) enum Outcome {
 pub(super) enum Content {
     Unknown,
     /// A HEAD told its digest, or the rule.
-    Named {
-        source: Digest,
-        /// What targets are to have: the same, or by the records what the wanted platforms make of it.
-        digest: Digest,
-    },
+    Named(Box<Digests>),
     /// A HEAD did not tell, or tells nothing more than a GET will.
     Unnamed,
     /// It was read.
@@ -140,33 +139,38 @@ pub(super) enum Content {
         is_current: bool,
     },
     /// It was read, and its bytes dropped, since only targets wait for it that cannot be asked for long.
-    Dropped {
-        source: Digest,
-        digest: Digest,
-    },
+    Dropped(Box<Digests>),
+}
+
+/// What a manifest is called. Boxed, since there may be a million images, of which few are under way.
+pub(super) struct Digests {
+    /// At the source.
+    pub(super) source: Digest,
+    /// What targets are to have: the same, or what the wanted platforms make of it.
+    pub(super) digest: Digest,
 }
 
 impl Content {
     /// What a reference alone says: a digest cannot move, so the source is never asked for it.
     fn named_by(reference: &Reference, wanted: Option<&PlatformFilter>) -> Self {
         match (reference, wanted) {
-            (Reference::Digest(digest), None) => Self::named(digest.clone()),
+            (Reference::Digest(digest), None) => Self::named((**digest).clone()),
             _ => Self::Unknown,
         }
     }
 
     pub(super) fn named(digest: Digest) -> Self {
-        Self::Named {
+        Self::Named(Box::new(Digests {
             source: digest.clone(),
             digest,
-        }
+        }))
     }
 
     /// How many bytes it holds.
     fn held_bytes(&self) -> usize {
         match self {
             Self::Held { manifest, .. } => manifest.bytes().len(),
-            Self::Unknown | Self::Named { .. } | Self::Unnamed | Self::Dropped { .. } => 0,
+            Self::Unknown | Self::Named(_) | Self::Unnamed | Self::Dropped(_) => 0,
         }
     }
 }
@@ -245,9 +249,7 @@ impl Image {
     /// The digest that targets are to have, and the one that the source has.
     pub(super) fn digests(&self) -> Option<(&Digest, &Digest)> {
         match &self.content {
-            Content::Named { digest, source } | Content::Dropped { digest, source } => {
-                Some((digest, source))
-            }
+            Content::Named(known) | Content::Dropped(known) => Some((&known.digest, &known.source)),
             Content::Held {
                 manifest,
                 is_current: true,
@@ -263,7 +265,7 @@ impl Image {
     /// What to ask the source for when its manifest is read.
     pub(super) fn get_reference(&self) -> Reference {
         match &self.content {
-            Content::Dropped { source, .. } => Reference::Digest(source.clone()),
+            Content::Dropped(known) => known.source.clone().into(),
             _ => self.reference.clone(),
         }
     }
@@ -308,7 +310,7 @@ impl Image {
             | Content::Held {
                 is_current: false, ..
             } if any && !waits => Some(Question::Head),
-            Content::Unnamed | Content::Named { .. } | Content::Dropped { .. } if any => {
+            Content::Unnamed | Content::Named(_) | Content::Dropped(_) if any => {
                 Some(Question::Get)
             }
             _ => None,
@@ -357,7 +359,7 @@ impl Graph<'_> {
         let row = &self.images[image];
         let question = row.question(|place| self.is_late(place), || self.head_tells(image));
         if let (Some(Question::Head), Reference::Digest(digest)) = (&question, &row.reference) {
-            let digest = digest.clone();
+            let digest = (**digest).clone();
             return self.resolved(image, Presence::Present(digest, None));
         }
         if let Some(question) = question {
@@ -392,7 +394,7 @@ impl Graph<'_> {
                 TargetState::Lacks
             }
             (Tags::Missing, _) => TargetState::Lacks,
-            (_, Some(digest)) => TargetState::Vouched(digest.clone()),
+            (_, Some(digest)) => TargetState::Vouched(Box::new(digest.clone())),
             (Tags::Unknown | Tags::Asked, None) if target.list == List::First => {
                 return self.list_for(place, image);
             }
@@ -416,7 +418,7 @@ impl Graph<'_> {
                 reply,
                 place,
                 subject,
-                referrer: referrer.clone(),
+                referrer: (**referrer).clone(),
             },
             (_, name) => Job::Head {
                 reply,
@@ -433,7 +435,7 @@ impl Graph<'_> {
             return;
         }
         self.images[image].target_mut(index).state = match presence {
-            Presence::Present(digest, _) => TargetState::Has(digest),
+            Presence::Present(digest, _) => TargetState::Has(Box::new(digest)),
             Presence::Absent | Presence::Unknown => TargetState::Lacks,
         };
         self.consider(image);
@@ -474,10 +476,10 @@ impl Graph<'_> {
         let row = &mut self.images[image];
         row.is_asking = false;
         row.kind = Some(manifest.kind());
-        if let Content::Named { source, .. } = &row.content
-            && source != manifest.source_digest()
+        if let Content::Named(known) = &row.content
+            && known.source != *manifest.source_digest()
         {
-            let source = source.clone();
+            let source = known.source.clone();
             log::warn!(
                 "{} moved from {source} to {} meanwhile",
                 self.image_source(image),
@@ -506,7 +508,7 @@ impl Graph<'_> {
         for index in 0..self.images[image].targets.len() {
             match &self.images[image].target(index).state {
                 TargetState::Has(has) | TargetState::Vouched(has)
-                    if *has == digest && self.is_whole(image, index) =>
+                    if **has == digest && self.is_whole(image, index) =>
                 {
                     self.settle(image, index, TargetState::Done(Outcome::Unchanged));
                 }
@@ -554,9 +556,11 @@ impl Graph<'_> {
                 TargetState::Lacks | TargetState::Has(_) if !self.lacks_list(image, index) => {
                     let root = self.add_task(Kind::Root(image, index), order, State::Waiting);
                     let target = self.images[image].target_mut(index);
-                    target.is_lacking = matches!(target.state, TargetState::Lacks);
-                    target.is_there =
-                        matches!(&target.state, TargetState::Has(has) if has == manifest.digest());
+                    target.had = match &target.state {
+                        TargetState::Has(has) if **has == *manifest.digest() => Had::This,
+                        TargetState::Has(_) => Had::Another,
+                        _ => Had::Nothing,
+                    };
                     target.state = TargetState::Copying(root);
                     self.require(root, place, source, &manifest, 0);
                 }
@@ -770,11 +774,21 @@ impl Graph<'_> {
             | TargetState::Arrived(_) => false,
         };
         if row.targets.iter().all(wants_no_bytes) {
-            let content = Content::Dropped {
+            let content = Content::Dropped(Box::new(Digests {
                 source: manifest.source_digest().clone(),
                 digest: manifest.digest().clone(),
-            };
+            }));
             self.set_content(image, content);
+        }
+    }
+
+    /// Lets go of what is known of an image that is in sync everywhere, once all that have to hear of it have.
+    pub(super) fn forget(&mut self, image: ImageId) {
+        let row = &mut self.images[image];
+        let is_done = |target: &Target| matches!(target.state, TargetState::Done(_));
+        if row.targets.iter().all(is_done) {
+            row.referrers = Lookup::NotAsked;
+            row.content = Content::named_by(&row.reference, row.wanted.as_deref());
         }
     }
 

@@ -2,6 +2,7 @@
 //! how a job is done (`worker.rs`) and what its answer changes (`graph.rs`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
@@ -114,6 +115,8 @@ pub(super) enum Done {
         mount_denied: bool,
         /// The hosts that were too slow for the others of this stream, as far as that was known by then.
         detached: Vec<HostId>,
+        /// How long those may still take that are not through yet; `None`: as long as they like.
+        patience: Option<Duration>,
     },
     /// The source broke off; this target is as it was before.
     NotSent,

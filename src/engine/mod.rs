@@ -14,6 +14,7 @@ mod filter;
 mod form;
 mod gauge;
 mod graph;
+mod holders;
 mod image;
 mod job;
 mod marks;
@@ -35,7 +36,6 @@ mod wanted;
 mod worker;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::SystemTime;
 
@@ -96,30 +96,21 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
         is_dry: options.is_dry,
         own: OwnTags::default(),
     };
-    let started = AtomicUsize::new(0);
     thread::scope(|scope| {
-        for number in 0..options.policy.workers {
+        let mut started = 0;
+        let mut add_worker = || {
             let (worker, jobs) = (&worker, jobs.clone());
-            let name = format!("worker-{number:02}");
-            match thread::Builder::new()
-                .name(name)
-                .spawn_scoped(scope, move || worker.run(&jobs))
-            {
-                Ok(_) => {
-                    started.fetch_add(1, Ordering::Relaxed);
-                }
-                Err(error) => {
-                    log::warn!(
-                        "only {} workers could be started: {error}",
-                        started.load(Ordering::Relaxed)
-                    );
-                    break;
-                }
+            let name = format!("worker-{started:02}");
+            let thread = thread::Builder::new().name(name);
+            let spawned = thread.spawn_scoped(scope, move || worker.run(&jobs));
+            if let Err(error) = &spawned {
+                log::warn!("only {started} workers could be started: {error}");
             }
-        }
-        // The workers alone hold the queue's end: they stop when the coordinator is done with its own.
-        drop(jobs);
-        let workers = started.load(Ordering::Relaxed);
+            started += usize::from(spawned.is_ok());
+            spawned.is_ok()
+        };
+        let workers = (0..options.policy.workers).take_while(|_| add_worker());
+        let workers = workers.count();
         if workers == 0 {
             return Report {
                 fatal: Some("no worker thread could be started".to_owned()),
@@ -136,7 +127,7 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
             graph.is_dry = options.is_dry;
             let plan = Plan::new(rules, &mut graph, stores);
             let mut run = Run::new(graph, plan, policy, options, stores, answer_sender);
-            coordinate(&mut run, &job_sender, &answers, &options.cancel);
+            coordinate(&mut run, &job_sender, &answers, &options.cancel, add_worker);
             // The workers stop when the queue is closed.
             drop(job_sender);
             let fatal = run.fatal();

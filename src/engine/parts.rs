@@ -8,17 +8,11 @@ use super::blobs::Doubt;
 use super::children::ChildAt;
 use super::dates::Date;
 use super::graph::Graph;
-use super::image::Outcome;
+use super::image::{Had, Outcome};
 use super::places::{PlaceId, Tags};
 use super::task::{Failure, Kind, State, TaskId};
 use crate::oci::{Descriptor, Digest, Manifest};
 use crate::store::StoreError;
-
-/// A blob or a child at a place.
-pub(super) enum Part {
-    Done,
-    Open(TaskId),
-}
 
 impl Graph<'_> {
     /// Has `parent` wait for all parts of its manifest at `place`, and makes it ready when they are there already.
@@ -50,8 +44,12 @@ impl Graph<'_> {
         };
         for child in children {
             let key = (place, child.digest.clone());
+            if self.holders.has(place, &child.digest) {
+                continue;
+            }
             let row = self.child(child, source);
             if !self.parts.contains_key(&key) {
+                self.children[row].tasks += 1;
                 let at = ChildAt {
                     child: row,
                     place,
@@ -61,7 +59,7 @@ impl Graph<'_> {
                     is_forced,
                 };
                 let task = self.add_task(Kind::Child(at), order, State::Waiting);
-                self.parts.insert(key.clone(), Part::Open(task));
+                self.parts.insert(key.clone(), task);
                 let is_distrusted = self.doubts.get(&key) == Some(&Doubt::Send);
                 if is_forced || is_distrusted || self.is_empty(place) {
                     self.need_child(task);
@@ -91,13 +89,16 @@ impl Graph<'_> {
         descriptor: &Descriptor,
         failure: &mut Option<Arc<Failure>>,
     ) {
+        if self.holders.has(place, &descriptor.digest) {
+            return;
+        }
         let order = self.tasks[parent].order;
         let key = (place, descriptor.digest.clone());
         if self.parts.contains_key(&key) {
             self.add_source(&descriptor.digest, source);
         } else {
             let task = self.want(descriptor, place, source, order);
-            self.parts.insert(key.clone(), Part::Open(task));
+            self.parts.insert(key.clone(), task);
         }
         self.depend(parent, &key, failure);
     }
@@ -108,7 +109,7 @@ impl Graph<'_> {
         part: &(PlaceId, Digest),
         failure: &mut Option<Arc<Failure>>,
     ) {
-        if let Some(&Part::Open(task)) = self.parts.get(part) {
+        if let Some(&task) = self.parts.get(part) {
             if let State::Failed(cause) = &self.tasks[task].state {
                 failure.get_or_insert_with(|| cause.clone());
             } else {
@@ -129,6 +130,7 @@ impl Graph<'_> {
         let digest = self.children[at.child].descriptor.digest.clone();
         self.doubts.remove(&(at.place, digest.clone()));
         self.part_done(task, at.place, &digest);
+        self.close_child(at.child);
     }
 
     /// All parts of a manifest are at its place.
@@ -136,7 +138,7 @@ impl Graph<'_> {
         match self.tasks[task].kind {
             // What an index called a child was a blob: there is nothing to put.
             Kind::Child(at) if self.children[at.child].is_blob() => self.child_done(task, at),
-            Kind::Root(image, index) if self.images[image].target(index).is_there => {
+            Kind::Root(image, index) if self.images[image].target(index).had == Had::This => {
                 self.finish(task);
                 self.root_done(task, image, index, Outcome::Unchanged);
             }
@@ -146,7 +148,8 @@ impl Graph<'_> {
 
     /// A blob or child has arrived at its place.
     pub(super) fn part_done(&mut self, task: TaskId, place: PlaceId, digest: &Digest) {
-        self.parts.insert((place, digest.clone()), Part::Done);
+        self.parts.remove(&(place, digest.clone()));
+        self.holders.add(place, digest);
         let dependents = std::mem::take(&mut self.tasks[task].dependents);
         let was_lacking = matches!(self.tasks[task].kind, Kind::Child(at) if at.is_lacking);
         self.finish(task);
@@ -157,7 +160,10 @@ impl Graph<'_> {
             if let Kind::Root(image, index) = row.kind
                 && was_lacking
             {
-                self.images[image].target_mut(index).is_there = false;
+                let had = &mut self.images[image].target_mut(index).had;
+                if *had == Had::This {
+                    *had = Had::Another;
+                }
             }
             if is_last {
                 self.parts_there(dependent);
@@ -208,21 +214,19 @@ impl Graph<'_> {
             .filter(|part| named(&part.digest))
         {
             self.parts.remove(&(place, part.digest.clone()));
+            self.holders.remove(place, &part.digest);
             self.doubt(&part.digest, place, doubt);
         }
         self.require(task, place, source, &manifest, depth);
         true
     }
 
-    /// Forgets the failures of the last pass, but for those that are final.
+    /// Forgets the failures of the last pass, but for those that are final. Nothing is under way.
     pub(super) fn forget_failures(&mut self) {
         let tasks = &self.tasks;
-        self.parts.retain(|_, part| match part {
-            Part::Done => true,
-            Part::Open(task) => match &tasks[*task].state {
-                State::Failed(failure) => failure.is_final,
-                _ => true,
-            },
+        self.parts.retain(|_, task| match &tasks[*task].state {
+            State::Failed(failure) => failure.is_final,
+            _ => true,
         });
         for place in self.places.iter_mut() {
             if matches!(&place.tags, Tags::Failed(failure) if !failure.is_final) {
@@ -233,6 +237,9 @@ impl Graph<'_> {
             if matches!(&row.date, Date::Failed(failure) if !failure.is_final) {
                 row.date = Date::Unknown;
             }
+        }
+        for child in self.children.iter_mut() {
+            child.tasks = 0;
         }
         self.forget_source_failures();
     }

@@ -34,12 +34,14 @@ pub(super) struct HostRow {
     pub(super) late: bool,
     /// How often it was too slow for the other targets of a blob: twice, and it gets its blobs alone.
     pub(super) detached: u32,
+    /// Its uploads that run while the others of their streams were through with it long ago.
+    pub(super) overdue: u32,
 }
 
 impl HostRow {
     /// Whether it gets its blobs in jobs of its own.
     pub(super) fn goes_alone(&self) -> bool {
-        self.is_narrow || self.detached >= MAX_DETACHED
+        self.is_narrow || self.overdue > 0 || self.detached >= MAX_DETACHED
     }
 }
 
@@ -94,6 +96,7 @@ impl Graph<'_> {
                 is_narrow: false,
                 late: false,
                 detached: 0,
+                overdue: 0,
             });
             news.push(News::Met(host));
             host

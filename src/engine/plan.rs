@@ -88,7 +88,6 @@ pub(super) enum Listing {
 pub(super) struct Claim {
     pub(super) image: ImageId,
     pub(super) index: usize,
-    pub(super) rule: usize,
 }
 
 impl Plan {

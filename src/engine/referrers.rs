@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::filter::{Left, filter};
 use super::graph::Graph;
-use super::image::{Image, ImageId, List, Subject, Target as ImageTarget, TargetState};
+use super::image::{Had, Image, ImageId, List, Subject, Target as ImageTarget, TargetState};
 use super::job::{Job, Reply};
 use super::parts::MAX_DEPTH;
 use super::places::Tags;
@@ -172,7 +172,7 @@ impl Plan {
             let new = *known.or_insert_with(|| {
                 let mut new = Image::new(source, referrer.name.clone(), None, None);
                 let lists = referrer.subject.clone();
-                new.subject = Some(Subject { lists, image });
+                new.subject = Some(Box::new(Subject { lists, image }));
                 graph.images.push(new)
             });
             let targets = &mut graph.images[new].targets;
@@ -180,17 +180,15 @@ impl Plan {
             self.claims.entry(at).or_insert(Claim {
                 image: new,
                 index: targets.len(),
-                rule,
             });
             targets.push(ImageTarget {
                 place,
                 name: referrer.name.clone(),
                 list: List::Spared,
                 rule,
-                is_lacking: false,
+                had: Had::Another,
                 is_forced,
                 with_referrers: false,
-                is_there: false,
                 state: TargetState::Waiting,
             });
             graph.counts.images += 1;
@@ -243,7 +241,7 @@ impl Worker<'_> {
         let holder = self.stores.open(&search.holder);
         // What a dry run would have put is at the source alone; and for what goes wrong the source is held responsible.
         let read = |digest: &Digest| {
-            let reference = Reference::Digest(digest.clone());
+            let reference = Reference::from(digest.clone());
             let held = holder.manifest(&reference);
             held.or_else(|_| source.manifest(&reference))
         };
@@ -259,7 +257,7 @@ impl Worker<'_> {
             Root::Held(root) => images(root, &read, 0, &mut tell)?,
             Root::Named(digest) => images(&read(digest)?, &read, 0, &mut tell)?,
             Root::Sparse(digest, wanted) => {
-                let root = source.manifest(&Reference::Digest(digest.clone()))?;
+                let root = source.manifest(&Reference::from(digest.clone()))?;
                 if let Left::Some { manifest, .. } = filter(&*source as &dyn Source, root, wanted)?
                 {
                     images(&manifest, &read, 0, &mut tell)?;
@@ -292,7 +290,7 @@ impl Worker<'_> {
                 }
                 subjects.push_back((digest.clone(), depth + 1));
                 found.push(Referrer {
-                    name: Reference::Digest(digest),
+                    name: digest.into(),
                     subject: Some(subject.clone()),
                 });
             }

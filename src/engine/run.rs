@@ -155,6 +155,11 @@ impl<'a> Run<'a> {
         self.fatal.take()
     }
 
+    /// How many uploads are overdue: each may keep a worker from what has its slot.
+    pub(super) fn overdue(&self) -> usize {
+        self.schedule.overdue()
+    }
+
     /// When the next timer fires.
     pub(super) fn next_timer(&self) -> Option<Time> {
         self.schedule.next_timer().filter(|_| !self.is_stopping)
@@ -233,11 +238,23 @@ impl<'a> Run<'a> {
         let Answer { task, host, result } = answer;
         self.in_flight -= 1;
         let slot = self.slot(task);
-        self.schedule.ended(host, slot);
+        if self.schedule.ended(task, host, slot) {
+            self.graph.caught_up(host);
+        }
         match result {
             Ok(done) => {
                 if !matches!(done, Done::NotSent) {
                     self.schedule.answered(task, host);
+                }
+                if let Done::BlobSent {
+                    patience: Some(patience),
+                    ..
+                } = done
+                {
+                    for other in self.graph.others_of(task) {
+                        let host = self.graph.host_of(other);
+                        self.schedule.wait_for(other, host, now + patience);
+                    }
                 }
                 self.graph.done(task, done);
             }
@@ -324,6 +341,7 @@ impl<'a> Run<'a> {
             match fired {
                 Fired::Task(task) => self.graph.again(task),
                 Fired::Host(host) => self.graph.set_late(host, false),
+                Fired::Overdue(task) => self.graph.want_overdue(task),
             }
         }
         self.take_news();
@@ -331,6 +349,7 @@ impl<'a> Run<'a> {
 
     /// Passes on what the graph has to tell: to the schedule, to the plan, and to the reader of the log.
     fn take_news(&mut self) {
+        let mut settled = Vec::new();
         while !self.graph.news.is_empty() || !self.graph.changed.is_empty() {
             for task in std::mem::take(&mut self.graph.changed) {
                 self.schedule.set(task, self.graph.readiness(task));
@@ -349,9 +368,13 @@ impl<'a> Run<'a> {
                         self.tell(image, index);
                         self.plan
                             .settled(image, index, &mut self.graph, self.stores);
+                        settled.push(image);
                     }
                 }
             }
+        }
+        for image in settled {
+            self.graph.forget(image);
         }
         self.gauge.set(Counts {
             waiting: self.plan.waiting(),

@@ -58,11 +58,15 @@ pub(super) struct Schedule {
     group_of: HashMap<TaskId, (Group, Key)>,
     /// In how many groups each target host is.
     wanted: HashMap<HostId, usize>,
-    /// Slots in use: one for each target of a copy, one for anything else.
+    /// Slots in use: one for each target of a copy, those that are overdue among them, and one for anything else.
     running: usize,
     hosts: HashMap<HostId, Host>,
     timers: BinaryHeap<Reverse<(Time, u64, Timer)>>,
     timer_number: u64,
+    /// Running uploads of blobs that another target has got.
+    awaited: HashMap<TaskId, Awaited>,
+    /// How many of these are overdue.
+    overdue: usize,
     attempts: HashMap<TaskId, Attempts>,
     /// Tasks that a host answered by asking for a pause, and nothing else since.
     put_off: HashMap<TaskId, HostId>,
@@ -88,6 +92,16 @@ impl Group {
 enum Timer {
     Task(TaskId),
     Host(HostId),
+    /// The patience with this task and its host.
+    Overdue(TaskId, HostId),
+}
+
+/// An upload that the images of other targets may wait for.
+enum Awaited {
+    /// Until the timer of this number.
+    Until(u64),
+    /// No more: another gets a slot in place of its own.
+    Overdue,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -99,6 +113,8 @@ struct Attempts {
 
 struct Host {
     running: usize,
+    /// Of these, uploads that are overdue: they keep no question from being asked.
+    overdue: usize,
     /// How many requests may be at the host at once.
     window: usize,
     /// How many the user lets be there at once.
@@ -123,7 +139,7 @@ impl Host {
     /// and a write within one registry may, goes while nothing else does.
     fn has_room(&self, requests: usize, share: usize) -> bool {
         let window = if self.is_probed { 1 } else { self.window };
-        self.running < window.min(share)
+        self.running - self.overdue < window.min(share)
             && (self.running == 0 || self.running + requests <= self.limit)
     }
 }
@@ -166,6 +182,8 @@ pub(super) enum Fired {
     Task(TaskId),
     /// A host's pause is over.
     Host(HostId),
+    /// An upload took too long for the others of its stream.
+    Overdue(TaskId),
 }
 
 impl Schedule {
@@ -179,6 +197,8 @@ impl Schedule {
             hosts: HashMap::new(),
             timers: BinaryHeap::new(),
             timer_number: 0,
+            awaited: HashMap::new(),
+            overdue: 0,
             attempts: HashMap::new(),
             put_off: HashMap::new(),
             random: policy.seed | 1,
@@ -231,7 +251,7 @@ impl Schedule {
         if let Some(doomed) = self.doomed() {
             return Some(doomed);
         }
-        if self.running >= self.policy.workers {
+        if self.running >= self.policy.workers + self.overdue {
             return None;
         }
         // While other hosts have work ready, no target host holds more than its share of the slots (D5).
@@ -361,8 +381,8 @@ impl Schedule {
 
     /// Whether nothing is ready or waits for its time. The pause of a host that nobody wants is no reason to wait.
     pub(super) fn is_idle(&self) -> bool {
-        let is_host = |timer: &Reverse<(Time, u64, Timer)>| matches!(timer.0.2, Timer::Host(_));
-        self.groups.is_empty() && self.timers.iter().all(is_host)
+        let is_task = |timer: &Reverse<(Time, u64, Timer)>| matches!(timer.0.2, Timer::Task(_));
+        self.groups.is_empty() && !self.timers.iter().any(is_task)
     }
 
     /// A request to `host` has begun, in a slot of its own or (a copy's source) beside its targets' slots.
@@ -371,13 +391,30 @@ impl Schedule {
         self.running += usize::from(takes_slot == TakesSlot::Yes);
     }
 
-    /// It has ended.
-    pub(super) fn ended(&mut self, host: HostId, takes_slot: TakesSlot) {
+    /// It has ended. Tells whether it was overdue.
+    pub(super) fn ended(&mut self, task: TaskId, host: HostId, takes_slot: TakesSlot) -> bool {
+        let was_overdue = matches!(self.awaited.remove(&task), Some(Awaited::Overdue));
         let row = self.host(host);
         row.running = row.running.saturating_sub(1);
+        row.overdue -= usize::from(was_overdue);
+        self.overdue -= usize::from(was_overdue);
         self.running = self
             .running
             .saturating_sub(usize::from(takes_slot == TakesSlot::Yes));
+        was_overdue
+    }
+
+    /// Has an upload be overdue, if it has not ended by then: others of its stream have.
+    pub(super) fn wait_for(&mut self, task: TaskId, host: HostId, until: Time) {
+        if let Entry::Vacant(new) = self.awaited.entry(task) {
+            new.insert(Awaited::Until(self.timer_number + 1));
+            self.arm(until, Timer::Overdue(task, host));
+        }
+    }
+
+    /// How many uploads are overdue.
+    pub(super) fn overdue(&self) -> usize {
+        self.overdue
     }
 
     /// The host has answered as it should.
@@ -553,7 +590,7 @@ impl Schedule {
     /// Takes the next timer that is due.
     pub(super) fn fired(&mut self, now: Time) -> Option<Fired> {
         loop {
-            let Reverse((time, _, timer)) = *self.timers.peek()?;
+            let Reverse((time, number, timer)) = *self.timers.peek()?;
             if time > now {
                 return None;
             }
@@ -566,6 +603,16 @@ impl Schedule {
                     if row.paused_until.is_some_and(|end| end <= now) {
                         row.paused_until = None;
                         return Some(Fired::Host(host));
+                    }
+                }
+                Timer::Overdue(task, host) => {
+                    if let Some(awaited) = self.awaited.get_mut(&task)
+                        && matches!(awaited, Awaited::Until(until) if *until == number)
+                    {
+                        *awaited = Awaited::Overdue;
+                        self.overdue += 1;
+                        self.host(host).overdue += 1;
+                        return Some(Fired::Overdue(task));
                     }
                 }
             }
@@ -599,6 +646,7 @@ impl Schedule {
         let window = self.policy.workers;
         self.hosts.entry(host).or_insert_with(|| Host {
             running: 0,
+            overdue: 0,
             window,
             limit: usize::MAX,
             successes: 0,
@@ -721,7 +769,7 @@ mod tests {
         // Something runs elsewhere.
         schedule.started(fast, TakesSlot::Yes);
         assert!(schedule.next().is_none());
-        schedule.ended(fast, TakesSlot::Yes);
+        schedule.ended(Id::of(0), fast, TakesSlot::Yes);
         // A question or a copy is ready elsewhere.
         for (source, targets) in [(Some(fast), vec![]), (Some(source), vec![fast])] {
             schedule.set(Id::of(1), ready(source, &targets, &[]));
@@ -729,6 +777,47 @@ mod tests {
             schedule.set(Id::of(1), None);
         }
         assert!(schedule.next().is_some());
+    }
+
+    #[test]
+    fn what_is_overdue_makes_room_for_others_until_it_ends() {
+        let [slow, fast] = [0, 1].map(Id::of);
+        let mut schedule = Schedule::new(Policy::of(1, 1));
+        let (upload, question) = (Id::of(0), Id::of(1));
+        schedule.started(slow, TakesSlot::Yes);
+        schedule.wait_for(upload, slow, SECOND);
+        schedule.wait_for(upload, slow, 2 * SECOND);
+        let key = Key {
+            order: 0,
+            rank: 2,
+            smallness: 0,
+        };
+        for host in [slow, fast] {
+            let readiness = Readiness {
+                key,
+                source: None,
+                targets: vec![host],
+                alone: Vec::new(),
+            };
+            schedule.set(question, Some(readiness));
+            assert!(schedule.next().is_none());
+        }
+        assert!(schedule.fired(SECOND / 2).is_none());
+        assert!(matches!(schedule.fired(2 * SECOND), Some(Fired::Overdue(task)) if task == upload));
+        assert!(schedule.fired(2 * SECOND).is_none() && schedule.overdue() == 1);
+        assert!(schedule.next().is_some());
+        schedule.started(fast, TakesSlot::Yes);
+        assert!(schedule.next().is_none());
+        assert!(!schedule.ended(question, fast, TakesSlot::Yes));
+        assert!(schedule.ended(upload, slow, TakesSlot::Yes) && schedule.overdue() == 0);
+        // One that ends before its time, and another of the same number.
+        schedule.started(slow, TakesSlot::Yes);
+        schedule.wait_for(upload, slow, 3 * SECOND);
+        assert!(!schedule.ended(upload, slow, TakesSlot::Yes));
+        schedule.started(slow, TakesSlot::Yes);
+        schedule.wait_for(upload, slow, 4 * SECOND);
+        assert!(schedule.fired(3 * SECOND).is_none());
+        assert!(schedule.fired(4 * SECOND).is_some());
     }
 
     #[test]

@@ -155,7 +155,7 @@ impl Registries {
                 if repo.manifests.contains_key(referrer) && !subjects.contains(referrer) {
                     subjects.push(referrer.clone());
                     found.push(Referrer {
-                        name: Reference::Digest(referrer.clone()),
+                        name: Reference::from(referrer.clone()),
                         subject: Some(subject.clone()),
                     });
                 }
@@ -187,7 +187,7 @@ impl Registries {
                 place,
                 referrer,
                 ..
-            } => self.head(reply, &place, &Reference::Digest(referrer), now),
+            } => self.head(reply, &place, &Reference::from(referrer), now),
             Job::Referrers { reply, search } => {
                 let root = match &search.root {
                     Root::Held(manifest) => manifest.digest(),
@@ -333,6 +333,7 @@ impl Registries {
                 want.reply.send(Ok(Done::BlobSent {
                     mount_denied,
                     detached: Vec::new(),
+                    patience: None,
                 }));
             }
         }
@@ -346,9 +347,10 @@ impl Repo {
     fn resolve(&self, reference: &Reference) -> Option<Digest> {
         match reference {
             Reference::Tag(tag) => self.tags.get(tag).cloned(),
-            Reference::Digest(digest) => {
-                self.manifests.contains_key(digest).then(|| digest.clone())
-            }
+            Reference::Digest(digest) => self
+                .manifests
+                .contains_key(digest)
+                .then(|| (**digest).clone()),
         }
     }
 
@@ -496,6 +498,9 @@ pub(super) trait Servers {
 
     /// A job comes to its end, and is answered.
     fn serve(&mut self, job: Job, now: Time);
+
+    /// The run is over, and has this left.
+    fn end(&mut self, _: &Graph<'_>) {}
 }
 
 /// Registries in which what must hold of jobs is looked at.
@@ -631,6 +636,7 @@ pub(super) fn drive(
             "seed {seed}: an image has no outcome"
         );
     }
+    servers.end(&run.graph);
     let fatal = run.fatal();
     assert_eq!(fatal, None, "seed {seed}");
     let images = run.graph.images.ids();
@@ -643,6 +649,16 @@ pub(super) fn drive(
         assert_eq!(
             held_bytes, 0,
             "seed {seed}: manifests of finished images are held"
+        );
+        let graph = &run.graph;
+        let kept = [
+            graph.blob_ids.len(),
+            graph.child_ids.len(),
+            graph.parts.len(),
+        ];
+        assert_eq!(
+            kept, [0; 3],
+            "seed {seed}: blobs, children and parts that nobody wants"
         );
     }
     report

@@ -34,6 +34,14 @@ pub struct Patience {
     pub share: f64,
 }
 
+impl Patience {
+    /// How long the others may still take when one is through that took so long; `None`: as long as they like.
+    pub(super) fn after(&self, took: Duration) -> Option<Duration> {
+        let part = self.share / (1.0 - self.share);
+        (part >= 0.0 && part.is_finite()).then(|| self.at_least.max(took.mul_f64(part)))
+    }
+}
+
 struct Ring {
     /// Consecutive chunks, each of `CHUNK` bytes but the blob's last.
     chunks: VecDeque<Arc<Vec<u8>>>,
@@ -54,8 +62,10 @@ struct Ring {
     began: Option<Instant>,
     /// Since when somebody has been waiting for the slowest target.
     full_since: Option<Instant>,
-    /// Bytes that detached targets read for themselves.
+    /// Bytes that targets read for themselves.
     read_apart: u64,
+    /// How many targets do that.
+    apart: usize,
 }
 
 /// Where a target is in the stream.
@@ -112,6 +122,7 @@ impl<'a> Stream<'a> {
                 began: None,
                 full_since: None,
                 read_apart: 0,
+                apart: 0,
             }),
             moved: Condvar::new(),
         }
@@ -130,6 +141,14 @@ impl<'a> Stream<'a> {
             marks: None,
             transfer: None,
         }
+    }
+
+    /// How many bytes were read from the source, once all was and as far as nobody reads for itself; then the targets that
+    /// are not through keep nothing but their own hosts busy.
+    pub(super) fn read(&self) -> Option<u64> {
+        let ring = self.lock();
+        let is_over = matches!(ring.state, State::Verified) && ring.apart == 0;
+        is_over.then_some(ring.end + ring.read_apart)
     }
 
     /// How many bytes were read from the source, and how the common read ended.
@@ -427,9 +446,12 @@ impl<'s> Reader<'s, '_> {
 
     /// Goes on at `offset` with snapshots from elsewhere.
     pub(super) fn go_on(&mut self, snapshots: &Snapshots, offset: u64) {
-        if self.stream.lock().move_to(self.target, None) {
+        let mut ring = self.stream.lock();
+        ring.apart += usize::from(self.apart.is_none());
+        if ring.move_to(self.target, None) {
             self.stream.moved.notify_all();
         }
+        drop(ring);
         self.apart = Some(Origin::at(snapshots, self.stream.descriptor, offset));
         self.position = offset;
         self.chunk = None;
@@ -446,7 +468,10 @@ impl<'s> Reader<'s, '_> {
         {
             self.mark_now();
         }
+        let mut used = self.chunk.take();
         if self.apart.is_none() {
+            // The ring fills it again, once nobody has it.
+            used = None;
             match self.stream.next(self.target, self.position)? {
                 Next::Chunk(chunk) => return Ok(Some(chunk)),
                 Next::End => return Ok(None),
@@ -459,7 +484,7 @@ impl<'s> Reader<'s, '_> {
         if origin.is_verified() {
             return Ok(None);
         }
-        let mut chunk = Vec::new();
+        let mut chunk = used.and_then(Arc::into_inner).unwrap_or_default();
         let before = origin.offset();
         let result = origin.fill_from(self.stream.source, self.stream.descriptor, &mut chunk);
         self.stream.lock().read_apart += origin.offset() - before;
@@ -487,7 +512,6 @@ impl Read for Reader<'_, '_> {
                 if length > 0 || buffer.is_empty() {
                     return Ok(length);
                 }
-                self.chunk = None;
             }
             match self.next()? {
                 Some(chunk) => {
@@ -506,7 +530,9 @@ impl Read for Reader<'_, '_> {
 impl Drop for Reader<'_, '_> {
     fn drop(&mut self) {
         self.chunk = None;
-        if self.stream.lock().move_to(self.target, None) {
+        let mut ring = self.stream.lock();
+        ring.apart -= usize::from(self.apart.is_some());
+        if ring.move_to(self.target, None) {
             self.stream.moved.notify_all();
         }
     }
@@ -633,6 +659,24 @@ mod tests {
                 .map(|thread| thread.join().unwrap())
                 .collect()
         })
+    }
+
+    #[test]
+    fn both_limits_of_patience_have_to_be_passed() {
+        let seconds = Duration::from_secs;
+        for (at_least, share, took, may_take) in [
+            (1, 0.25, 1, Some(1)),
+            (1, 0.25, 3, Some(1)),
+            (1, 0.25, 30, Some(10)),
+            (1, 0.5, 30, Some(30)),
+            (60, 0.5, 30, Some(60)),
+            (0, 0.0, 30, Some(0)),
+            (0, 1.0, 30, None),
+        ] {
+            let at_least = seconds(at_least);
+            let patience = Patience { at_least, share };
+            assert_eq!(patience.after(seconds(took)), may_take.map(seconds));
+        }
     }
 
     #[test]

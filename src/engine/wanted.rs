@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::filter::Left;
 use super::graph::Graph;
-use super::image::{Content, ImageId, Outcome, TargetState};
+use super::image::{Content, Digests, ImageId, Outcome, TargetState};
 use super::task::Failure;
 use crate::oci::platform::List;
 use crate::oci::{Digest, Manifest, Reference};
@@ -37,7 +37,7 @@ impl Graph<'_> {
         }
         let digest = self.made(image).find(|(from, _)| **from == source);
         match digest.map(|(_, digest)| digest.clone()) {
-            Some(digest) => Content::Named { source, digest },
+            Some(digest) => Content::Named(Box::new(Digests { source, digest })),
             None => Content::Unnamed,
         }
     }
@@ -118,7 +118,7 @@ impl Graph<'_> {
         let names = self.images[image].targets.iter().enumerate();
         let wrong: Vec<usize> = names
             .filter(|(_, target)| match &target.name {
-                Reference::Digest(digest) => digest != manifest.digest(),
+                Reference::Digest(digest) => **digest != *manifest.digest(),
                 Reference::Tag(_) => false,
             })
             .filter(|(_, target)| !target.state.is_settled())

@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::Receiver;
 
@@ -213,6 +213,7 @@ impl Worker<'_> {
                     Done::BlobSent {
                         mount_denied: false,
                         detached: Vec::new(),
+                        patience: None,
                     }
                 })
             };
@@ -236,10 +237,17 @@ impl Worker<'_> {
             .enumerate()
             .map(|(number, want)| Mutex::new(Some((stream.reader(number), want))));
         let slots: Vec<_> = slots.collect();
+        let reply = Mutex::new(Some(reply));
         let serve = |slot: &Mutex<Option<(Reader<'_, '_>, Want)>>| {
             if let Some((reader, want)) = slot.lock().unwrap_or_else(PoisonError::into_inner).take()
             {
                 self.send(descriptor, reader, want, &hosts);
+            }
+            // The source is free for the others while a slow target finishes.
+            if let Some(bytes) = stream.read()
+                && let Some(reply) = reply.lock().unwrap_or_else(PoisonError::into_inner).take()
+            {
+                reply.send(Ok(Done::Read { bytes }));
             }
         };
         thread::scope(|scope| {
@@ -269,12 +277,15 @@ impl Worker<'_> {
         });
         drop(slots);
         let (bytes, result) = stream.finish();
-        reply.send(result.map(|()| Done::Read { bytes }));
+        if let Some(reply) = reply.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            reply.send(result.map(|()| Done::Read { bytes }));
+        }
     }
 
     /// `hosts` are those of all targets of the stream.
     fn send(&self, descriptor: &Descriptor, reader: Reader<'_, '_>, want: Want, hosts: &[HostId]) {
         let Want { reply, place, hint } = want;
+        let start = Instant::now();
         let begin = self.stores.open(&place).begin(descriptor, &hint);
         let result = begin.and_then(|begin| match begin {
             Begin::Present(found) => Ok(Done::BlobFound(found)),
@@ -290,6 +301,7 @@ impl Worker<'_> {
                         .into_iter()
                         .filter_map(|target| hosts.get(target).copied())
                         .collect(),
+                    patience: self.patience.after(start.elapsed()),
                 }))
             }
         });
@@ -328,13 +340,10 @@ impl Worker<'_> {
         loop {
             if let Some(location) = upload.location() {
                 reader.mark(Marks::new(self.mark_after, move |offset, hasher| {
-                    self.journal.append(&Record::upload(
-                        place,
-                        &descriptor.digest,
-                        &location,
-                        offset,
-                        hasher,
-                    ));
+                    let digest = &descriptor.digest;
+                    let record = Record::upload(place, digest, &location, offset, hasher);
+                    self.journal.append(&record);
+                    log::debug!("{place}: {digest} is recorded up to byte {offset}");
                 }));
             }
             match upload.send(&mut reader) {
@@ -387,7 +396,7 @@ fn read_created(
     for _ in 0..MAX_DEPTH {
         match created::clue(manifest.bytes()) {
             Clue::Time(time) => return Ok(Some(time)),
-            Clue::Child(child) => manifest = store.manifest(&Reference::Digest(child.digest))?,
+            Clue::Child(child) => manifest = store.manifest(&Reference::from(child.digest))?,
             Clue::Config(config) if config.size <= MAX_CONFIG => {
                 let config = read_config(store as &dyn Source, &config)?;
                 return Ok(created::of_config(&config));

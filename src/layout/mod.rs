@@ -121,7 +121,7 @@ impl Layout {
         reference: &Reference,
     ) -> Result<Option<(Digest, Option<Descriptor>)>, LayoutError> {
         let tag = match reference {
-            Reference::Digest(digest) => return Ok(Some((digest.clone(), None))),
+            Reference::Digest(digest) => return Ok(Some(((**digest).clone(), None))),
             Reference::Tag(tag) => tag,
         };
         let mut found: Option<Descriptor> = None;
@@ -595,7 +595,7 @@ mod tests {
         check(layout.manifest(&tag("v1")), Class::NotFound, "no image v1");
 
         let image = image("");
-        let by_digest = Reference::Digest(image.digest().clone());
+        let by_digest = Reference::from(image.digest().clone());
         assert_eq!(layout.head(&by_digest).unwrap(), Presence::Absent);
         for bytes in [&b"{}"[..], b"", b"0123456789"] {
             put_blob(&layout, bytes);
@@ -641,7 +641,7 @@ mod tests {
             }
             images += usize::from(manifest.kind() == Kind::Image);
             let children = manifest.children().iter();
-            wanted.extend(children.map(|child| Reference::Digest(child.digest.clone())));
+            wanted.extend(children.map(|child| Reference::from(child.digest.clone())));
         }
         assert_eq!(images, 3);
     }
@@ -722,7 +722,7 @@ mod tests {
     fn damaged_content_is_never_used() {
         let (_folder, layout, image) = Folder::with_image();
         let file = file_of(&layout, image.digest());
-        let by_digest = Reference::Digest(image.digest().clone());
+        let by_digest = Reference::from(image.digest().clone());
 
         let mut flipped = image.bytes().to_vec();
         flipped[40] ^= 1;

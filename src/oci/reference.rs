@@ -225,8 +225,14 @@ impl Tag {
 pub enum Reference {
     /// A name that may move.
     Tag(Tag),
-    /// The content itself.
-    Digest(Digest),
+    /// The content itself. Boxed, since a run may hold a million tags and few of these.
+    Digest(Box<Digest>),
+}
+
+impl From<Digest> for Reference {
+    fn from(digest: Digest) -> Self {
+        Self::Digest(Box::new(digest))
+    }
 }
 
 impl Reference {

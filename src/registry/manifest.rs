@@ -16,7 +16,7 @@ pub(super) fn head(client: &Client, reference: &Reference) -> Result<Presence, S
     Ok(match response.status {
         200..=299 => match (digest_header(&response), reference) {
             // It is not what was asked for, whatever it is (R15).
-            (Some(digest), Reference::Digest(asked)) if digest != *asked => Presence::Unknown,
+            (Some(digest), Reference::Digest(asked)) if digest != **asked => Presence::Unknown,
             (Some(digest), _) => {
                 let kind = response
                     .header("content-type")
@@ -44,8 +44,8 @@ pub(super) fn get(client: &Client, reference: &Reference) -> Result<Manifest, St
                 return Err(served.response.failed(Failure::Schema1ByDigest).into());
             }
             // The header has no say in it (E16, V7).
-            if served.computed != *asked {
-                return Err(served.damaged(asked.clone()).into());
+            if served.computed != **asked {
+                return Err(served.damaged((**asked).clone()).into());
             }
             Ok(manifest?)
         }
@@ -376,10 +376,10 @@ mod tests {
         });
         let store = server.store("a/b");
         store
-            .manifest(&Reference::Digest(image().digest().clone()))
+            .manifest(&Reference::from(image().digest().clone()))
             .unwrap();
         let error = store
-            .manifest(&Reference::Digest(other_digest()))
+            .manifest(&Reference::from(other_digest()))
             .unwrap_err();
         assert!(error.to_string().contains("the bytes are"), "{error}");
     }
@@ -432,7 +432,7 @@ mod tests {
         assert_eq!(*manifest.digest(), other_digest());
         assert_eq!(manifest.blobs()[0].size, 2);
         let error = store
-            .manifest(&Reference::Digest(other_digest()))
+            .manifest(&Reference::from(other_digest()))
             .unwrap_err();
         assert!(error.to_string().contains("schema 1"), "{error}");
     }

@@ -267,6 +267,46 @@ fn a_slow_answer_keeps_no_target_from_the_common_stream() {
 }
 
 #[test]
+fn small_blobs_that_one_target_is_slow_to_take_hold_up_no_image_of_the_others() {
+    for workers in [2, 3, 8] {
+        let source = FakeRegistry::new();
+        let targets = [(); 3].map(|()| FakeRegistry::new());
+        let (mut maker, mut run) = (Maker::new(26), Run::new());
+        let repositories = ["a", "b", "c", "d"];
+        for repository in repositories {
+            source.push(repository, "v1", &maker.oci(&[1000, 2000, 3000]));
+            let names: Vec<String> = targets.iter().map(|to| to.name(repository)).collect();
+            run = run.rule(&source.name(repository), names);
+        }
+        let (hold, until) = crossbeam_channel::bounded(0);
+        targets[1].fault(Fault::on(UploadPut, Act::Hold(until)).nth(Nth::Always));
+        let run = run.args([
+            &format!("--proc={workers}"),
+            "--detach-after=20ms",
+            "--detach-share=0%",
+        ]);
+        let running = run.spawn();
+        for fast in [&targets[0], &targets[2]] {
+            fast.wait_until(|entries| {
+                let tags = entries.iter().filter(|entry| entry.kind == ManifestPut);
+                tags.count() == repositories.len()
+            });
+        }
+        assert_eq!(targets[1].count(ManifestPut), 0, "{workers} workers");
+        drop(hold);
+        running.wait().expect(0);
+        for target in &targets {
+            for repository in repositories {
+                assert_in_sync(&source, repository, target, repository, &["v1"]);
+            }
+        }
+        // What it was too slow for is sent to it once, all the same.
+        let blobs = 4 * repositories.len();
+        assert_eq!(targets[1].count(UploadPut), blobs, "{workers} workers");
+    }
+}
+
+#[test]
 fn rules_of_one_source_read_it_once() {
     let (source, target, other) = (
         FakeRegistry::new(),

@@ -248,7 +248,7 @@ mod tests {
         let media_type = Some("application/vnd.oci.image.index.v1+json");
         let manifest = Manifest::parse(manifest.as_slice(), media_type, digest.clone()).unwrap();
         store
-            .put_manifest(&Reference::Digest(digest), &manifest)
+            .put_manifest(&Reference::from(digest), &manifest)
             .unwrap();
         store
     }

@@ -76,6 +76,8 @@ pub(crate) enum Act {
     ReadSlowly(usize, Duration),
     /// The answer begins later.
     Delay(Duration),
+    /// The request is done when the other end of this channel is dropped.
+    Hold(Receiver<()>),
     /// There is never an answer, and the connection stays.
     Stall,
     /// The answer's body stops after this many bytes, and the connection stays.

@@ -316,6 +316,10 @@ impl Shared {
                     self.stop.pause(*time);
                     continue;
                 }
+                Act::Hold(until) => {
+                    assert!(until.recv().is_err(), "nothing goes through it");
+                    continue;
+                }
                 Act::Stall => {
                     connection.wait_for_end();
                     return Ok(Some(After::Cut));
