@@ -782,12 +782,12 @@ impl Graph<'_> {
         }
     }
 
-    /// Lets go of what is known of an image that is in sync everywhere, once all that have to hear of it have.
+    /// Lets go of what is known of an image that is in sync everywhere, once all that have to hear of it have; not of what
+    /// is about it, for which another rule may wait yet.
     pub(super) fn forget(&mut self, image: ImageId) {
         let row = &mut self.images[image];
         let is_done = |target: &Target| matches!(target.state, TargetState::Done(_));
         if row.targets.iter().all(is_done) {
-            row.referrers = Lookup::NotAsked;
             row.content = Content::named_by(&row.reference, row.wanted.as_deref());
         }
     }
