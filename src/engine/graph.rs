@@ -393,6 +393,9 @@ impl<'a> Graph<'a> {
                 std::mem::replace(&mut self.tasks[task].state, State::Failed(failure.clone()));
             self.changed.push(task);
             failing.append(&mut self.tasks[task].dependents);
+            if failure.is_final {
+                self.abandon(task);
+            }
             match self.tasks[task].kind.clone() {
                 Kind::Tags(place) => self.tags_known(place, Tags::Failed(failure.clone())),
                 Kind::Catalog(namespace) => {

@@ -146,6 +146,27 @@ impl Graph<'_> {
         }
     }
 
+    /// A manifest will never be put at its place: blobs that nothing else there waits for are not brought any more.
+    pub(super) fn abandon(&mut self, parent: TaskId) {
+        let (place, manifest) = match self.tasks[parent].kind {
+            Kind::Root(image, index) => {
+                let row = &self.images[image];
+                (row.target(index).place, row.manifest())
+            }
+            Kind::Child(at) => (at.place, self.children[at.child].manifest()),
+            _ => return,
+        };
+        for blob in manifest.iter().flat_map(|manifest| manifest.blobs()) {
+            let key = (place, blob.digest.clone());
+            if let Some(&want) = self.parts.get(&key)
+                && (self.tasks[want].dependents.iter()).all(|&parent| self.has_failed(parent))
+                && self.take_back(want)
+            {
+                self.parts.remove(&key);
+            }
+        }
+    }
+
     /// A blob or child has arrived at its place.
     pub(super) fn part_done(&mut self, task: TaskId, place: PlaceId, digest: &Digest) {
         self.parts.remove(&(place, digest.clone()));

@@ -85,6 +85,21 @@ fn a_wrong_password_is_told_with_the_entry_that_holds_it() {
 }
 
 #[test]
+fn a_target_that_refuses_one_blob_for_good_is_sent_no_other_of_the_image() {
+    // Three layers and a config.
+    let (source, target) = (source(Options::default()), FakeRegistry::new());
+    let refuses = refusal(403, "DENIED", "quota exceeded");
+    target.fault(Fault::on(Kind::UploadPost, refuses));
+    let run = copy(&source, &target).arg("--proc=1");
+    fails(&run, &source, &target);
+    // One with a mount, and without it since that may have been what was refused.
+    assert_eq!(
+        (target.count(Kind::UploadPost), source.count(Kind::BlobGet)),
+        (2, 0)
+    );
+}
+
+#[test]
 fn a_registry_that_wants_a_login_says_that_none_was_used() {
     let guarded = || Options::default().bearer(Bearer::for_user("me", PASSWORD));
     // At the target, at the source, and at a list of tags.
