@@ -121,12 +121,8 @@ impl Queue {
     }
 
     fn add_holder(&mut self, place: PlaceId, is_certain: bool) {
-        let is_enough = self
-            .holders
-            .iter()
-            .filter(|holder| holder.is_certain)
-            .count()
-            >= 2;
+        let certain = self.holders.iter().filter(|holder| holder.is_certain);
+        let is_enough = certain.count() >= 2;
         match self.holders.iter_mut().find(|holder| holder.place == place) {
             Some(holder) => holder.is_certain |= is_certain,
             // One to offer to all, and another to offer to that one.
@@ -423,6 +419,7 @@ impl Graph<'_> {
         self.close_blob(blob);
     }
 
+    /// Gives away the row of a blob that nobody wants any more, and the task of its copy.
     fn close_blob(&mut self, blob: BlobId) {
         if self.blobs[blob].is_over() {
             let row = &mut self.blobs[blob];
