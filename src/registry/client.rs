@@ -511,6 +511,8 @@ mod tests {
         let error = read(&*registry.store("a/b")).err().unwrap().to_string();
         let said = "SignatureDoesNotMatch: /s?kind=v4&sig=***";
         assert!(error.contains(said), "{error}");
+        // Nor is a login missing that would never go there.
+        assert!(error.contains("no login is for that"), "{error}");
     }
 
     #[test]

@@ -301,6 +301,8 @@ pub(super) enum Login {
     Anonymous,
     /// The password of this entry.
     Entry(String),
+    /// None of ours: a storage where the registry has sent us, with rights of its own in the query.
+    Storage,
 }
 
 impl fmt::Display for Login {
@@ -308,6 +310,7 @@ impl fmt::Display for Login {
         match self {
             Self::Anonymous => f.write_str("no `auth` entry fits"),
             Self::Entry(origin) => write!(f, "signed in by {origin}"),
+            Self::Storage => f.write_str("a storage where the registry has sent us"),
         }
     }
 }
@@ -378,6 +381,9 @@ impl Refusal {
                     Login::Anonymous => "add one, or check that the repository exists",
                     Login::Entry(_) => {
                         "check its password and its rights, and that the repository and its project exist"
+                    }
+                    Login::Storage => {
+                        "no login is for that: it may be closed to this network, or the clocks differ"
                     }
                 };
                 write!(f, " (missing, or no permission; {}; {advice})", self.login)

@@ -98,6 +98,11 @@ impl Client {
         };
 
         let (parts, body) = answer.into_parts();
+        let (login, secrets) = match authorization {
+            Some(authorization) => (authorization.login(), authorization.secrets()),
+            None if self.is_signed(request, url) => (Login::Storage, signature(url)),
+            None => (Login::Anonymous, Vec::new()),
+        };
         let response = Response {
             method: request.method,
             url: url.clone(),
@@ -105,12 +110,8 @@ impl Client {
             reason: parts.status.canonical_reason().unwrap_or_default(),
             headers: parts.headers,
             body: body.into_reader(),
-            login: authorization.map_or(Login::Anonymous, Authorization::login),
-            secrets: match authorization {
-                Some(authorization) => authorization.secrets(),
-                None if self.is_signed(request, url) => signature(url),
-                None => Vec::new(),
-            },
+            login,
+            secrets,
         };
         let bytes = length.filter(|&length| length > 0).or(response.length());
         log::debug!(
@@ -130,7 +131,8 @@ impl Client {
     /// Whether a registry has sent us there with rights that stand in the query: to a storage.
     fn is_signed(&self, request: &Request<'_>, url: &Url) -> bool {
         let is_meant = matches!(&request.target, Target::Judged(verdict) if verdict.credentials);
-        let own = self.registry.url("/");
+        // Which scheme the registry speaks may not be known yet.
+        let own = Url::new(url.origin().scheme(), self.registry.host.authority(), "/");
         !is_meant && own.is_ok_and(|own| own.origin() != url.origin())
     }
 }
