@@ -48,6 +48,8 @@ pub(super) struct Graph<'a> {
     pub(super) offered: HashSet<(PlaceId, Digest)>,
     /// Tasks whose readiness may have changed since the schedule last looked.
     pub(super) changed: Vec<TaskId>,
+    /// Tasks that are done: their rows serve others as soon as the schedule has forgotten them.
+    pub(super) finished: Vec<TaskId>,
     /// What happened since the coordinator last looked.
     pub(super) news: Vec<News>,
     /// Bytes of the manifests that are held for images.
@@ -98,6 +100,7 @@ impl<'a> Graph<'a> {
             doubts: Doubts::new(),
             offered: HashSet::new(),
             changed: Vec::new(),
+            finished: Vec::new(),
             news: Vec::new(),
             held_bytes: 0,
             totals: Totals::default(),
@@ -486,7 +489,7 @@ impl<'a> Graph<'a> {
     pub(super) fn finish(&mut self, task: TaskId) {
         self.tasks[task].state = State::Done;
         self.changed.push(task);
-        self.tasks.free(task);
+        self.finished.push(task);
     }
 
     pub(super) fn operation(&self, kind: &Kind) -> String {

@@ -352,6 +352,9 @@ impl<'a> Run<'a> {
         let mut settled = Vec::new();
         while !self.graph.news.is_empty() || !self.graph.changed.is_empty() {
             for task in std::mem::take(&mut self.graph.changed) {
+                if !matches!(self.graph.tasks[task].state, State::Delayed) {
+                    self.schedule.wake(task);
+                }
                 self.schedule.set(task, self.graph.readiness(task));
             }
             for news in std::mem::take(&mut self.graph.news) {
@@ -375,6 +378,10 @@ impl<'a> Run<'a> {
         }
         for image in settled {
             self.graph.forget(image);
+        }
+        for task in std::mem::take(&mut self.graph.finished) {
+            self.schedule.forget(task);
+            self.graph.tasks.free(task);
         }
         self.gauge.set(Counts {
             waiting: self.plan.waiting(),

@@ -63,6 +63,8 @@ pub(super) struct Schedule {
     hosts: HashMap<HostId, Host>,
     timers: BinaryHeap<Reverse<(Time, u64, Timer)>>,
     timer_number: u64,
+    /// Tasks that wait for their time, and the number of the timer that brings it: any other of the task is void.
+    delayed: HashMap<TaskId, u64>,
     /// Running uploads of blobs that another target has got.
     awaited: HashMap<TaskId, Awaited>,
     /// How many of these are overdue.
@@ -197,6 +199,7 @@ impl Schedule {
             hosts: HashMap::new(),
             timers: BinaryHeap::new(),
             timer_number: 0,
+            delayed: HashMap::new(),
             awaited: HashMap::new(),
             overdue: 0,
             attempts: HashMap::new(),
@@ -381,8 +384,7 @@ impl Schedule {
 
     /// Whether nothing is ready or waits for its time. The pause of a host that nobody wants is no reason to wait.
     pub(super) fn is_idle(&self) -> bool {
-        let is_task = |timer: &Reverse<(Time, u64, Timer)>| matches!(timer.0.2, Timer::Task(_));
-        self.groups.is_empty() && !self.timers.iter().any(is_task)
+        self.groups.is_empty() && self.delayed.is_empty()
     }
 
     /// A request to `host` has begun, in a slot of its own or (a copy's source) beside its targets' slots.
@@ -483,7 +485,20 @@ impl Schedule {
         }
         let wait = self.backoff(failed).max(retry_after.unwrap_or_default());
         self.arm(now + wait, Timer::Task(task));
+        self.delayed.insert(task, self.timer_number);
         Verdict::Later
+    }
+
+    /// A task does not wait for its time any more.
+    pub(super) fn wake(&mut self, task: TaskId) {
+        self.delayed.remove(&task);
+    }
+
+    /// A task has come to its end, and its number will be another's.
+    pub(super) fn forget(&mut self, task: TaskId) {
+        self.wake(task);
+        self.attempts.remove(&task);
+        self.put_off.remove(&task);
     }
 
     fn throttled(
@@ -596,7 +611,12 @@ impl Schedule {
             }
             self.timers.pop();
             match timer {
-                Timer::Task(task) => return Some(Fired::Task(task)),
+                Timer::Task(task) => {
+                    if self.delayed.get(&task) == Some(&number) {
+                        self.wake(task);
+                        return Some(Fired::Task(task));
+                    }
+                }
                 Timer::Host(host) => {
                     let row = self.host(host);
                     // A pause that was prolonged has a later timer.
@@ -818,6 +838,32 @@ mod tests {
         schedule.wait_for(upload, slow, 4 * SECOND);
         assert!(schedule.fired(3 * SECOND).is_none());
         assert!(schedule.fired(4 * SECOND).is_some());
+    }
+
+    #[test]
+    fn a_task_waits_for_its_last_timer_and_one_that_has_ended_for_none() {
+        let mut schedule = schedule();
+        let [twice, woken, ended] = [0, 1, 2].map(Id::of);
+        // Two jobs of one copy may fail.
+        for task in [twice, woken, ended, twice] {
+            let verdict = schedule.failed(task, host(), Class::Transient, None, Time::ZERO);
+            assert_eq!(verdict, Verdict::Later);
+        }
+        schedule.wake(woken);
+        schedule.forget(ended);
+        assert!(!schedule.is_idle());
+        let mut fired = Vec::new();
+        while let Some(Fired::Task(task)) = schedule.fired(SECOND * 100) {
+            fired.push(task);
+        }
+        assert_eq!(fired, [twice]);
+        assert!(schedule.is_idle());
+        // Its number is another's now, which has all attempts before it.
+        let limit = (0..MAX_ATTEMPTS).map(|_| {
+            let verdict = schedule.failed(ended, host(), Class::Transient, None, Time::ZERO);
+            verdict == Verdict::Later
+        });
+        assert_eq!(limit.filter(|is_later| *is_later).count(), 4);
     }
 
     #[test]
