@@ -245,6 +245,7 @@ impl Graph<'_> {
             if let Some(queue) = row.queue(host) {
                 queue.add_holder(place, true);
             }
+            self.changed.push(self.blobs[blob].copy);
         }
     }
 
@@ -484,19 +485,21 @@ impl Graph<'_> {
         let Some(queue) = self.blobs[blob].queue(host) else {
             return;
         };
+        let mut mounts = true;
         if mount_denied
             && let Some(at) = queue
                 .holders
                 .iter()
                 .position(|holder| holder.place != place)
         {
-            let holder = queue.holders.remove(at);
-            if holder.is_certain {
-                // The blob was there in this very run: this host does not mount.
-                self.hosts[host].mounts = false;
-            }
+            // If the blob was there in this very run, this host does not mount.
+            mounts = !queue.holders.remove(at).is_certain;
         }
         queue.add_holder(place, true);
+        if !mounts {
+            self.hosts[host].mounts = false;
+            self.look_again(host);
+        }
         self.preview(task, blob, done);
         let row = &mut self.blobs[blob];
         row.open -= 1;
@@ -545,10 +548,15 @@ impl Graph<'_> {
         let went_alone = self.hosts[host].goes_alone();
         change(&mut self.hosts[host]);
         if went_alone != self.hosts[host].goes_alone() {
-            for blob in self.blobs.iter_mut() {
-                if blob.queues.iter().any(|queue| queue.host == host) {
-                    self.changed.push(blob.copy);
-                }
+            self.look_again(host);
+        }
+    }
+
+    /// What is ready of each blob that is wanted at a host may have changed.
+    fn look_again(&mut self, host: HostId) {
+        for blob in self.blobs.iter_mut() {
+            if blob.queues.iter().any(|queue| queue.host == host) {
+                self.changed.push(blob.copy);
             }
         }
     }
@@ -603,19 +611,19 @@ impl Graph<'_> {
     }
 
     pub(super) fn copy_again(&mut self, blob: BlobId) {
-        self.blobs[blob].hold = Hold::No;
-        self.changed.push(self.blobs[blob].copy);
+        let row = &mut self.blobs[blob];
+        row.hold = Hold::No;
+        self.tasks[row.copy].state = State::Waiting;
+        self.changed.push(row.copy);
     }
 
     /// The source in use is given up for this pass. The wants go on from another, or fail with it.
     pub(super) fn source_failed(&mut self, blob: BlobId, error: &StoreError) {
-        let copy = self.blobs[blob].copy;
         let failure = Arc::new(self.failure(&Kind::Copy(blob), error));
+        self.copy_again(blob);
         let row = &mut self.blobs[blob];
-        row.hold = Hold::No;
         row.source.failure = Some(failure.clone());
         row.choose_source();
-        self.changed.push(copy);
         // What fails with one want may take back others, or find another source.
         while let row = &self.blobs[blob]
             && row.source.failure.is_some()
@@ -667,6 +675,7 @@ impl Graph<'_> {
             && let Some(queue) = self.blobs[blob].queue(host)
         {
             queue.holders.retain(|holder| holder.place != place);
+            self.changed.push(self.blobs[blob].copy);
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::store::{Class, StoreError, Stores};
 pub(super) struct Run<'a> {
     pub(super) graph: Graph<'a>,
     pub(super) plan: Plan,
-    schedule: Schedule,
+    pub(super) schedule: Schedule,
     stores: &'a dyn Stores,
     journal: &'a Journal,
     gauge: &'a Gauge,

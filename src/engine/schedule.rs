@@ -249,6 +249,15 @@ impl Schedule {
         }
     }
 
+    /// Whether a task is entered as it is ready.
+    #[cfg(test)]
+    pub(super) fn knows(&self, task: TaskId, readiness: Option<&Readiness>) -> bool {
+        let entered = self.group_of.get(&task);
+        let entered =
+            entered.map(|(group, key)| (group.source, &*group.targets, &*group.alone, *key));
+        entered == readiness.map(|it| (it.source, &*it.targets, &*it.alone, it.key))
+    }
+
     /// The next task that may go. It stays entered until `set` takes it out.
     pub(super) fn next(&self) -> Option<Next> {
         if let Some(doomed) = self.doomed() {

@@ -563,6 +563,18 @@ fn simulate(
     )
 }
 
+/// Asserts that what the schedule was told of each task is true, also where another task has changed it.
+fn check_schedule(run: &Run<'_>, seed: u64) {
+    for task in run.graph.tasks.ids() {
+        let readiness = run.graph.readiness(task);
+        let kind = &run.graph.tasks[task].kind;
+        assert!(
+            run.schedule.knows(task, readiness.as_ref()),
+            "seed {seed}: {kind:?} is ready otherwise than the schedule knows"
+        );
+    }
+}
+
 /// Runs rules in simulated time: each job takes up to 200 ms. Asserts that the run ends, and every image with it.
 pub(super) fn drive(
     rules: &[Rule],
@@ -602,6 +614,10 @@ pub(super) fn drive(
                 key,
             )));
             running.insert(key, job);
+        }
+        // Looking at everything takes long.
+        if seed % 10 == 0 {
+            check_schedule(&run, seed);
         }
         match run.progress(now) {
             Progress::Over => break,
