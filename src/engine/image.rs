@@ -395,7 +395,11 @@ impl Graph<'_> {
             }
             (Tags::Missing, _) => TargetState::Lacks,
             (_, Some(digest)) => TargetState::Vouched(Box::new(digest.clone())),
-            (Tags::Unknown | Tags::Asked, None) if target.list == List::First => {
+            (Tags::Unknown, None) if target.list == List::First => {
+                return self.list_for(place, image);
+            }
+            // It will be here as soon as the answer to a HEAD, and may spare that.
+            (Tags::Asked, None) if target.list != List::Spared => {
                 return self.list_for(place, image);
             }
             (_, None) => TargetState::Asking,

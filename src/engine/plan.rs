@@ -14,7 +14,7 @@ use super::image::{ImageId, Outcome, Target, TargetState};
 use super::namespaces::Namespace;
 use super::places::{HostId, PlaceId, Tags};
 use super::task::Failure;
-use crate::config::{Rule, Selection};
+use crate::config::{Rule, Selection, TagFilter};
 use crate::oci::{PlatformFilter, Reference, Tag};
 use crate::store::Stores;
 
@@ -273,6 +273,26 @@ impl Plan {
         group.listing = Listing::Queued;
         let source = group.source;
         self.queue(number, [Entry::List(source)], graph);
+    }
+
+    /// The targets of a repository whose tags will be wanted as soon as its own are known, so that nobody need wait for
+    /// them then: those of rules over all tags of which the records know none (decisions D4).
+    pub(super) fn early_lists(&self, source: PlaceId, graph: &Graph<'_>) -> Vec<PlaceId> {
+        let group = self.group_of.get(&source);
+        let group = group.and_then(|&number| self.groups.get(number));
+        let rules = group.into_iter().flat_map(|group| &group.rules);
+        let rules = rules.filter_map(|&rule| Some((self.rules.get(rule)?, self.states.get(rule)?)));
+        let everything = Selection::Listed(TagFilter::default());
+        let lists = rules.filter(|(rule, state)| {
+            rule.selection == everything && !rule.force && !state.is_formed
+        });
+        let targets = lists.flat_map(|(_, state)| state.targets.iter().copied());
+        // What is a source too is listed when all is written there.
+        let is_new = |target: &PlaceId| {
+            !self.group_of.contains_key(target)
+                && !graph.hints.has_tags(&graph.places[*target].place)
+        };
+        targets.filter(is_new).collect()
     }
 
     /// Has entries admitted that a group cannot be formed without.

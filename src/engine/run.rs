@@ -174,7 +174,12 @@ impl<'a> Run<'a> {
             };
             self.admitted += 1;
             match entry {
-                Entry::List(place) => self.graph.list_source(place, self.admitted),
+                Entry::List(place) => {
+                    self.graph.list_source(place, self.admitted);
+                    for target in self.plan.early_lists(place, &self.graph) {
+                        self.graph.list(target, self.admitted);
+                    }
+                }
                 Entry::Catalog(namespace) => {
                     self.graph
                         .add_task(Kind::Catalog(namespace), self.admitted, State::Ready);

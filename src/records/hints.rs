@@ -102,6 +102,13 @@ impl Hints {
         self.tagged(place, tag).map(|row| &row.digest)
     }
 
+    /// Whether any tag of a place was seen.
+    pub fn has_tags(&self, place: &Place) -> bool {
+        let row = |at| self.tags.get(self.tags.partition_point(|row| row.at < at));
+        let at = self.number(place);
+        at.is_some_and(|at| row(at).is_some_and(|row| row.at == at))
+    }
+
     /// What a tag was made of, where a filter was at it; with the digest that was made.
     pub fn filtered(&self, place: &Place, tag: &Tag) -> Option<(&Filtered, &Digest)> {
         let row = self.tagged(place, tag)?;
