@@ -539,6 +539,8 @@ impl Graph<'_> {
         if let Some(queue) = self.blobs[blob].queue(host)
             && !std::mem::replace(&mut queue.is_detached, true)
         {
+            let name = &self.hosts[host].name;
+            log::info!("{name} holds up the other targets of a blob: they go on without it");
             self.change_host(host, |host| host.detached += 1);
         }
     }

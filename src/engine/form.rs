@@ -108,7 +108,7 @@ impl Plan {
                     "there is no such repository, or no permission to see it",
                 )),
                 Tags::Failed(failure) => Err(Failure::clone(failure)),
-                Tags::Unknown | Tags::Asked => {
+                Tags::Unknown | Tags::Asked | Tags::AskedAgain => {
                     Err(failure("its tags were never listed: this is a bug"))
                 }
             },

@@ -457,6 +457,7 @@ impl<'a> Graph<'a> {
             }
             Kind::Want(..) => self.want_stopped(task, &before),
             Kind::Ask(image, target) => self.ask_delayed(image, target),
+            Kind::Tags(place) => self.tags_delayed(place),
             _ => {}
         }
     }

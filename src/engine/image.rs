@@ -275,11 +275,11 @@ impl Image {
         self.targets.iter().all(|target| target.state.is_settled())
     }
 
-    /// The next question to the source, if it is time for one, after targets that are in sync were settled. `is_late`
-    /// tells of hosts that are not waited for, `head_tells` whether a digest is of use.
+    /// The next question to the source, if it is time for one, after targets that are in sync were settled. `is_awaited`
+    /// tells of places whose answers are waited for, `head_tells` whether a digest is of use.
     fn question(
         &self,
-        is_late: impl Fn(PlaceId) -> bool,
+        is_awaited: impl Fn(PlaceId) -> bool,
         head_tells: impl FnOnce() -> bool,
     ) -> Option<Question> {
         if self.is_asking {
@@ -292,7 +292,7 @@ impl Image {
             match &target.state {
                 TargetState::Lacks => lacks = true,
                 TargetState::Has(digest) | TargetState::Vouched(digest) => has.push(digest),
-                TargetState::Waiting | TargetState::Asking => waits |= !is_late(target.place),
+                TargetState::Waiting | TargetState::Asking => waits |= is_awaited(target.place),
                 TargetState::AskingAgain
                 | TargetState::Copying(_)
                 | TargetState::Arrived(_)
@@ -357,7 +357,7 @@ impl Graph<'_> {
         self.start_roots(image);
         self.find_referrers(image);
         let row = &self.images[image];
-        let question = row.question(|place| self.is_late(place), || self.head_tells(image));
+        let question = row.question(|place| self.is_awaited(place), || self.head_tells(image));
         if let (Some(Question::Head), Reference::Digest(digest)) = (&question, &row.reference) {
             let digest = (**digest).clone();
             return self.resolved(image, Presence::Present(digest, None));
@@ -395,7 +395,9 @@ impl Graph<'_> {
             }
             (Tags::Missing, _) => TargetState::Lacks,
             (_, Some(digest)) => TargetState::Vouched(Box::new(digest.clone())),
-            (Tags::Unknown, None) if target.list == List::First => {
+            (Tags::Unknown | Tags::Asked | Tags::AskedAgain, None)
+                if target.list == List::First =>
+            {
                 return self.list_for(place, image);
             }
             // It will be here as soon as the answer to a HEAD, and may spare that.
@@ -525,7 +527,7 @@ impl Graph<'_> {
         }
     }
 
-    /// Targets that lack the source's manifest get it, once all that are not late have answered whether they lack it
+    /// Targets that lack the source's manifest get it, once all that are awaited have answered whether they lack it
     /// and whether their repository is new: so their blobs go to all of them in one stream.
     fn start_roots(&mut self, image: ImageId) {
         let Content::Held {
@@ -548,7 +550,7 @@ impl Graph<'_> {
                 self.images[image].target(index).state,
                 TargetState::Waiting | TargetState::Asking
             );
-            waits |= (is_open || self.lacks_list(image, index)) && !self.is_late(place);
+            waits |= (is_open || self.lacks_list(image, index)) && self.is_awaited(place);
         }
         if waits {
             return;

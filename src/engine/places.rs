@@ -59,6 +59,8 @@ pub(super) enum Tags {
     Unknown,
     /// The question is under way.
     Asked,
+    /// It was not answered and will be put again: no other target waits for it.
+    AskedAgain,
     /// All tags, and again in the order of the listing.
     Listed(Arc<HashSet<Tag>>, Vec<Tag>),
     /// There is no such repository.
@@ -69,7 +71,7 @@ pub(super) enum Tags {
 
 impl Tags {
     pub(super) fn are_open(&self) -> bool {
-        matches!(self, Self::Unknown | Self::Asked)
+        matches!(self, Self::Unknown | Self::Asked | Self::AskedAgain)
     }
 }
 
@@ -113,7 +115,7 @@ impl Graph<'_> {
 
     /// Asks for the tags of a source. What is known of them is from before other rules wrote to it.
     pub(super) fn list_source(&mut self, place: PlaceId, order: u32) {
-        if !matches!(self.places[place].tags, Tags::Asked) {
+        if !matches!(self.places[place].tags, Tags::Asked | Tags::AskedAgain) {
             self.places[place].tags = Tags::Unknown;
         }
         self.list(place, order);
@@ -136,6 +138,14 @@ impl Graph<'_> {
         }
     }
 
+    /// A repository did not answer for its tags, and will be asked again.
+    pub(super) fn tags_delayed(&mut self, place: PlaceId) {
+        self.places[place].tags = Tags::AskedAgain;
+        for image in self.places[place].waiting.clone() {
+            self.consider(image);
+        }
+    }
+
     pub(super) fn tags_known(&mut self, place: PlaceId, tags: Tags) {
         self.places[place].tags = tags;
         self.news.push(News::Listed(place));
@@ -149,12 +159,17 @@ impl Graph<'_> {
         self.hosts[self.places[place].host].late
     }
 
+    /// Whether images with other targets wait for what this one has to say.
+    pub(super) fn is_awaited(&self, place: PlaceId) -> bool {
+        !self.is_late(place) && !matches!(self.places[place].tags, Tags::AskedAgain)
+    }
+
     /// Whether nothing is in a repository: it is new, or a first copy of it was cut off.
     pub(super) fn is_empty(&self, place: PlaceId) -> bool {
         match &self.places[place].tags {
             Tags::Missing => true,
             Tags::Listed(_, tags) => tags.is_empty(),
-            Tags::Unknown | Tags::Asked | Tags::Failed(_) => false,
+            Tags::Unknown | Tags::Asked | Tags::AskedAgain | Tags::Failed(_) => false,
         }
     }
 }

@@ -77,7 +77,7 @@ impl Graph<'_> {
             Lookup::NotAsked => {
                 let (source, order) = (self.images[image].source, self.images[image].order);
                 match &self.places[source].tags {
-                    Tags::Unknown | Tags::Asked => self.list_for(source, image),
+                    Tags::Unknown | Tags::Asked | Tags::AskedAgain => self.list_for(source, image),
                     Tags::Failed(failure) => {
                         let failure = failure.clone();
                         for (index, _) in held {

@@ -130,11 +130,14 @@ impl<'a> Run<'a> {
             }
             self.retries -= 1;
             self.graph.forget_failures();
-            self.schedule.new_pass(now);
+            let down = self.schedule.new_pass(now);
             if !self.plan.new_pass(&mut self.graph, self.stores) {
                 return Progress::Over;
             }
             log::info!("another pass over what failed");
+            for host in down {
+                self.tell_pause(host, now, "it could not be reached");
+            }
         }
         self.take_news();
         Progress::Again
@@ -282,10 +285,7 @@ impl<'a> Run<'a> {
         if self.graph.heal(task, error) {
             return;
         }
-        match self
-            .schedule
-            .failed(task, host, error.class, error.retry_after, now)
-        {
+        match self.schedule.failed(task, host, error, now) {
             Verdict::Later => {
                 log::warn!(
                     "failed to {}, will be tried again: {error}",

@@ -11,7 +11,7 @@ use super::marks::MarkAfter;
 use super::places::HostId;
 use super::stream::Patience;
 use super::task::{Key, Readiness, TaskId};
-use crate::store::{Class, Quota};
+use crate::store::{Class, Quota, StoreError};
 
 /// Time since the run began.
 pub(super) type Time = Duration;
@@ -132,6 +132,8 @@ struct Host {
     down: Option<String>,
     /// After a pass in which it was down: one request goes alone.
     is_probed: bool,
+    /// Passes that began so because it could not be reached.
+    probes: u32,
     /// It was told that the quota is used up for longer than anybody waits.
     is_warned: bool,
 }
@@ -455,10 +457,10 @@ impl Schedule {
         &mut self,
         task: TaskId,
         host: HostId,
-        class: Class,
-        retry_after: Option<Duration>,
+        error: &StoreError,
         now: Time,
     ) -> Verdict {
+        let (class, retry_after) = (error.class, error.retry_after);
         if let Some(wait) = retry_after.filter(|&wait| wait > self.scaled(LONGEST_WAIT))
             && !class.is_final()
         {
@@ -471,7 +473,7 @@ impl Schedule {
         }
         match class {
             Class::Throttled => return self.throttled(task, host, retry_after, now),
-            Class::Unreachable => self.unreachable(host),
+            Class::Unreachable => self.unreachable(host, error),
             // Whatever it was, the host has spoken.
             _ => {
                 let row = self.host(host);
@@ -582,14 +584,13 @@ impl Schedule {
         }
     }
 
-    fn unreachable(&mut self, host: HostId) {
+    fn unreachable(&mut self, host: HostId, error: &StoreError) {
         let row = self.host(host);
         row.unreachable_in_row += 1;
-        if row.unreachable_in_row >= MAX_UNREACHABLE || row.is_probed {
-            row.down = Some(format!(
-                "{} attempts to connect failed one after another",
-                row.unreachable_in_row
-            ));
+        if row.is_probed {
+            row.down = Some(format!("it still cannot be reached: {error}"));
+        } else if row.unreachable_in_row >= MAX_UNREACHABLE {
+            row.down = Some(format!("it cannot be reached: {error}"));
         }
     }
 
@@ -648,15 +649,16 @@ impl Schedule {
         }
     }
 
-    /// A new pass: attempts begin anew, and a host that was down gets one probe first, but never before the time that
-    /// it asked for.
-    pub(super) fn new_pass(&mut self, now: Time) {
+    /// A new pass: attempts begin anew. A host that was down gets one probe first, but never before the time that it asked
+    /// for; one that could not be reached gets some time to come back, and is among those that are given.
+    pub(super) fn new_pass(&mut self, now: Time) -> Vec<HostId> {
         self.attempts.clear();
         self.put_off.clear();
         let longest = self.scaled(LONGEST_WAIT);
         let mut pauses = Vec::new();
+        let mut unreached = Vec::new();
         for (&id, host) in &mut self.hosts {
-            host.unreachable_in_row = 0;
+            let was_unreached = std::mem::take(&mut host.unreachable_in_row) > 0;
             host.throttled_since = None;
             if let Some(end) = host.paused_until {
                 if end.saturating_sub(now) > longest {
@@ -665,10 +667,20 @@ impl Schedule {
                 pauses.push((end, id));
             }
             host.is_probed = host.down.take().is_some();
+            if host.is_probed && was_unreached {
+                host.probes += 1;
+                unreached.push((id, host.probes));
+            }
         }
         for (end, host) in pauses {
             self.arm(end, Timer::Host(host));
         }
+        unreached.sort_unstable();
+        for &(host, probes) in &unreached {
+            let wait = self.backoff(PROBE_AFTER + probes);
+            self.pause_until(host, now + wait);
+        }
+        unreached.into_iter().map(|(host, _)| host).collect()
     }
 
     fn host(&mut self, host: HostId) -> &mut Host {
@@ -685,6 +697,7 @@ impl Schedule {
             unreachable_in_row: 0,
             down: None,
             is_probed: false,
+            probes: 0,
             is_warned: false,
         })
     }
@@ -720,6 +733,8 @@ pub(super) enum TakesSlot {
 const MAX_ATTEMPTS: u32 = 5;
 /// Failures to connect, one after another, that make a host be down for the pass.
 const MAX_UNREACHABLE: u32 = 10;
+/// The first probe of a host comes as late as the attempt after so many and one: after 4 s, the next after 8 s.
+const PROBE_AFTER: u32 = 2;
 /// The longest wait that a host can ask for.
 const LONGEST_WAIT: Duration = Duration::from_mins(10);
 /// Images do not wait for a host that pauses longer.
@@ -736,6 +751,10 @@ mod tests {
 
     fn schedule() -> Schedule {
         Schedule::new(Policy::of(8, 1))
+    }
+
+    fn broken() -> StoreError {
+        StoreError::new(Class::Transient, "broken off")
     }
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -855,7 +874,7 @@ mod tests {
         let [twice, woken, ended] = [0, 1, 2].map(Id::of);
         // Two jobs of one copy may fail.
         for task in [twice, woken, ended, twice] {
-            let verdict = schedule.failed(task, host(), Class::Transient, None, Time::ZERO);
+            let verdict = schedule.failed(task, host(), &broken(), Time::ZERO);
             assert_eq!(verdict, Verdict::Later);
         }
         schedule.wake(woken);
@@ -869,10 +888,39 @@ mod tests {
         assert!(schedule.is_idle());
         // Its number is another's now, which has all attempts before it.
         let limit = (0..MAX_ATTEMPTS).map(|_| {
-            let verdict = schedule.failed(ended, host(), Class::Transient, None, Time::ZERO);
+            let verdict = schedule.failed(ended, host(), &broken(), Time::ZERO);
             verdict == Verdict::Later
         });
         assert_eq!(limit.filter(|is_later| *is_later).count(), 4);
+    }
+
+    #[test]
+    fn a_host_that_was_down_has_time_to_come_back_before_each_probe() {
+        let mut schedule = schedule();
+        let refused = StoreError::new(Class::Unreachable, "no connection: refused");
+        let mut now = Time::ZERO;
+        for task in 0..MAX_UNREACHABLE {
+            assert_eq!(schedule.down(host()), None);
+            schedule.failed(Id::of(task), host(), &refused, now);
+        }
+        for (least, most) in [(2, 6), (4, 12)] {
+            let down = schedule.down(host()).unwrap();
+            assert!(
+                down.ends_with("be reached: no connection: refused"),
+                "{down}"
+            );
+            assert_eq!(schedule.new_pass(now), [host()]);
+            let pause = schedule.pause(host(), now);
+            assert!(
+                pause >= SECOND * least && pause <= SECOND * most,
+                "{pause:?}"
+            );
+            now += pause;
+            while schedule.fired(now).is_some() {}
+            assert!(!schedule.is_paused(host()));
+            schedule.failed(Id::of(0), host(), &refused, now);
+        }
+        assert!(schedule.down(host()).is_some());
     }
 
     #[test]

@@ -496,6 +496,11 @@ pub(super) trait Servers {
     /// A job begins beside those that run.
     fn begin(&self, _: &Job, _running: &BTreeMap<usize, Job>, _now: Time) {}
 
+    /// How long a job takes; `None`: up to 200 ms.
+    fn takes(&self, _: &Job) -> Option<Duration> {
+        None
+    }
+
     /// A job comes to its end, and is answered.
     fn serve(&mut self, job: Job, now: Time);
 
@@ -609,10 +614,8 @@ pub(super) fn drive(
         while let Some(job) = run.next_job() {
             servers.begin(&job, &running, now);
             let key = running.last_key_value().map_or(0, |(last, _)| last + 1);
-            ends.push(Reverse((
-                now + Duration::from_millis(random.next() % 200),
-                key,
-            )));
+            let usual = Duration::from_millis(random.next() % 200);
+            ends.push(Reverse((now + servers.takes(&job).unwrap_or(usual), key)));
             running.insert(key, job);
         }
         // Looking at everything takes long.
@@ -1027,5 +1030,92 @@ fn the_limits_of_the_user_and_the_quotas_of_hosts_are_kept() {
         let mut scene = Scene::new(seed, world);
         simulate(&scene.rules, &mut scene.registries, 16, 1, seed);
         scene.check_targets(seed);
+    }
+}
+
+/// Registries of which one does not answer, for two targets of each image.
+struct Away {
+    class: Class,
+    attempts: usize,
+    /// When the other target had its last image.
+    last_put: Time,
+}
+
+const AWAY: &str = "d9.io";
+
+impl Servers for Away {
+    fn takes(&self, job: &Job) -> Option<Duration> {
+        let (places, _) = footprint(job);
+        let is_away = places.iter().any(|host| host == AWAY);
+        is_away.then(|| Duration::from_secs(10))
+    }
+
+    fn serve(&mut self, job: Job, now: Time) {
+        let mut reach = |at: &Place| {
+            let is_away = host(at) == AWAY;
+            self.attempts += usize::from(is_away);
+            if is_away {
+                return Err(StoreError::new(self.class, "no answer"));
+            }
+            Ok(())
+        };
+        match job {
+            Job::Tags { reply, place } => {
+                let tags = (0..30).map(|number| Tag::parse(&format!("v{number}")).unwrap());
+                let tags = (host(&place) == "s0.io").then(|| tags.collect());
+                reply.send(reach(&place).map(|()| Done::Tags(tags)));
+            }
+            Job::Head { reply, place, .. } => {
+                reply.send(reach(&place).map(|()| Done::Presence(Presence::Absent)));
+            }
+            Job::Fetch { reply, .. } => {
+                reply.send(Ok(Done::Manifest(image(&BTreeSet::from([1])))));
+            }
+            Job::Copy { reply, wants, .. } => {
+                for want in wants {
+                    let sent = Done::BlobSent {
+                        mount_denied: false,
+                        detached: Vec::new(),
+                        patience: None,
+                    };
+                    want.reply.send(reach(&want.place).map(|()| sent));
+                }
+                reply.send(Ok(Done::Read { bytes: 0 }));
+            }
+            Job::Put { reply, place, .. } => {
+                reply.send(reach(&place).map(|()| Done::Put));
+                self.last_put = now;
+            }
+            _ => panic!("no rule asks for this here"),
+        }
+    }
+}
+
+#[test]
+fn a_target_that_does_not_answer_holds_up_no_other_target() {
+    let selection = Selection::Listed(TagFilter::default());
+    for class in [Class::Unreachable, Class::Transient] {
+        let targets = [AWAY, "d0.io"].map(|host| RuleTarget {
+            place: place(&format!("{host}/a")),
+            names: Vec::new(),
+        });
+        let rules = [rule(
+            0,
+            place("s0.io/a"),
+            selection.clone(),
+            targets.to_vec(),
+        )];
+        let mut servers = Away {
+            class,
+            attempts: 0,
+            last_put: Time::ZERO,
+        };
+        let policy = Policy::of(8, 1);
+        let report = drive(&rules, &NoStores::default(), &mut servers, policy, 0);
+        let ends = (report.copied, report.failed_tasks);
+        assert_eq!(ends, (30, 30), "{class:?}");
+        assert!(servers.attempts >= 5, "{class:?}: {}", servers.attempts);
+        let last = servers.last_put;
+        assert!(last < Duration::from_secs(20), "{class:?}: {last:?}");
     }
 }
