@@ -569,22 +569,6 @@ impl Graph<'_> {
         }
     }
 
-    /// Ends a want that waits for its turn. Gives false where it is past that.
-    pub(super) fn take_back(&mut self, task: TaskId) -> bool {
-        let Kind::Want(blob, _) = self.tasks[task].kind else {
-            return false;
-        };
-        if !matches!(self.tasks[task].state, State::Waiting) {
-            return false;
-        }
-        self.want_stopped(task, &State::Waiting);
-        let row = &mut self.blobs[blob];
-        row.open -= 1;
-        self.counts.left -= row.size;
-        self.finish(task);
-        true
-    }
-
     pub(super) fn want_again(&mut self, task: TaskId) {
         let Kind::Want(blob, place) = self.tasks[task].kind else {
             return;
@@ -616,7 +600,7 @@ impl Graph<'_> {
         row.source.failure = Some(failure.clone());
         row.choose_source();
         self.changed.push(copy);
-        // What fails with one want may take back others, or find another source.
+        // What fails with one want may end others, or find another source.
         while let row = &self.blobs[blob]
             && row.source.failure.is_some()
             && let Some(&want) = row.queues.iter().find_map(|queue| queue.idle.front())

@@ -27,7 +27,8 @@ pub(super) struct Child {
 
 pub(super) enum ChildState {
     Unread,
-    Reading,
+    /// By this task.
+    Reading(TaskId),
     Held(Arc<Manifest>),
     /// What a platform filter left of an index: the source does not have it like this, so it is kept.
     Made(Arc<Manifest>),
@@ -52,12 +53,18 @@ impl Child {
     pub(super) fn manifest(&self) -> Option<Arc<Manifest>> {
         match &self.state {
             ChildState::Held(manifest) | ChildState::Made(manifest) => Some(manifest.clone()),
-            ChildState::Unread | ChildState::Reading | ChildState::Blob => None,
+            ChildState::Unread | ChildState::Reading(_) | ChildState::Blob => None,
         }
     }
 
     pub(super) fn is_blob(&self) -> bool {
         matches!(self.state, ChildState::Blob)
+    }
+
+    fn drop_unused(&mut self) {
+        if self.users == 0 && matches!(self.state, ChildState::Held(_)) {
+            self.state = ChildState::Unread;
+        }
     }
 }
 
@@ -111,11 +118,11 @@ impl Graph<'_> {
                 self.require(task, at.place, at.source, &manifest, at.depth);
             }
             ChildState::Blob => self.bring_as_blob(task, at),
-            ChildState::Reading => row.waiting.push(task),
+            ChildState::Reading(_) => row.waiting.push(task),
             ChildState::Unread => {
                 row.waiting.push(task);
-                row.state = ChildState::Reading;
-                self.add_task(Kind::Fetch(at.child), order, State::Ready);
+                let fetch = self.add_task(Kind::Fetch(at.child), order, State::Ready);
+                self.children[at.child].state = ChildState::Reading(fetch);
             }
         }
     }
@@ -124,6 +131,8 @@ impl Graph<'_> {
     pub(super) fn child_read(&mut self, child: ChildId, state: ChildState) {
         self.children[child].state = state;
         let manifest = self.children[child].manifest();
+        // Those who needed it may have been given up meanwhile.
+        self.children[child].drop_unused();
         for task in std::mem::take(&mut self.children[child].waiting) {
             let Kind::Child(at) = self.tasks[task].kind else {
                 continue;
@@ -157,8 +166,19 @@ impl Graph<'_> {
     pub(super) fn release_child(&mut self, child: ChildId) {
         let row = &mut self.children[child];
         row.users = row.users.saturating_sub(1);
-        if row.users == 0 && matches!(row.state, ChildState::Held(_)) {
-            row.state = ChildState::Unread;
+        row.drop_unused();
+    }
+
+    /// The same where it did not get what it needed. Gives the reading that nothing waits for any more.
+    pub(super) fn leave_child(&mut self, task: TaskId, child: ChildId) -> Option<TaskId> {
+        self.release_child(child);
+        let row = &mut self.children[child];
+        row.waiting.retain(|&waiting| waiting != task);
+        match row.state {
+            ChildState::Reading(fetch) if row.waiting.is_empty() => {
+                (!matches!(self.tasks[fetch].state, State::Running)).then_some(fetch)
+            }
+            _ => None,
         }
     }
 

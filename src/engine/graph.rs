@@ -309,7 +309,14 @@ impl<'a> Graph<'a> {
             }
             (Kind::Child(at), Done::Presence(presence)) => match presence {
                 Presence::Present(..) => self.child_done(task, at),
-                Presence::Absent | Presence::Unknown => self.need_child(task),
+                Presence::Absent | Presence::Unknown => match self.forsaken(task) {
+                    Some(failure) => {
+                        let digest = self.children[at.child].descriptor.digest.clone();
+                        self.parts.remove(&(at.place, digest));
+                        self.fail(task, &failure);
+                    }
+                    None => self.need_child(task),
+                },
             },
             (Kind::Child(at), Done::Put) => self.child_done(task, at),
             (Kind::Fetch(child), Done::Manifest(manifest)) => {
@@ -394,7 +401,7 @@ impl<'a> Graph<'a> {
             self.changed.push(task);
             failing.append(&mut self.tasks[task].dependents);
             if failure.is_final {
-                self.abandon(task);
+                failing.append(&mut self.abandon(task));
             }
             match self.tasks[task].kind.clone() {
                 Kind::Tags(place) => self.tags_known(place, Tags::Failed(failure.clone())),
@@ -409,7 +416,9 @@ impl<'a> Graph<'a> {
                 Kind::Resolve(image) | Kind::Get(image) => {
                     self.source_of_image_failed(image, failure);
                 }
-                Kind::Child(at) if at.is_lacking => self.release_child(at.child),
+                Kind::Child(at) if at.is_lacking => {
+                    failing.extend(self.leave_child(task, at.child));
+                }
                 Kind::Fetch(child) => failing.append(&mut self.child_unread(child)),
                 Kind::Want(blob, _) => {
                     self.counts.left -= self.blobs[blob].size;
@@ -420,8 +429,11 @@ impl<'a> Graph<'a> {
         }
     }
 
-    /// Makes a delayed or running task ready again.
+    /// Makes a delayed or running task ready again, unless it was given up meanwhile.
     pub(super) fn again(&mut self, task: TaskId) {
+        if self.has_failed(task) {
+            return;
+        }
         match self.tasks[task].kind {
             Kind::Copy(blob) => self.copy_again(blob),
             Kind::Want(..) => self.want_again(task),

@@ -666,7 +666,6 @@ impl Graph<'_> {
     /// old manifest is put nowhere any more.
     fn read_again(&mut self, image: ImageId, failure: &Arc<Failure>) {
         log::warn!("{} is read again: {failure}", self.image_source(image));
-        self.set_content(image, Content::Unnamed);
         let row = &mut self.images[image];
         row.is_reread = true;
         row.referrers = Lookup::NotAsked;
@@ -680,6 +679,7 @@ impl Graph<'_> {
         for root in roots {
             self.fail(root, failure);
         }
+        self.set_content(image, Content::Unnamed);
     }
 
     /// Whether `root` is still what a target waits for.

@@ -146,25 +146,44 @@ impl Graph<'_> {
         }
     }
 
-    /// A manifest will never be put at its place: blobs that nothing else there waits for are not brought any more.
-    pub(super) fn abandon(&mut self, parent: TaskId) {
+    /// A manifest will never be put at its place: gives the parts that nothing else there waits for and that are not under
+    /// way. They have to fail with it, and are nobody's any more.
+    pub(super) fn abandon(&mut self, parent: TaskId) -> Vec<TaskId> {
         let (place, manifest) = match self.tasks[parent].kind {
             Kind::Root(image, index) => {
                 let row = &self.images[image];
                 (row.target(index).place, row.manifest())
             }
             Kind::Child(at) => (at.place, self.children[at.child].manifest()),
-            _ => return,
+            _ => return Vec::new(),
         };
-        for blob in manifest.iter().flat_map(|manifest| manifest.blobs()) {
-            let key = (place, blob.digest.clone());
-            if let Some(&want) = self.parts.get(&key)
-                && (self.tasks[want].dependents.iter()).all(|&parent| self.has_failed(parent))
-                && self.take_back(want)
+        let Some(manifest) = manifest else {
+            return Vec::new();
+        };
+        let mut abandoned = Vec::new();
+        for part in manifest.children().iter().chain(manifest.blobs()) {
+            let key = (place, part.digest.clone());
+            if let Some(&task) = self.parts.get(&key)
+                && !matches!(self.tasks[task].state, State::Running | State::Failed(_))
+                && self.forsaken(task).is_some()
             {
                 self.parts.remove(&key);
+                abandoned.push(task);
             }
         }
+        abandoned
+    }
+
+    /// Why all that waited for a part will never be put; `None` where something still waits for it.
+    pub(super) fn forsaken(&self, part: TaskId) -> Option<Arc<Failure>> {
+        let mut failure = None;
+        for &parent in &self.tasks[part].dependents {
+            match &self.tasks[parent].state {
+                State::Failed(cause) if cause.is_final => failure = Some(cause.clone()),
+                _ => return None,
+            }
+        }
+        failure
     }
 
     /// A blob or child has arrived at its place.
