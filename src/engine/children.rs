@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::arena::Id;
 use super::graph::Graph;
+use super::image::Had;
 use super::places::PlaceId;
 use super::task::{Kind, State, TaskId};
 use crate::oci::{Descriptor, Manifest};
@@ -30,7 +31,7 @@ pub(super) enum ChildState {
     /// By this task.
     Reading(TaskId),
     Held(Arc<Manifest>),
-    /// What a platform filter left of an index: the source does not have it like this, so it is kept.
+    /// What a platform filter cut out of an index: the source does not have it, so it is kept.
     Made(Arc<Manifest>),
     /// There is no such manifest, but its type may be a blob's: it is copied as one (protocol.md M12).
     Blob,
@@ -43,8 +44,8 @@ pub(super) struct ChildAt {
     pub(super) place: PlaceId,
     pub(super) source: PlaceId,
     pub(super) depth: u8,
-    /// The place was asked for it and lacks it.
-    pub(super) is_lacking: bool,
+    /// What the place has under its digest; `None`: that is still to be asked.
+    pub(super) had: Option<Had>,
     /// It is not asked for but put whatever the place has.
     pub(super) is_forced: bool,
 }
@@ -90,23 +91,22 @@ impl Graph<'_> {
         child
     }
 
-    /// Takes in a child that the source does not have like this.
+    /// Takes in a child that the source does not have.
     pub(super) fn add_made(&mut self, manifest: Arc<Manifest>, source: PlaceId) {
         let child = self.child(&manifest.descriptor(), source);
         let row = &mut self.children[child];
-        // Of a sparse index the digest is the source's: somebody may have the whole of it already.
         if matches!(row.state, ChildState::Unread) {
             row.state = ChildState::Made(manifest);
         }
     }
 
-    /// The place lacks a child: its bytes are needed, and then its parts.
-    pub(super) fn need_child(&mut self, task: TaskId) {
+    /// The place lacks a child, or maybe parts of it: its bytes are needed, and then its parts.
+    pub(super) fn need_child(&mut self, task: TaskId, had: Had) {
         let order = self.tasks[task].order;
         let Kind::Child(at) = &mut self.tasks[task].kind else {
             return;
         };
-        at.is_lacking = true;
+        at.had = Some(had);
         let at = *at;
         self.tasks[task].state = State::Waiting;
         self.changed.push(task);

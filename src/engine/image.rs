@@ -63,7 +63,7 @@ pub(super) struct Target {
     pub(super) state: TargetState,
 }
 
-/// What a target had under the image's name when it was asked, where it is to get the image.
+/// What a target had under the name of an image, or the digest of a child, when it was asked and is to get that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Had {
     Nothing,

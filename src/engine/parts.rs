@@ -12,7 +12,7 @@ use super::image::{Had, Outcome};
 use super::places::{PlaceId, Tags};
 use super::task::{Failure, Kind, State, TaskId};
 use crate::oci::{Descriptor, Digest, Manifest};
-use crate::store::StoreError;
+use crate::store::{Presence, StoreError};
 
 impl Graph<'_> {
     /// Has `parent` wait for all parts of its manifest at `place`, and makes it ready when they are there already.
@@ -55,14 +55,14 @@ impl Graph<'_> {
                     place,
                     source,
                     depth: depth + 1,
-                    is_lacking: false,
+                    had: None,
                     is_forced,
                 };
                 let task = self.add_task(Kind::Child(at), order, State::Waiting);
                 self.parts.insert(key.clone(), task);
                 let is_distrusted = self.doubts.get(&key) == Some(&Doubt::Send);
                 if is_forced || is_distrusted || self.is_empty(place) {
-                    self.need_child(task);
+                    self.need_child(task, Had::Nothing);
                 } else {
                     self.set_ready(task);
                 }
@@ -123,8 +123,26 @@ impl Graph<'_> {
         self.tasks[parent].pending += 1;
     }
 
+    /// A place was asked for a child.
+    pub(super) fn child_asked(&mut self, task: TaskId, at: ChildAt, presence: &Presence) {
+        let descriptor = &self.children[at.child].descriptor;
+        let had = match presence {
+            Presence::Present(..) if !descriptor.is_index() => return self.child_done(task, at),
+            // It may be sparse: under a tag of its own, or put there by somebody else.
+            Presence::Present(..) => Had::This,
+            Presence::Absent | Presence::Unknown => Had::Nothing,
+        };
+        match self.forsaken(task) {
+            Some(failure) => {
+                self.parts.remove(&(at.place, descriptor.digest.clone()));
+                self.fail(task, &failure);
+            }
+            None => self.need_child(task, had),
+        }
+    }
+
     pub(super) fn child_done(&mut self, task: TaskId, at: ChildAt) {
-        if at.is_lacking {
+        if at.had.is_some() {
             self.release_child(at.child);
         }
         let digest = self.children[at.child].descriptor.digest.clone();
@@ -138,6 +156,7 @@ impl Graph<'_> {
         match self.tasks[task].kind {
             // What an index called a child was a blob: there is nothing to put.
             Kind::Child(at) if self.children[at.child].is_blob() => self.child_done(task, at),
+            Kind::Child(at) if at.had == Some(Had::This) => self.child_done(task, at),
             Kind::Root(image, index) if self.images[image].target(index).had == Had::This => {
                 self.finish(task);
                 self.root_done(task, image, index, Outcome::Unchanged);
@@ -191,19 +210,20 @@ impl Graph<'_> {
         self.parts.remove(&(place, digest.clone()));
         self.holders.add(place, digest);
         let dependents = std::mem::take(&mut self.tasks[task].dependents);
-        let was_lacking = matches!(self.tasks[task].kind, Kind::Child(at) if at.is_lacking);
+        let is_lacking = |at: ChildAt| at.had.is_some_and(|had| had != Had::This);
+        let was_lacking = matches!(self.tasks[task].kind, Kind::Child(at) if is_lacking(at));
         self.finish(task);
         for dependent in dependents {
             let row = &mut self.tasks[dependent];
             row.pending = row.pending.saturating_sub(1);
             let is_last = row.pending == 0 && matches!(row.state, State::Waiting);
-            if let Kind::Root(image, index) = row.kind
-                && was_lacking
-            {
-                let had = &mut self.images[image].target_mut(index).had;
-                if *had == Had::This {
-                    *had = Had::Another;
-                }
+            let had = match &mut row.kind {
+                Kind::Root(image, index) => Some(&mut self.images[*image].target_mut(*index).had),
+                Kind::Child(at) => at.had.as_mut(),
+                _ => None,
+            };
+            if let Some(had) = had.filter(|had| was_lacking && **had == Had::This) {
+                *had = Had::Another;
             }
             if is_last {
                 self.parts_there(dependent);
