@@ -410,11 +410,7 @@ impl Graph<'_> {
     }
 
     /// A copy's source did its part.
-    pub(super) fn blob_read(&mut self, blob: BlobId, bytes: u64) {
-        self.totals.pulled += bytes;
-        if let Some(preview) = self.previews.get_mut(self.blobs[blob].sent_for) {
-            preview.pull += bytes;
-        }
+    pub(super) fn blob_read(&mut self, blob: BlobId) {
         self.copy_answered(blob);
         self.close_blob(blob);
     }

@@ -316,7 +316,8 @@ impl<'a> Graph<'a> {
                 self.child_read(child, ChildState::Held(manifest));
             }
             (Kind::Want(blob, place), done) => self.want_answered(task, blob, place, &done),
-            (Kind::Copy(blob), Done::Read { bytes }) => self.blob_read(blob, bytes),
+            (Kind::Copy(blob), Done::Read) => self.blob_read(blob),
+            (Kind::Copy(blob), Done::WouldRead { bytes }) => self.preview_read(blob, bytes),
             (kind, done) => {
                 let text = format!("{done:?} is no answer to {kind:?}: this is a bug");
                 self.failed(task, &StoreError::new(Class::Permanent, text));
