@@ -115,7 +115,7 @@ impl Graph<'_> {
         match &row.state {
             ChildState::Held(manifest) | ChildState::Made(manifest) => {
                 let manifest = manifest.clone();
-                self.require(task, at.place, at.source, &manifest, at.depth);
+                self.require(task, &manifest);
             }
             ChildState::Blob => self.bring_as_blob(task, at),
             ChildState::Reading(_) => row.waiting.push(task),
@@ -138,7 +138,7 @@ impl Graph<'_> {
                 continue;
             };
             match &manifest {
-                Some(manifest) => self.require(task, at.place, at.source, manifest, at.depth),
+                Some(manifest) => self.require(task, manifest),
                 None => self.bring_as_blob(task, at),
             }
         }

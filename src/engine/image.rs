@@ -532,7 +532,7 @@ impl Graph<'_> {
             return;
         };
         let manifest = manifest.clone();
-        let (order, source) = (self.images[image].order, self.images[image].source);
+        let order = self.images[image].order;
         let targets = 0..self.images[image].targets.len();
         let mut waits = false;
         for index in targets.clone() {
@@ -550,9 +550,7 @@ impl Graph<'_> {
             return;
         }
         for index in targets {
-            let target = self.images[image].target(index);
-            let place = target.place;
-            match target.state {
+            match self.images[image].target(index).state {
                 TargetState::Lacks | TargetState::Has(_) if !self.lacks_list(image, index) => {
                     let root = self.add_task(Kind::Root(image, index), order, State::Waiting);
                     let target = self.images[image].target_mut(index);
@@ -562,7 +560,7 @@ impl Graph<'_> {
                         _ => Had::Nothing,
                     };
                     target.state = TargetState::Copying(root);
-                    self.require(root, place, source, &manifest, 0);
+                    self.require(root, &manifest);
                 }
                 _ => {}
             }

@@ -11,38 +11,31 @@ use super::graph::Graph;
 use super::image::{Had, Outcome};
 use super::places::{PlaceId, Tags};
 use super::task::{Failure, Kind, State, TaskId};
-use crate::oci::{Descriptor, Digest, Manifest};
+use crate::oci::{Digest, Manifest};
 use crate::store::{Presence, StoreError};
 
 impl Graph<'_> {
-    /// Has `parent` wait for all parts of its manifest at `place`, and makes it ready when they are there already.
-    pub(super) fn require(
-        &mut self,
-        parent: TaskId,
-        place: PlaceId,
-        source: PlaceId,
-        manifest: &Manifest,
-        depth: u8,
-    ) {
-        let mut failure = None;
-        let order = self.tasks[parent].order;
+    /// Has `parent` wait for all parts of its manifest at its place, and makes it ready when they are there already.
+    pub(super) fn require(&mut self, parent: TaskId, manifest: &Manifest) {
+        let (place, source, depth, is_forced) = match self.tasks[parent].kind {
+            Kind::Root(image, index) => {
+                let row = &self.images[image];
+                let target = row.target(index);
+                (target.place, row.source, 0, target.is_forced)
+            }
+            Kind::Child(at) => (at.place, at.source, at.depth, at.is_forced),
+            _ => return,
+        };
         if depth >= MAX_DEPTH && !manifest.children().is_empty() {
-            failure = Some(Arc::new(Failure::for_good(
+            let failure = Failure::for_good(
                 format!("copy the index {}", manifest.digest()),
                 format!("indexes are nested more than {MAX_DEPTH} deep"),
-            )));
+            );
+            return self.fail(parent, &Arc::new(failure));
         }
-        let is_forced = match self.tasks[parent].kind {
-            Kind::Root(image, index) => self.images[image].target(index).is_forced,
-            Kind::Child(at) => at.is_forced,
-            _ => false,
-        };
-        let children = if failure.is_some() {
-            &[]
-        } else {
-            manifest.children()
-        };
-        for child in children {
+        let mut failure = None;
+        let order = self.tasks[parent].order;
+        for child in manifest.children() {
             let key = (place, child.digest.clone());
             if self.holders.has(place, &child.digest) {
                 continue;
@@ -70,7 +63,17 @@ impl Graph<'_> {
             self.depend(parent, &key, &mut failure);
         }
         for blob in manifest.blobs() {
-            self.depend_on_blob(parent, place, source, blob, &mut failure);
+            let key = (place, blob.digest.clone());
+            if self.holders.has(place, &blob.digest) {
+                continue;
+            }
+            if self.parts.contains_key(&key) {
+                self.add_source(&blob.digest, source);
+            } else {
+                let task = self.want(blob, place, source, order);
+                self.parts.insert(key.clone(), task);
+            }
+            self.depend(parent, &key, &mut failure);
         }
         if let Some(failure) = failure {
             self.fail(parent, &failure);
@@ -81,29 +84,7 @@ impl Graph<'_> {
         }
     }
 
-    pub(super) fn depend_on_blob(
-        &mut self,
-        parent: TaskId,
-        place: PlaceId,
-        source: PlaceId,
-        descriptor: &Descriptor,
-        failure: &mut Option<Arc<Failure>>,
-    ) {
-        if self.holders.has(place, &descriptor.digest) {
-            return;
-        }
-        let order = self.tasks[parent].order;
-        let key = (place, descriptor.digest.clone());
-        if self.parts.contains_key(&key) {
-            self.add_source(&descriptor.digest, source);
-        } else {
-            let task = self.want(descriptor, place, source, order);
-            self.parts.insert(key.clone(), task);
-        }
-        self.depend(parent, &key, failure);
-    }
-
-    pub(super) fn depend(
+    fn depend(
         &mut self,
         parent: TaskId,
         part: &(PlaceId, Digest),
@@ -165,18 +146,22 @@ impl Graph<'_> {
         }
     }
 
+    /// Where a task puts a manifest, and which one, if its bytes are held.
+    fn manifest_of(&self, task: TaskId) -> Option<(PlaceId, Arc<Manifest>)> {
+        match self.tasks[task].kind {
+            Kind::Root(image, index) => {
+                let row = &self.images[image];
+                Some((row.target(index).place, row.manifest()?))
+            }
+            Kind::Child(at) => Some((at.place, self.children[at.child].manifest()?)),
+            _ => None,
+        }
+    }
+
     /// A manifest will never be put at its place: gives the parts that nothing else there waits for and that are not under
     /// way. They have to fail with it, and are nobody's any more.
     pub(super) fn abandon(&mut self, parent: TaskId) -> Vec<TaskId> {
-        let (place, manifest) = match self.tasks[parent].kind {
-            Kind::Root(image, index) => {
-                let row = &self.images[image];
-                (row.target(index).place, row.manifest())
-            }
-            Kind::Child(at) => (at.place, self.children[at.child].manifest()),
-            _ => return Vec::new(),
-        };
-        let Some(manifest) = manifest else {
+        let Some((place, manifest)) = self.manifest_of(parent) else {
             return Vec::new();
         };
         let mut abandoned = Vec::new();
@@ -237,21 +222,8 @@ impl Graph<'_> {
         let Some(missing) = &error.missing_parts else {
             return false;
         };
-        let (place, source, depth, manifest) = match self.tasks[task].kind.clone() {
-            Kind::Root(image, target) => {
-                let row = &self.images[image];
-                let Some(manifest) = row.manifest() else {
-                    return false;
-                };
-                (row.target(target).place, row.source, 0, manifest)
-            }
-            Kind::Child(at) => {
-                let Some(manifest) = self.children[at.child].manifest() else {
-                    return false;
-                };
-                (at.place, at.source, at.depth, manifest)
-            }
-            _ => return false,
+        let Some((place, manifest)) = self.manifest_of(task) else {
+            return false;
         };
         // The first look is free of charge for every refusal; sending blobs again that the target says it has needs
         // a refusal that names them. Foreign layers that were left out are the cause themselves (protocol.md M9).
@@ -277,7 +249,7 @@ impl Graph<'_> {
             self.holders.remove(place, &part.digest);
             self.doubt(&part.digest, place, doubt);
         }
-        self.require(task, place, source, &manifest, depth);
+        self.require(task, &manifest);
         true
     }
 
