@@ -31,7 +31,7 @@ pub(super) struct Blob {
     /// Wants that are not served, those that failed in this pass among them.
     open: u32,
     hold: Hold,
-    /// The rule that it would be sent for, where that was found out last.
+    /// Of a dry run: the rule that it would be sent for, where that was found out last.
     pub(super) sent_for: usize,
 }
 
@@ -447,27 +447,16 @@ impl Graph<'_> {
         };
         queue.running.retain(|&running| running != task);
         self.changed.push(copy);
-        let mount_denied = match done {
-            Done::BlobFound(Found::Existing) => {
-                self.totals.existing += 1;
-                false
-            }
-            Done::BlobFound(Found::Mounted) => {
-                self.totals.mounted += 1;
-                false
-            }
-            Done::BlobSent {
-                mount_denied,
-                detached,
-                ..
-            } => {
+        match done {
+            Done::BlobFound(Found::Existing) => self.totals.existing += 1,
+            Done::BlobFound(Found::Mounted) => self.totals.mounted += 1,
+            Done::BlobSent { detached, .. } => {
                 // The first of a stream to end tells of all: who is slow would be known too late from its own end.
                 for &slow in detached {
                     self.detached(blob, slow);
                 }
                 self.totals.sent += 1;
                 self.totals.pushed += self.blobs[blob].size;
-                *mount_denied
             }
             _ => {
                 // The source broke off. Its own answer, which says what that means, is on its way.
@@ -476,11 +465,11 @@ impl Graph<'_> {
                 self.blobs[blob].hold = Hold::Verdict;
                 return;
             }
-        };
+        }
         let Some(queue) = self.blobs[blob].queue(host) else {
             return;
         };
-        if mount_denied
+        if matches!(done, Done::BlobSent { mount_denied, .. } if *mount_denied)
             && let Some(at) = queue
                 .holders
                 .iter()
