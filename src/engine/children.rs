@@ -1,5 +1,5 @@
 //! Children of indexes: each is read once by digest, wherever it goes, and its bytes are held only while somebody
-//! will put them. Not here: asking targets for them and putting them (`graph.rs`).
+//! will put them. Not here: asking targets for them and putting them (`parts.rs`).
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 //! The way of an image, which is one source and ALL its targets (decisions D4): ask the targets, ask the source or
-//! read its manifest, bring the parts where they are lacking, put the tag last. Not here: the parts (`graph.rs`,
+//! read its manifest, bring the parts where they are lacking, put the tag last. Not here: the parts (`parts.rs`,
 //! `blobs.rs`, `children.rs`), and where images come from (`form.rs`).
 
 use std::collections::HashSet;
