@@ -31,7 +31,7 @@ pub(super) struct Blob {
     /// Wants that are not served, those that failed in this pass among them.
     open: u32,
     hold: Hold,
-    /// The rule that it would be sent for, where that was found out last.
+    /// Of a dry run: the rule that it would be sent for, where that was found out last.
     pub(super) sent_for: usize,
 }
 
@@ -411,11 +411,7 @@ impl Graph<'_> {
     }
 
     /// A copy's source did its part.
-    pub(super) fn blob_read(&mut self, blob: BlobId, bytes: u64) {
-        self.totals.pulled += bytes;
-        if let Some(preview) = self.previews.get_mut(self.blobs[blob].sent_for) {
-            preview.pull += bytes;
-        }
+    pub(super) fn blob_read(&mut self, blob: BlobId) {
         self.copy_answered(blob);
         self.close_blob(blob);
     }
@@ -452,27 +448,16 @@ impl Graph<'_> {
         };
         queue.running.retain(|&running| running != task);
         self.changed.push(copy);
-        let mount_denied = match done {
-            Done::BlobFound(Found::Existing) => {
-                self.totals.existing += 1;
-                false
-            }
-            Done::BlobFound(Found::Mounted) => {
-                self.totals.mounted += 1;
-                false
-            }
-            Done::BlobSent {
-                mount_denied,
-                detached,
-                ..
-            } => {
+        match done {
+            Done::BlobFound(Found::Existing) => self.totals.existing += 1,
+            Done::BlobFound(Found::Mounted) => self.totals.mounted += 1,
+            Done::BlobSent { detached, .. } => {
                 // The first of a stream to end tells of all: who is slow would be known too late from its own end.
                 for &slow in detached {
                     self.detached(blob, slow);
                 }
                 self.totals.sent += 1;
                 self.totals.pushed += self.blobs[blob].size;
-                *mount_denied
             }
             _ => {
                 // The source broke off. Its own answer, which says what that means, is on its way.
@@ -481,12 +466,12 @@ impl Graph<'_> {
                 self.blobs[blob].hold = Hold::Verdict;
                 return;
             }
-        };
+        }
         let Some(queue) = self.blobs[blob].queue(host) else {
             return;
         };
         let mut mounts = true;
-        if mount_denied
+        if matches!(done, Done::BlobSent { mount_denied, .. } if *mount_denied)
             && let Some(at) = queue
                 .holders
                 .iter()
@@ -579,22 +564,6 @@ impl Graph<'_> {
         }
     }
 
-    /// Ends a want that waits for its turn. Gives false where it is past that.
-    pub(super) fn take_back(&mut self, task: TaskId) -> bool {
-        let Kind::Want(blob, _) = self.tasks[task].kind else {
-            return false;
-        };
-        if !matches!(self.tasks[task].state, State::Waiting) {
-            return false;
-        }
-        self.want_stopped(task, &State::Waiting);
-        let row = &mut self.blobs[blob];
-        row.open -= 1;
-        self.counts.left -= row.size;
-        self.finish(task);
-        true
-    }
-
     pub(super) fn want_again(&mut self, task: TaskId) {
         let Kind::Want(blob, place) = self.tasks[task].kind else {
             return;
@@ -626,7 +595,7 @@ impl Graph<'_> {
         let row = &mut self.blobs[blob];
         row.source.failure = Some(failure.clone());
         row.choose_source();
-        // What fails with one want may take back others, or find another source.
+        // What fails with one want may end others, or find another source.
         while let row = &self.blobs[blob]
             && row.source.failure.is_some()
             && let Some(&want) = row.queues.iter().find_map(|queue| queue.idle.front())

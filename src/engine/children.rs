@@ -1,10 +1,11 @@
 //! Children of indexes: each is read once by digest, wherever it goes, and its bytes are held only while somebody
-//! will put them. Not here: asking targets for them and putting them (`graph.rs`).
+//! will put them. Not here: asking targets for them and putting them (`parts.rs`).
 
 use std::sync::Arc;
 
 use super::arena::Id;
 use super::graph::Graph;
+use super::image::Had;
 use super::places::PlaceId;
 use super::task::{Kind, State, TaskId};
 use crate::oci::{Descriptor, Manifest};
@@ -27,9 +28,10 @@ pub(super) struct Child {
 
 pub(super) enum ChildState {
     Unread,
-    Reading,
+    /// By this task.
+    Reading(TaskId),
     Held(Arc<Manifest>),
-    /// What a platform filter left of an index: the source does not have it like this, so it is kept.
+    /// What a platform filter cut out of an index: the source does not have it, so it is kept.
     Made(Arc<Manifest>),
     /// There is no such manifest, but its type may be a blob's: it is copied as one (protocol.md M12).
     Blob,
@@ -42,8 +44,8 @@ pub(super) struct ChildAt {
     pub(super) place: PlaceId,
     pub(super) source: PlaceId,
     pub(super) depth: u8,
-    /// The place was asked for it and lacks it.
-    pub(super) is_lacking: bool,
+    /// What the place has under its digest; `None`: that is still to be asked.
+    pub(super) had: Option<Had>,
     /// It is not asked for but put whatever the place has.
     pub(super) is_forced: bool,
 }
@@ -52,12 +54,18 @@ impl Child {
     pub(super) fn manifest(&self) -> Option<Arc<Manifest>> {
         match &self.state {
             ChildState::Held(manifest) | ChildState::Made(manifest) => Some(manifest.clone()),
-            ChildState::Unread | ChildState::Reading | ChildState::Blob => None,
+            ChildState::Unread | ChildState::Reading(_) | ChildState::Blob => None,
         }
     }
 
     pub(super) fn is_blob(&self) -> bool {
         matches!(self.state, ChildState::Blob)
+    }
+
+    fn drop_unused(&mut self) {
+        if self.users == 0 && matches!(self.state, ChildState::Held(_)) {
+            self.state = ChildState::Unread;
+        }
     }
 }
 
@@ -83,23 +91,22 @@ impl Graph<'_> {
         child
     }
 
-    /// Takes in a child that the source does not have like this.
+    /// Takes in a child that the source does not have.
     pub(super) fn add_made(&mut self, manifest: Arc<Manifest>, source: PlaceId) {
         let child = self.child(&manifest.descriptor(), source);
         let row = &mut self.children[child];
-        // Of a sparse index the digest is the source's: somebody may have the whole of it already.
         if matches!(row.state, ChildState::Unread) {
             row.state = ChildState::Made(manifest);
         }
     }
 
-    /// The place lacks a child: its bytes are needed, and then its parts.
-    pub(super) fn need_child(&mut self, task: TaskId) {
+    /// The place lacks a child, or maybe parts of it: its bytes are needed, and then its parts.
+    pub(super) fn need_child(&mut self, task: TaskId, had: Had) {
         let order = self.tasks[task].order;
         let Kind::Child(at) = &mut self.tasks[task].kind else {
             return;
         };
-        at.is_lacking = true;
+        at.had = Some(had);
         let at = *at;
         self.tasks[task].state = State::Waiting;
         self.changed.push(task);
@@ -108,14 +115,14 @@ impl Graph<'_> {
         match &row.state {
             ChildState::Held(manifest) | ChildState::Made(manifest) => {
                 let manifest = manifest.clone();
-                self.require(task, at.place, at.source, &manifest, at.depth);
+                self.require(task, &manifest);
             }
             ChildState::Blob => self.bring_as_blob(task, at),
-            ChildState::Reading => row.waiting.push(task),
+            ChildState::Reading(_) => row.waiting.push(task),
             ChildState::Unread => {
                 row.waiting.push(task);
-                row.state = ChildState::Reading;
-                self.add_task(Kind::Fetch(at.child), order, State::Ready);
+                let fetch = self.add_task(Kind::Fetch(at.child), order, State::Ready);
+                self.children[at.child].state = ChildState::Reading(fetch);
             }
         }
     }
@@ -124,12 +131,14 @@ impl Graph<'_> {
     pub(super) fn child_read(&mut self, child: ChildId, state: ChildState) {
         self.children[child].state = state;
         let manifest = self.children[child].manifest();
+        // Those who needed it may have been given up meanwhile.
+        self.children[child].drop_unused();
         for task in std::mem::take(&mut self.children[child].waiting) {
             let Kind::Child(at) = self.tasks[task].kind else {
                 continue;
             };
             match &manifest {
-                Some(manifest) => self.require(task, at.place, at.source, manifest, at.depth),
+                Some(manifest) => self.require(task, manifest),
                 None => self.bring_as_blob(task, at),
             }
         }
@@ -157,8 +166,19 @@ impl Graph<'_> {
     pub(super) fn release_child(&mut self, child: ChildId) {
         let row = &mut self.children[child];
         row.users = row.users.saturating_sub(1);
-        if row.users == 0 && matches!(row.state, ChildState::Held(_)) {
-            row.state = ChildState::Unread;
+        row.drop_unused();
+    }
+
+    /// The same where it did not get what it needed. Gives the reading that nothing waits for any more.
+    pub(super) fn leave_child(&mut self, task: TaskId, child: ChildId) -> Option<TaskId> {
+        self.release_child(child);
+        let row = &mut self.children[child];
+        row.waiting.retain(|&waiting| waiting != task);
+        match row.state {
+            ChildState::Reading(fetch) if row.waiting.is_empty() => {
+                (!matches!(self.tasks[fetch].state, State::Running)).then_some(fetch)
+            }
+            _ => None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! When the images behind tags were made, for rules that choose by it. Each tag is asked for its digest, and what that
-//! says is read once ever: the records keep it. Not here: what is left of a rule then (`form.rs`),
-//! and the reading (`worker.rs`).
+//! says is read once ever: the records keep it. Not here: what is left of a rule then (`form.rs`), and the reading
+//! (`worker.rs`).
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -91,6 +91,15 @@ impl Graph<'_> {
         }
     }
 
+    /// The same of what would be read for some wants, on the account of the last that it would be sent for.
+    pub(super) fn preview_read(&mut self, blob: BlobId, bytes: u64) {
+        self.totals.pulled += bytes;
+        if let Some(preview) = self.previews.get_mut(self.blobs[blob].sent_for) {
+            preview.pull += bytes;
+        }
+        self.blob_read(blob);
+    }
+
     /// The rule of the first image that waits for a task.
     fn rule_of(&self, mut task: TaskId) -> Option<usize> {
         loop {

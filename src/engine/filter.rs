@@ -21,7 +21,7 @@ pub(super) enum Left {
     /// The platforms that are wanted; all of them, if none was dropped.
     Some {
         manifest: Arc<Manifest>,
-        /// Indexes inside it that the source does not have like this.
+        /// Indexes inside it that were cut, too: the source does not have them.
         children: Vec<Arc<Manifest>>,
         dropped: Vec<Platform>,
     },
@@ -177,9 +177,16 @@ impl Sieve<'_> {
         let reference = Reference::from(child.digest.clone());
         let manifest = self.source.manifest(&reference)?;
         check_child(&manifest, child)?;
-        let rest = self.index(&manifest, depth + 1)?;
+        let dropped = self.dropped.len();
+        let mut rest = self.index(&manifest, depth + 1)?;
         if let Rest::Part(part) = &rest {
-            self.children.push(Arc::new(part.clone()));
+            if self.wanted.is_sparse() {
+                // Its digest would stand for less than it names, and others may bring the same index whole.
+                rest = Rest::All { is_told: true };
+                self.dropped.truncate(dropped);
+            } else {
+                self.children.push(Arc::new(part.clone()));
+            }
         }
         self.looked_at.insert(child.digest.clone(), rest.clone());
         Ok(rest)

@@ -20,7 +20,7 @@ use super::task::{Failure, Key, Kind, Readiness, State, Task, TaskId};
 use crate::oci::{Digest, Reference, Repository};
 use crate::records::Hints;
 use crate::report::{Preview, Totals};
-use crate::store::{Class, Place, Presence, StoreError};
+use crate::store::{Class, Place, StoreError};
 
 /// All that the run knows and has still to do.
 pub(super) struct Graph<'a> {
@@ -148,7 +148,7 @@ impl<'a> Graph<'a> {
         let host = self.host_of(task);
         let (rank, source, targets) = match &row.kind {
             Kind::Root(..) => (0, None, vec![host]),
-            Kind::Child(child) => (if child.is_lacking { 0 } else { 2 }, None, vec![host]),
+            Kind::Child(child) => (if child.had.is_some() { 0 } else { 2 }, None, vec![host]),
             Kind::Get(_) | Kind::Fetch(_) => (1, Some(host), Vec::new()),
             Kind::Resolve(_) | Kind::Referrers(_) | Kind::Date(_) => (2, Some(host), Vec::new()),
             Kind::Ask(..) => (2, None, vec![host]),
@@ -232,7 +232,7 @@ impl<'a> Graph<'a> {
                 let place = self.places[at.place].place.clone();
                 let child = &self.children[at.child];
                 let reference = Reference::from(child.descriptor.digest.clone());
-                if at.is_lacking {
+                if at.had.is_some() {
                     let manifest = child.manifest()?;
                     Job::Put {
                         reply: reply(task),
@@ -310,17 +310,17 @@ impl<'a> Graph<'a> {
                 self.finish(task);
                 self.root_done(task, image, target, Outcome::Kept);
             }
-            (Kind::Child(at), Done::Presence(presence)) => match presence {
-                Presence::Present(..) => self.child_done(task, at),
-                Presence::Absent | Presence::Unknown => self.need_child(task),
-            },
+            (Kind::Child(at), Done::Presence(presence)) => {
+                self.child_asked(task, at, &presence);
+            }
             (Kind::Child(at), Done::Put) => self.child_done(task, at),
             (Kind::Fetch(child), Done::Manifest(manifest)) => {
                 self.finish(task);
                 self.child_read(child, ChildState::Held(manifest));
             }
             (Kind::Want(blob, place), done) => self.want_answered(task, blob, place, &done),
-            (Kind::Copy(blob), Done::Read { bytes }) => self.blob_read(blob, bytes),
+            (Kind::Copy(blob), Done::Read) => self.blob_read(blob),
+            (Kind::Copy(blob), Done::WouldRead { bytes }) => self.preview_read(blob, bytes),
             (kind, done) => {
                 let text = format!("{done:?} is no answer to {kind:?}: this is a bug");
                 self.failed(task, &StoreError::new(Class::Permanent, text));
@@ -397,7 +397,7 @@ impl<'a> Graph<'a> {
             self.changed.push(task);
             failing.append(&mut self.tasks[task].dependents);
             if failure.is_final {
-                self.abandon(task);
+                failing.append(&mut self.abandon(task));
             }
             match self.tasks[task].kind.clone() {
                 Kind::Tags(place) => self.tags_known(place, Tags::Failed(failure.clone())),
@@ -412,7 +412,9 @@ impl<'a> Graph<'a> {
                 Kind::Resolve(image) | Kind::Get(image) => {
                     self.source_of_image_failed(image, failure);
                 }
-                Kind::Child(at) if at.is_lacking => self.release_child(at.child),
+                Kind::Child(at) if at.had.is_some() => {
+                    failing.extend(self.leave_child(task, at.child));
+                }
                 Kind::Fetch(child) => failing.append(&mut self.child_unread(child)),
                 Kind::Want(blob, _) => {
                     self.counts.left -= self.blobs[blob].size;

@@ -1,5 +1,5 @@
 //! The way of an image, which is one source and ALL its targets (decisions D4): ask the targets, ask the source or
-//! read its manifest, bring the parts where they are lacking, put the tag last. Not here: the parts (`graph.rs`,
+//! read its manifest, bring the parts where they are lacking, put the tag last. Not here: the parts (`parts.rs`,
 //! `blobs.rs`, `children.rs`), and where images come from (`form.rs`).
 
 use std::collections::HashSet;
@@ -63,7 +63,7 @@ pub(super) struct Target {
     pub(super) state: TargetState,
 }
 
-/// What a target had under the image's name when it was asked, where it is to get the image.
+/// What a target had under the name of an image, or the digest of a child, when it was asked and is to get that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Had {
     Nothing,
@@ -538,7 +538,7 @@ impl Graph<'_> {
             return;
         };
         let manifest = manifest.clone();
-        let (order, source) = (self.images[image].order, self.images[image].source);
+        let order = self.images[image].order;
         let targets = 0..self.images[image].targets.len();
         let mut waits = false;
         for index in targets.clone() {
@@ -556,9 +556,7 @@ impl Graph<'_> {
             return;
         }
         for index in targets {
-            let target = self.images[image].target(index);
-            let place = target.place;
-            match target.state {
+            match self.images[image].target(index).state {
                 TargetState::Lacks | TargetState::Has(_) if !self.lacks_list(image, index) => {
                     let root = self.add_task(Kind::Root(image, index), order, State::Waiting);
                     let target = self.images[image].target_mut(index);
@@ -568,7 +566,7 @@ impl Graph<'_> {
                         _ => Had::Nothing,
                     };
                     target.state = TargetState::Copying(root);
-                    self.require(root, place, source, &manifest, 0);
+                    self.require(root, &manifest);
                 }
                 _ => {}
             }
@@ -672,7 +670,6 @@ impl Graph<'_> {
     /// old manifest is put nowhere any more.
     fn read_again(&mut self, image: ImageId, failure: &Arc<Failure>) {
         log::warn!("{} is read again: {failure}", self.image_source(image));
-        self.set_content(image, Content::Unnamed);
         let row = &mut self.images[image];
         row.is_reread = true;
         row.referrers = Lookup::NotAsked;
@@ -686,6 +683,7 @@ impl Graph<'_> {
         for root in roots {
             self.fail(root, failure);
         }
+        self.set_content(image, Content::Unnamed);
     }
 
     /// Whether `root` is still what a target waits for.

@@ -121,7 +121,9 @@ pub(super) enum Done {
     /// The source broke off; this target is as it was before.
     NotSent,
     /// The source did its part of a copy, whatever became of the targets.
-    Read { bytes: u64 },
+    Read,
+    /// Of a dry run: it would have read so much.
+    WouldRead { bytes: u64 },
     /// The manifest is stored.
     Put,
     /// What the target has there holds all of it already.

@@ -36,6 +36,7 @@ mod wanted;
 mod worker;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::SystemTime;
 
@@ -132,6 +133,8 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
             drop(job_sender);
             let fatal = run.fatal();
             let mut report = report(&mut run.graph, &run.plan, fatal);
+            // Of what was read, all is counted by now: who reads counts before it answers for its target.
+            report.totals.pulled += options.gauge.pulled.load(Ordering::Relaxed);
             if options.names_images {
                 name_images(&mut report, &run.graph, &run.plan);
             }

@@ -109,9 +109,7 @@ impl Origin {
     ) -> Result<(), StoreError> {
         loop {
             let is_last = self.fill(source, descriptor, chunk)?;
-            let mut snapshots = std::mem::take(&mut self.snapshots);
-            self.note(&mut snapshots);
-            self.snapshots = snapshots;
+            self.snapshots.add(self.offset, &self.hasher);
             let skipped = self.skip.min(chunk.len() as u64);
             self.skip -= skipped;
             chunk.drain(..usize::try_from(skipped).unwrap_or(CHUNK));

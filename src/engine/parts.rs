@@ -11,38 +11,31 @@ use super::graph::Graph;
 use super::image::{Had, Outcome};
 use super::places::{PlaceId, Tags};
 use super::task::{Failure, Kind, State, TaskId};
-use crate::oci::{Descriptor, Digest, Manifest};
-use crate::store::StoreError;
+use crate::oci::{Digest, Manifest};
+use crate::store::{Presence, StoreError};
 
 impl Graph<'_> {
-    /// Has `parent` wait for all parts of its manifest at `place`, and makes it ready when they are there already.
-    pub(super) fn require(
-        &mut self,
-        parent: TaskId,
-        place: PlaceId,
-        source: PlaceId,
-        manifest: &Manifest,
-        depth: u8,
-    ) {
-        let mut failure = None;
-        let order = self.tasks[parent].order;
+    /// Has `parent` wait for all parts of its manifest at its place, and makes it ready when they are there already.
+    pub(super) fn require(&mut self, parent: TaskId, manifest: &Manifest) {
+        let (place, source, depth, is_forced) = match self.tasks[parent].kind {
+            Kind::Root(image, index) => {
+                let row = &self.images[image];
+                let target = row.target(index);
+                (target.place, row.source, 0, target.is_forced)
+            }
+            Kind::Child(at) => (at.place, at.source, at.depth, at.is_forced),
+            _ => return,
+        };
         if depth >= MAX_DEPTH && !manifest.children().is_empty() {
-            failure = Some(Arc::new(Failure::for_good(
+            let failure = Failure::for_good(
                 format!("copy the index {}", manifest.digest()),
                 format!("indexes are nested more than {MAX_DEPTH} deep"),
-            )));
+            );
+            return self.fail(parent, &Arc::new(failure));
         }
-        let is_forced = match self.tasks[parent].kind {
-            Kind::Root(image, index) => self.images[image].target(index).is_forced,
-            Kind::Child(at) => at.is_forced,
-            _ => false,
-        };
-        let children = if failure.is_some() {
-            &[]
-        } else {
-            manifest.children()
-        };
-        for child in children {
+        let mut failure = None;
+        let order = self.tasks[parent].order;
+        for child in manifest.children() {
             let key = (place, child.digest.clone());
             if self.holders.has(place, &child.digest) {
                 continue;
@@ -55,14 +48,14 @@ impl Graph<'_> {
                     place,
                     source,
                     depth: depth + 1,
-                    is_lacking: false,
+                    had: None,
                     is_forced,
                 };
                 let task = self.add_task(Kind::Child(at), order, State::Waiting);
                 self.parts.insert(key.clone(), task);
                 let is_distrusted = self.doubts.get(&key) == Some(&Doubt::Send);
                 if is_forced || is_distrusted || self.is_empty(place) {
-                    self.need_child(task);
+                    self.need_child(task, Had::Nothing);
                 } else {
                     self.set_ready(task);
                 }
@@ -70,7 +63,17 @@ impl Graph<'_> {
             self.depend(parent, &key, &mut failure);
         }
         for blob in manifest.blobs() {
-            self.depend_on_blob(parent, place, source, blob, &mut failure);
+            let key = (place, blob.digest.clone());
+            if self.holders.has(place, &blob.digest) {
+                continue;
+            }
+            if self.parts.contains_key(&key) {
+                self.add_source(&blob.digest, source);
+            } else {
+                let task = self.want(blob, place, source, order);
+                self.parts.insert(key.clone(), task);
+            }
+            self.depend(parent, &key, &mut failure);
         }
         if let Some(failure) = failure {
             self.fail(parent, &failure);
@@ -81,29 +84,7 @@ impl Graph<'_> {
         }
     }
 
-    pub(super) fn depend_on_blob(
-        &mut self,
-        parent: TaskId,
-        place: PlaceId,
-        source: PlaceId,
-        descriptor: &Descriptor,
-        failure: &mut Option<Arc<Failure>>,
-    ) {
-        if self.holders.has(place, &descriptor.digest) {
-            return;
-        }
-        let order = self.tasks[parent].order;
-        let key = (place, descriptor.digest.clone());
-        if self.parts.contains_key(&key) {
-            self.add_source(&descriptor.digest, source);
-        } else {
-            let task = self.want(descriptor, place, source, order);
-            self.parts.insert(key.clone(), task);
-        }
-        self.depend(parent, &key, failure);
-    }
-
-    pub(super) fn depend(
+    fn depend(
         &mut self,
         parent: TaskId,
         part: &(PlaceId, Digest),
@@ -123,8 +104,26 @@ impl Graph<'_> {
         self.tasks[parent].pending += 1;
     }
 
+    /// A place was asked for a child.
+    pub(super) fn child_asked(&mut self, task: TaskId, at: ChildAt, presence: &Presence) {
+        let descriptor = &self.children[at.child].descriptor;
+        let had = match presence {
+            Presence::Present(..) if !descriptor.is_index() => return self.child_done(task, at),
+            // It may be sparse: under a tag of its own, or put there by somebody else.
+            Presence::Present(..) => Had::This,
+            Presence::Absent | Presence::Unknown => Had::Nothing,
+        };
+        match self.forsaken(task) {
+            Some(failure) => {
+                self.parts.remove(&(at.place, descriptor.digest.clone()));
+                self.fail(task, &failure);
+            }
+            None => self.need_child(task, had),
+        }
+    }
+
     pub(super) fn child_done(&mut self, task: TaskId, at: ChildAt) {
-        if at.is_lacking {
+        if at.had.is_some() {
             self.release_child(at.child);
         }
         let digest = self.children[at.child].descriptor.digest.clone();
@@ -138,6 +137,7 @@ impl Graph<'_> {
         match self.tasks[task].kind {
             // What an index called a child was a blob: there is nothing to put.
             Kind::Child(at) if self.children[at.child].is_blob() => self.child_done(task, at),
+            Kind::Child(at) if at.had == Some(Had::This) => self.child_done(task, at),
             Kind::Root(image, index) if self.images[image].target(index).had == Had::This => {
                 self.finish(task);
                 self.root_done(task, image, index, Outcome::Unchanged);
@@ -146,25 +146,48 @@ impl Graph<'_> {
         }
     }
 
-    /// A manifest will never be put at its place: blobs that nothing else there waits for are not brought any more.
-    pub(super) fn abandon(&mut self, parent: TaskId) {
-        let (place, manifest) = match self.tasks[parent].kind {
+    /// Where a task puts a manifest, and which one, if its bytes are held.
+    fn manifest_of(&self, task: TaskId) -> Option<(PlaceId, Arc<Manifest>)> {
+        match self.tasks[task].kind {
             Kind::Root(image, index) => {
                 let row = &self.images[image];
-                (row.target(index).place, row.manifest())
+                Some((row.target(index).place, row.manifest()?))
             }
-            Kind::Child(at) => (at.place, self.children[at.child].manifest()),
-            _ => return,
+            Kind::Child(at) => Some((at.place, self.children[at.child].manifest()?)),
+            _ => None,
+        }
+    }
+
+    /// A manifest will never be put at its place: gives the parts that nothing else there waits for and that are not under
+    /// way. They have to fail with it, and are nobody's any more.
+    pub(super) fn abandon(&mut self, parent: TaskId) -> Vec<TaskId> {
+        let Some((place, manifest)) = self.manifest_of(parent) else {
+            return Vec::new();
         };
-        for blob in manifest.iter().flat_map(|manifest| manifest.blobs()) {
-            let key = (place, blob.digest.clone());
-            if let Some(&want) = self.parts.get(&key)
-                && (self.tasks[want].dependents.iter()).all(|&parent| self.has_failed(parent))
-                && self.take_back(want)
+        let mut abandoned = Vec::new();
+        for part in manifest.children().iter().chain(manifest.blobs()) {
+            let key = (place, part.digest.clone());
+            if let Some(&task) = self.parts.get(&key)
+                && !matches!(self.tasks[task].state, State::Running | State::Failed(_))
+                && self.forsaken(task).is_some()
             {
                 self.parts.remove(&key);
+                abandoned.push(task);
             }
         }
+        abandoned
+    }
+
+    /// Why all that waited for a part will never be put; `None` where something still waits for it.
+    pub(super) fn forsaken(&self, part: TaskId) -> Option<Arc<Failure>> {
+        let mut failure = None;
+        for &parent in &self.tasks[part].dependents {
+            match &self.tasks[parent].state {
+                State::Failed(cause) if cause.is_final => failure = Some(cause.clone()),
+                _ => return None,
+            }
+        }
+        failure
     }
 
     /// A blob or child has arrived at its place.
@@ -172,19 +195,20 @@ impl Graph<'_> {
         self.parts.remove(&(place, digest.clone()));
         self.holders.add(place, digest);
         let dependents = std::mem::take(&mut self.tasks[task].dependents);
-        let was_lacking = matches!(self.tasks[task].kind, Kind::Child(at) if at.is_lacking);
+        let is_lacking = |at: ChildAt| at.had.is_some_and(|had| had != Had::This);
+        let was_lacking = matches!(self.tasks[task].kind, Kind::Child(at) if is_lacking(at));
         self.finish(task);
         for dependent in dependents {
             let row = &mut self.tasks[dependent];
             row.pending = row.pending.saturating_sub(1);
             let is_last = row.pending == 0 && matches!(row.state, State::Waiting);
-            if let Kind::Root(image, index) = row.kind
-                && was_lacking
-            {
-                let had = &mut self.images[image].target_mut(index).had;
-                if *had == Had::This {
-                    *had = Had::Another;
-                }
+            let had = match &mut row.kind {
+                Kind::Root(image, index) => Some(&mut self.images[*image].target_mut(*index).had),
+                Kind::Child(at) => at.had.as_mut(),
+                _ => None,
+            };
+            if let Some(had) = had.filter(|had| was_lacking && **had == Had::This) {
+                *had = Had::Another;
             }
             if is_last {
                 self.parts_there(dependent);
@@ -198,21 +222,8 @@ impl Graph<'_> {
         let Some(missing) = &error.missing_parts else {
             return false;
         };
-        let (place, source, depth, manifest) = match self.tasks[task].kind.clone() {
-            Kind::Root(image, target) => {
-                let row = &self.images[image];
-                let Some(manifest) = row.manifest() else {
-                    return false;
-                };
-                (row.target(target).place, row.source, 0, manifest)
-            }
-            Kind::Child(at) => {
-                let Some(manifest) = self.children[at.child].manifest() else {
-                    return false;
-                };
-                (at.place, at.source, at.depth, manifest)
-            }
-            _ => return false,
+        let Some((place, manifest)) = self.manifest_of(task) else {
+            return false;
         };
         // The first look is free of charge for every refusal; sending blobs again that the target says it has needs
         // a refusal that names them. Foreign layers that were left out are the cause themselves (protocol.md M9).
@@ -238,7 +249,7 @@ impl Graph<'_> {
             self.holders.remove(place, &part.digest);
             self.doubt(&part.digest, place, doubt);
         }
-        self.require(task, place, source, &manifest, depth);
+        self.require(task, &manifest);
         true
     }
 

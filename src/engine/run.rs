@@ -1,7 +1,7 @@
 //! The state of a run: graph, schedule and plan put together, and moved on by answers and by time. PURE: time is passed
-//! in, jobs are given out and answers taken in, so that whole runs are simulated in tests. (Log lines and records of what was found
-//! unchanged are all that leaves.) Not here: threads, channels
-//! that are waited for, and the clock (`coordinator.rs`).
+//! in, jobs are given out and answers taken in, so that whole runs are simulated in tests. (Log lines and records of what
+//! was found unchanged are all that leaves.) Not here: threads, channels that are waited for, and the clock
+//! (`coordinator.rs`).
 
 use std::cell::RefCell;
 use std::fmt;

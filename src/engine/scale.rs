@@ -77,12 +77,7 @@ impl Endless {
                 panic!("no rule asks for these here")
             }
             Job::Fetch { .. } => panic!("no image has children here"),
-            Job::Copy {
-                reply,
-                descriptor,
-                wants,
-                ..
-            } => {
+            Job::Copy { reply, wants, .. } => {
                 let read = self.meet();
                 for want in wants {
                     let sent = self.meet().map(|()| Done::BlobSent {
@@ -93,8 +88,7 @@ impl Endless {
                     let not_sent = Ok(Done::NotSent);
                     want.reply.send(if read.is_ok() { sent } else { not_sent });
                 }
-                let bytes = descriptor.size;
-                reply.send(read.map(|()| Done::Read { bytes }));
+                reply.send(read.map(|()| Done::Read));
             }
             Job::Put { reply, .. } => reply.send(self.meet().map(|()| Done::Put)),
         }
@@ -260,7 +254,7 @@ impl Servers for Refusing {
                 for want in wants {
                     want.reply.send(Err(StoreError::new(self.class, "no")));
                 }
-                reply.send(Ok(Done::Read { bytes: 0 }));
+                reply.send(Ok(Done::Read));
             }
             _ => panic!("nothing gets so far here"),
         }

@@ -303,7 +303,7 @@ impl Registries {
             }
         }
         if to_send.is_empty() {
-            return reply.send(Ok(Done::Read { bytes: 0 }));
+            return reply.send(Ok(Done::Read));
         }
         let read = self.meet(source, false, now).and_then(|()| {
             let there = self
@@ -337,9 +337,7 @@ impl Registries {
                 }));
             }
         }
-        reply.send(read.map(|()| Done::Read {
-            bytes: descriptor.size,
-        }));
+        reply.send(read.map(|()| Done::Read));
     }
 }
 
@@ -1080,7 +1078,7 @@ impl Servers for Away {
                     };
                     want.reply.send(reach(&want.place).map(|()| sent));
                 }
-                reply.send(Ok(Done::Read { bytes: 0 }));
+                reply.send(Ok(Done::Read));
             }
             Job::Put { reply, place, .. } => {
                 reply.send(reach(&place).map(|()| Done::Put));

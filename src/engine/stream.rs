@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,8 @@ pub(super) struct Stream<'a> {
     source: &'a dyn Source,
     descriptor: &'a Descriptor,
     patience: Patience,
+    /// Counts the bytes that are read from the source, by whomever.
+    pulled: &'a AtomicU64,
     ring: Mutex<Ring>,
     /// Told whenever a chunk came, a position moved past one, or the source ended.
     moved: Condvar,
@@ -62,10 +65,6 @@ struct Ring {
     began: Option<Instant>,
     /// Since when somebody has been waiting for the slowest target.
     full_since: Option<Instant>,
-    /// Bytes that targets read for themselves.
-    read_apart: u64,
-    /// How many targets do that.
-    apart: usize,
 }
 
 /// Where a target is in the stream.
@@ -75,7 +74,10 @@ struct Place {
     position: Option<u64>,
     /// How long others have waited for it.
     waited_for: Duration,
+    /// The others went on without it.
     is_detached: bool,
+    /// It reads for itself, or is to.
+    is_apart: bool,
 }
 
 enum State {
@@ -100,6 +102,7 @@ impl<'a> Stream<'a> {
         descriptor: &'a Descriptor,
         targets: usize,
         patience: Patience,
+        pulled: &'a AtomicU64,
     ) -> Self {
         let place = Place {
             position: Some(0),
@@ -109,6 +112,7 @@ impl<'a> Stream<'a> {
             source,
             descriptor,
             patience,
+            pulled,
             ring: Mutex::new(Ring {
                 chunks: VecDeque::new(),
                 start: 0,
@@ -121,8 +125,6 @@ impl<'a> Stream<'a> {
                 waiting: 0,
                 began: None,
                 full_since: None,
-                read_apart: 0,
-                apart: 0,
             }),
             moved: Condvar::new(),
         }
@@ -143,24 +145,22 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// How many bytes were read from the source, once all was and as far as nobody reads for itself; then the targets that
-    /// are not through keep nothing but their own hosts busy.
-    pub(super) fn read(&self) -> Option<u64> {
+    /// Whether all was read and nobody reads for itself: the targets that are not through keep nothing but their own
+    /// hosts busy, unless their uploads break off.
+    pub(super) fn is_over(&self) -> bool {
         let ring = self.lock();
-        let is_over = matches!(ring.state, State::Verified) && ring.apart == 0;
-        is_over.then_some(ring.end + ring.read_apart)
+        matches!(ring.state, State::Verified) && !ring.targets.iter().any(|place| place.is_apart)
     }
 
-    /// How many bytes were read from the source, and how the common read ended.
-    pub(super) fn finish(self) -> (u64, Result<(), StoreError>) {
+    /// How the common read ended.
+    pub(super) fn finish(self) -> Result<(), StoreError> {
         let ring = self
             .ring
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
-        let read = ring.end + ring.read_apart;
         match ring.state {
-            State::Failed(error) => (read, Err(error)),
-            State::Flowing | State::Verified => (read, Ok(())),
+            State::Failed(error) => Err(error),
+            State::Flowing | State::Verified => Ok(()),
         }
     }
 
@@ -254,6 +254,7 @@ impl<'a> Stream<'a> {
         match result {
             Ok(verified) => {
                 if !chunk.is_empty() {
+                    self.pulled.fetch_add(chunk.len() as u64, Ordering::Relaxed);
                     ring.end += chunk.len() as u64;
                     ring.chunks.push_back(Arc::new(chunk));
                 }
@@ -277,6 +278,15 @@ impl Ring {
         }
         let index = usize::try_from((position - self.start) / CHUNK as u64).ok()?;
         self.chunks.get(index).cloned()
+    }
+
+    /// Notes that a target leaves the ring, and whether it reads for itself from here on. Tells whether anything was
+    /// dropped.
+    fn leave(&mut self, target: usize, is_apart: bool) -> bool {
+        if let Some(place) = self.targets.get_mut(target) {
+            place.is_apart = is_apart;
+        }
+        self.move_to(target, None)
     }
 
     /// Notes where a target is now and drops what nobody will read any more. Tells whether anything was dropped.
@@ -340,6 +350,7 @@ impl Ring {
         if let Some(place) = self.targets.get_mut(slowest) {
             *place = Place {
                 is_detached: true,
+                is_apart: true,
                 ..Place::default()
             };
         }
@@ -446,12 +457,9 @@ impl<'s> Reader<'s, '_> {
 
     /// Goes on at `offset` with snapshots from elsewhere.
     pub(super) fn go_on(&mut self, snapshots: &Snapshots, offset: u64) {
-        let mut ring = self.stream.lock();
-        ring.apart += usize::from(self.apart.is_none());
-        if ring.move_to(self.target, None) {
+        if self.stream.lock().leave(self.target, true) {
             self.stream.moved.notify_all();
         }
-        drop(ring);
         self.apart = Some(Origin::at(snapshots, self.stream.descriptor, offset));
         self.position = offset;
         self.chunk = None;
@@ -487,7 +495,8 @@ impl<'s> Reader<'s, '_> {
         let mut chunk = used.and_then(Arc::into_inner).unwrap_or_default();
         let before = origin.offset();
         let result = origin.fill_from(self.stream.source, self.stream.descriptor, &mut chunk);
-        self.stream.lock().read_apart += origin.offset() - before;
+        let read = origin.offset() - before;
+        self.stream.pulled.fetch_add(read, Ordering::Relaxed);
         match result {
             Ok(()) => Ok(Some(Arc::new(chunk))),
             Err(error) => {
@@ -530,9 +539,7 @@ impl Read for Reader<'_, '_> {
 impl Drop for Reader<'_, '_> {
     fn drop(&mut self) {
         self.chunk = None;
-        let mut ring = self.stream.lock();
-        ring.apart -= usize::from(self.apart.is_some());
-        if ring.move_to(self.target, None) {
+        if self.stream.lock().leave(self.target, false) {
             self.stream.moved.notify_all();
         }
     }
@@ -543,7 +550,7 @@ const RING_CHUNKS: usize = 16;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::thread;
 
     use super::*;
@@ -561,7 +568,15 @@ mod tests {
         content: Vec<u8>,
         breaks: Mutex<Vec<usize>>,
         opened: AtomicUsize,
+        /// The bytes that streams say they read.
+        pulled: AtomicU64,
         panics: bool,
+    }
+
+    impl Blob {
+        fn pulled(&self) -> u64 {
+            self.pulled.load(Ordering::Relaxed)
+        }
     }
 
     struct Body {
@@ -692,15 +707,15 @@ mod tests {
         ] {
             for targets in [1, 2, 7] {
                 let (source, descriptor) = blob(length);
-                let stream = Stream::new(&source, &descriptor, targets, PATIENCE);
+                let stream = Stream::new(&source, &descriptor, targets, PATIENCE, &source.pulled);
                 for (got, whole) in read_by(targets, &stream) {
                     assert!(
                         whole && got == source.content,
                         "{length} bytes for {targets}"
                     );
                 }
-                let (read, result) = stream.finish();
-                assert!(read == length as u64 && result.is_ok());
+                assert!(stream.finish().is_ok());
+                assert_eq!(source.pulled(), length as u64);
                 assert_eq!(source.opened.load(Ordering::SeqCst), 1);
             }
         }
@@ -709,9 +724,9 @@ mod tests {
     #[test]
     fn a_source_that_nobody_reads_is_not_opened() {
         let (source, descriptor) = blob(5);
-        let stream = Stream::new(&source, &descriptor, 2, PATIENCE);
+        let stream = Stream::new(&source, &descriptor, 2, PATIENCE, &source.pulled);
         drop((stream.reader(0), stream.reader(1)));
-        assert!(stream.finish().1.is_ok());
+        assert!(stream.finish().is_ok());
         assert_eq!(source.opened.load(Ordering::SeqCst), 0);
     }
 
@@ -725,13 +740,12 @@ mod tests {
             ] {
                 let (mut source, descriptor) = blob(length);
                 spoil(&mut source.content);
-                let stream = Stream::new(&source, &descriptor, 3, PATIENCE);
+                let stream = Stream::new(&source, &descriptor, 3, PATIENCE, &source.pulled);
                 for (got, whole) in read_by(3, &stream) {
                     // The last chunk is held back until all is known to be right.
                     assert!(!whole && got.len() < length, "{} of {length}", got.len());
                 }
-                let (_, result) = stream.finish();
-                assert_eq!(result.unwrap_err().class, Class::Corrupt);
+                assert_eq!(stream.finish().unwrap_err().class, Class::Corrupt);
             }
         }
     }
@@ -741,7 +755,7 @@ mod tests {
         let length = 60 * CHUNK;
         let (source, descriptor) = blob(length);
         *source.breaks.lock().unwrap() = vec![50 * CHUNK, 20 * CHUNK + 3];
-        let stream = Stream::new(&source, &descriptor, 2, PATIENCE);
+        let stream = Stream::new(&source, &descriptor, 2, PATIENCE, &source.pulled);
         assert!(
             read_by(2, &stream)
                 .iter()
@@ -750,15 +764,15 @@ mod tests {
         assert_eq!(source.opened.load(Ordering::SeqCst), 3);
         // Without a mebibyte of progress in between it goes back to the coordinator.
         *source.breaks.lock().unwrap() = vec![20 * CHUNK + 9, 20 * CHUNK + 3];
-        let stream = Stream::new(&source, &descriptor, 1, PATIENCE);
+        let stream = Stream::new(&source, &descriptor, 1, PATIENCE, &source.pulled);
         assert!(!read_by(1, &stream)[0].1);
-        assert_eq!(stream.finish().1.unwrap_err().class, Class::Transient);
+        assert_eq!(stream.finish().unwrap_err().class, Class::Transient);
     }
 
     #[test]
     fn a_target_that_leaves_holds_up_nobody() {
         let (source, descriptor) = blob(60 * CHUNK);
-        let stream = Stream::new(&source, &descriptor, 3, PATIENCE);
+        let stream = Stream::new(&source, &descriptor, 3, PATIENCE, &source.pulled);
         let mut early = stream.reader(2);
         assert_eq!(early.read(&mut [0; 10]).unwrap(), 10);
         let waiting = Mutex::new(Some(early));
@@ -787,7 +801,7 @@ mod tests {
             at_least: Duration::from_millis(2),
             share: 0.01,
         };
-        let stream = Stream::new(&source, &descriptor, 2, patience);
+        let stream = Stream::new(&source, &descriptor, 2, patience, &source.pulled);
         let mut slow = stream.reader(1);
         let mut got = vec![0; CHUNK + 5];
         slow.read_exact(&mut got).unwrap();
@@ -797,14 +811,21 @@ mod tests {
         fast.read_to_end(&mut whole).unwrap();
         assert!(fast.is_finished() && whole == source.content);
         assert_eq!(fast.detached(), [1]);
+        drop(fast);
+        // It has not noticed yet.
+        assert!(!stream.is_over());
         slow.read_to_end(&mut got).unwrap();
         assert!(slow.is_finished() && got == source.content);
-        drop((fast, slow));
+        drop(slow);
+        assert!(stream.is_over());
         assert_eq!(source.opened.load(Ordering::SeqCst), 2);
         // It did not begin at the begin: the hash was taken up where it was.
-        let (read, result) = stream.finish();
-        assert!(result.is_ok());
-        assert!(read <= 2 * descriptor.size - CHUNK as u64, "{read}");
+        assert!(stream.finish().is_ok());
+        let (read, size) = (source.pulled(), descriptor.size);
+        assert!(
+            (size + 1..=2 * size - CHUNK as u64).contains(&read),
+            "{read}"
+        );
     }
 
     #[test]
@@ -812,7 +833,7 @@ mod tests {
         for length in [3 * CHUNK + 1, 40 * CHUNK] {
             for back_to in [0, 1, CHUNK, length / 2, length - 1] {
                 let (source, descriptor) = blob(length);
-                let stream = Stream::new(&source, &descriptor, 2, PATIENCE);
+                let stream = Stream::new(&source, &descriptor, 2, PATIENCE, &source.pulled);
                 let (mut one, mut other) = (stream.reader(0), stream.reader(1));
                 let read_other = || other.read_to_end(&mut Vec::new()).unwrap();
                 let mut lost = Vec::new();
@@ -822,6 +843,7 @@ mod tests {
                         .unwrap();
                     one.read_to_end(&mut lost).unwrap();
                 });
+                let before = source.pulled();
                 one.restart(back_to as u64);
                 assert!(!one.is_finished());
                 let mut again = Vec::new();
@@ -830,6 +852,7 @@ mod tests {
                     one.is_finished() && again == source.content[back_to..],
                     "{back_to} of {length}"
                 );
+                assert!(source.pulled() >= before + again.len() as u64);
             }
         }
     }
@@ -838,21 +861,21 @@ mod tests {
     fn a_read_apart_finds_what_is_wrong_too() {
         let (mut source, descriptor) = blob(5 * CHUNK);
         source.content[4 * CHUNK] ^= 1;
-        let stream = Stream::new(&source, &descriptor, 1, PATIENCE);
+        let stream = Stream::new(&source, &descriptor, 1, PATIENCE, &source.pulled);
         let mut reader = stream.reader(0);
         reader.restart(2 * CHUNK as u64);
         assert!(reader.read_to_end(&mut Vec::new()).is_err());
         assert_eq!(reader.take_failure().unwrap().class, Class::Corrupt);
         drop(reader);
         // The common read never began, so nothing is wrong with it.
-        assert!(stream.finish().1.is_ok());
+        assert!(stream.finish().is_ok());
     }
 
     #[test]
     fn a_panic_of_the_reading_thread_ends_the_stream_for_all() {
         let (mut source, descriptor) = blob(3 * CHUNK);
         source.panics = true;
-        let stream = Stream::new(&source, &descriptor, 2, PATIENCE);
+        let stream = Stream::new(&source, &descriptor, 2, PATIENCE, &source.pulled);
         thread::scope(|scope| {
             let threads: Vec<_> = (0..2)
                 .map(|number| {
@@ -868,6 +891,6 @@ mod tests {
             assert_eq!(ends.iter().filter(|end| end.is_err()).count(), 1);
             assert!(ends.iter().flatten().all(|failed| *failed));
         });
-        assert!(stream.finish().1.is_err());
+        assert!(stream.finish().is_err());
     }
 }

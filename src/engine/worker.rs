@@ -219,7 +219,7 @@ impl Worker<'_> {
             };
             reply.send(result);
         }
-        reply.send(Ok(Done::Read { bytes }));
+        reply.send(Ok(Done::WouldRead { bytes }));
     }
 
     /// Copies to the first target on this thread and to each other on one of its own, for the time of the copy.
@@ -231,6 +231,7 @@ impl Worker<'_> {
             descriptor,
             wants.len(),
             self.patience,
+            &self.gauge.pulled,
         );
         let slots = wants
             .into_iter()
@@ -244,10 +245,10 @@ impl Worker<'_> {
                 self.send(descriptor, reader, want, &hosts);
             }
             // The source is free for the others while a slow target finishes.
-            if let Some(bytes) = stream.read()
+            if stream.is_over()
                 && let Some(reply) = reply.lock().unwrap_or_else(PoisonError::into_inner).take()
             {
-                reply.send(Ok(Done::Read { bytes }));
+                reply.send(Ok(Done::Read));
             }
         };
         thread::scope(|scope| {
@@ -276,9 +277,8 @@ impl Worker<'_> {
             serve(first);
         });
         drop(slots);
-        let (bytes, result) = stream.finish();
         if let Some(reply) = reply.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            reply.send(result.map(|()| Done::Read { bytes }));
+            reply.send(stream.finish().map(|()| Done::Read));
         }
     }
 

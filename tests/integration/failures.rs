@@ -65,6 +65,10 @@ fn refusal(status: u16, code: &str, message: &str) -> Act {
     Act::Status(status, vec![], body.to_string().into())
 }
 
+fn refuses() -> Act {
+    refusal(403, "DENIED", "quota exceeded")
+}
+
 const PASSWORD: &str = "the-right-password";
 
 #[test]
@@ -88,8 +92,7 @@ fn a_wrong_password_is_told_with_the_entry_that_holds_it() {
 fn a_target_that_refuses_one_blob_for_good_is_sent_no_other_of_the_image() {
     // Three layers and a config.
     let (source, target) = (source(Options::default()), FakeRegistry::new());
-    let refuses = refusal(403, "DENIED", "quota exceeded");
-    target.fault(Fault::on(Kind::UploadPost, refuses));
+    target.fault(Fault::on(Kind::UploadPost, refuses()));
     let run = copy(&source, &target).arg("--proc=1");
     fails(&run, &source, &target);
     // One with a mount, and without it since that may have been what was refused.
@@ -97,6 +100,42 @@ fn a_target_that_refuses_one_blob_for_good_is_sent_no_other_of_the_image() {
         (target.count(Kind::UploadPost), source.count(Kind::BlobGet)),
         (2, 0)
     );
+}
+
+#[test]
+fn of_an_index_that_cannot_arrive_nothing_more_is_begun() {
+    let mut maker = Maker::new(6);
+    let platforms = ["linux/amd64", "linux/arm64", "linux/s390x"];
+    let (index, old) = (maker.index(&platforms, 100), maker.oci(&[10]));
+    let read = |child: usize| Some(index.children[child].digest.as_str());
+    // (whether the repository is there, which child cannot be read, requests for children, uploads begun): else it is
+    // the first upload that is refused, with a mount and without. In a new repository children are not asked for, and
+    // all are read before their blobs; in another one each is read as soon as it is known to be lacking.
+    for (is_there, unreadable, at_children, uploads) in [
+        (false, None, 3, 2),
+        (false, read(0), 1, 0),
+        (true, read(1), 4, 0),
+    ] {
+        let (source, target) = (FakeRegistry::new(), FakeRegistry::new());
+        source.push("team/app", "v1", &index);
+        if is_there {
+            target.push("m/app", "old", &old);
+        }
+        match unreadable {
+            Some(child) => source.fault(Fault::on(Kind::ManifestGet, refuses()).of(child)),
+            None => target.fault(Fault::on(Kind::UploadPost, refuses())),
+        }
+        fails(&copy(&source, &target).arg("--proc=1"), &source, &target);
+        let asked = source.history().into_iter().chain(target.history());
+        let is_child = |name: &str| index.children.iter().any(|child| child.digest == name);
+        let asked = asked.filter(|entry| is_child(&entry.reference)).count();
+        let begun = (
+            asked,
+            target.count(Kind::UploadPost),
+            source.count(Kind::BlobGet),
+        );
+        assert_eq!(begun, (at_children, uploads, 0), "{unreadable:?}");
+    }
 }
 
 #[test]

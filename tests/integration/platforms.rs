@@ -4,6 +4,7 @@
 use image_syncer::oci::manifest::media_type;
 use serde_json::{Value, json};
 
+use crate::economy::sync;
 use crate::harness::{Output, Run, assert_same};
 use crate::image::{Blob, Image, Maker, platform_value, with};
 use crate::invariants::check_invariants;
@@ -63,11 +64,7 @@ impl World {
     /// Begins the histories anew, and runs to success.
     #[track_caller]
     fn syncs(&self, run: &Run) -> Output {
-        self.source.forget();
-        self.target.forget();
-        let output = run.run().expect(0);
-        check_invariants(&[&self.source], &[&self.target], &output);
-        output
+        sync(run, &[&self.source], &[&self.target])
     }
 
     /// The same where the target holds an index that lacks children, which is what was asked for.
@@ -469,10 +466,13 @@ fn sparse() -> (World, Image, Run) {
     let mut world = World::with_lax_target();
     let index = world.maker.index(&["linux/amd64", "linux/arm64"], 100);
     world.push("v1", &index);
-    let wish = json!({"platforms": ["linux/amd64"], "sparse": true});
-    let run = world.of_rule(world.run(&[]), wish);
+    let run = world.of_rule(world.run(&[]), sparse_wish());
     world.sparse_syncs(&run);
     (world, index, run)
+}
+
+fn sparse_wish() -> Value {
+    json!({"platforms": ["linux/amd64"], "sparse": true})
 }
 
 #[test]
@@ -495,8 +495,7 @@ fn a_sparse_index_keeps_its_digest_and_only_its_wanted_children_are_copied() {
     world.sparse_syncs(&run);
     world.assert_only_asked(1, 1);
     // Without records the index is read and its child asked for, and nothing is put.
-    let wish = json!({"platforms": ["linux/amd64"], "sparse": true});
-    world.sparse_syncs(&world.of_rule(world.run(&[]), wish));
+    world.sparse_syncs(&world.of_rule(world.run(&[]), sparse_wish()));
     assert_eq!(
         (world.source.count(Kind::ManifestGet), world.source.total()),
         (1, 1)
@@ -525,12 +524,47 @@ fn a_sparse_index_is_completed_when_more_of_it_is_wanted() {
 }
 
 #[test]
+fn an_index_that_is_sparse_somewhere_is_never_taken_for_the_whole() {
+    for is_one_run in [true, false] {
+        let mut world = World::with_lax_target();
+        let inner = world.maker.index(&["linux/amd64", "linux/arm64"], 100);
+        let [other] = world.images(["linux/s390x"]);
+        let outer = Image::index(&[(&inner, None), (&other, Some("linux/s390x"))]);
+        world.push("v1", &inner);
+        world.push("v2", &outer);
+        world.push("v3", &outer);
+        let whole_to = ["b", "c"].map(|name| world.target.name(name));
+        let whole = |run: Run| run.rule(&world.source.name("a:v3"), whole_to.to_vec());
+        let mut run = world.of_rule(Run::new().arg("--proc=1"), sparse_wish());
+        if !is_one_run {
+            world.sparse_syncs(&run);
+            let has = |image: &Image| world.target.manifest("b", &image.digest).is_some();
+            assert_eq!(
+                [0, 1].map(|child| has(&inner.children[child])),
+                [true, false]
+            );
+        }
+        let wish = with(sparse_wish(), json!({"to": world.target.name("b")}));
+        run = run.rule(&world.source.name("a:v2"), wish);
+        if !is_one_run {
+            // What is inside comes whole or not at all.
+            world.sparse_syncs(&run);
+            world.assert_images_arrived(&[&inner]);
+            assert!(world.target.manifest("b", &other.digest).is_none());
+        }
+        world.sparse_syncs(&whole(run));
+        world.assert_images_arrived(&[&outer]);
+        assert_same((&world.source, "a", "v3"), (&world.target, "c", "v3"));
+    }
+}
+
+#[test]
 fn a_target_that_wants_all_children_is_told_to_the_user() {
     let mut world = World::new();
     let index = world.maker.index(&["linux/amd64", "linux/arm64"], 100);
     world.push("v1", &index);
-    let wish = json!({"platforms": ["linux/amd64"], "sparse": true});
-    let output = world.of_rule(world.run(&[]), wish).run().expect(1);
+    let output = world.of_rule(world.run(&[]), sparse_wish());
+    let output = output.run().expect(1);
     let words = "the target wants every child of an index; leave out `sparse`";
     assert!(output.stderr.contains(words), "{}", output.stderr);
     assert_eq!(output.finished(), Some((1, 0)));
