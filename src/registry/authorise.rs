@@ -41,7 +41,7 @@ impl SignIn {
     }
 
     fn is_wanted(&self) -> bool {
-        lock(&self.demand).is_some()
+        !lock(&self.told).is_empty()
     }
 }
 
@@ -199,7 +199,6 @@ impl Client {
                 (Demand::Bearer { realm, service }, scopes, is_invalid)
             }
         };
-        *lock(&self.registry.sign_in.demand) = Some(demand.clone());
 
         let Round {
             authorization,
@@ -239,6 +238,8 @@ impl Client {
         };
         let failed = |failure| response.failed(failure);
         let authorization = self.meet(&demand, &scope, refused.as_ref(), &failed)?;
+        // Only now: one backend of many may name a token service that is none, and all later requests would go there.
+        *lock(&self.registry.sign_in.demand) = Some(demand.clone());
         // Without a password there is nothing that meets a demand for one.
         Ok(authorization.map(|authorization| Round {
             authorization: Some(authorization),

@@ -400,6 +400,32 @@ fn one_refresh_serves_all_workers() {
     assert_eq!(run(true), run(false) + 1);
 }
 
+/// One backend of many, say, that was set up wrongly.
+#[test]
+fn one_challenge_that_names_a_wrong_token_service_is_not_kept() {
+    let elsewhere = FakeRegistry::new();
+    let nowhere = "http://127.0.0.1:1/token".to_owned();
+    let wrong = format!("http://{}/token", elsewhere.addr());
+    for (realm, lost) in [(nowhere, 0), (wrong, 1)] {
+        for options in [Options::default(), Options::default().bearer(for_ada())] {
+            let (source, target) = (FakeRegistry::new(), FakeRegistry::start(options));
+            let mut maker = Maker::new(5);
+            for number in 0..15 {
+                source.push("a", &format!("v{number}"), &maker.oci(&[20]));
+            }
+            let challenge = ("WWW-Authenticate", format!("Bearer realm=\"{realm}\""));
+            let act = Act::Status(401, vec![challenge], Vec::new());
+            target.fault(Fault::on(Kind::ManifestPut, act).nth(Nth::Only(2)));
+            let output = copy(&source, &target)
+                .args(["--proc=1", "--retries=0"])
+                .run();
+            check_invariants(&[&source], &[&target], &output);
+            assert_eq!(output.finished(), Some((lost, 0)), "{realm}");
+            assert_eq!(target.faults_acted(), 1);
+        }
+    }
+}
+
 #[test]
 fn what_a_token_says_of_its_life_is_no_reason_to_fail() {
     for expires_in in [0, -1, 1, 59, i64::MAX, i64::MIN] {
