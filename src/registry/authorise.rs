@@ -18,7 +18,7 @@ use super::google::{KeyError, ServiceKey, TOKEN_USER};
 use super::hosts::{Registry, lock};
 use super::request::{Method, Request};
 use super::url::{Purpose, Url, Verdict, judge};
-use crate::oci::Host;
+use crate::oci::{Host, Repository};
 use crate::secret::Secret;
 
 /// What is known of signing in at one host.
@@ -59,12 +59,22 @@ enum Demand {
     Bearer { realm: Url, service: Option<String> },
 }
 
-/// What a host made of a password so far.
-enum Trust {
-    /// Not accepted yet, and refused so many times.
-    Untried(u8),
-    Accepted,
-    Refused,
+/// What a host made of a login so far.
+#[derive(Default)]
+struct Trust {
+    is_accepted: bool,
+    /// How often it was refused, by the repository that it was sent for.
+    refusals: HashMap<Repository, u32>,
+}
+
+impl Trust {
+    /// Whether it is sent no more for a repository. One may be denied where the login is right; as long as nothing says
+    /// that it is, all refusals count.
+    fn is_used_up(&self, repository: &Repository) -> bool {
+        let counts = |other| !self.is_accepted || other == repository;
+        let refusals = self.refusals.iter().filter(|(other, _)| counts(*other));
+        refusals.map(|(_, count)| count).sum::<u32>() >= MAX_REFUSALS
+    }
 }
 
 /// What a request shows of us.
@@ -411,35 +421,28 @@ impl Client {
     ) -> Result<Response, RequestError> {
         let trust = lock(&self.registry.sign_in.trust)
             .entry(credential.id)
-            .or_insert_with(|| Arc::new(Mutex::new(Trust::Untried(0))))
+            .or_default()
             .clone();
-        let mut trust = lock(&trust);
-        let refusals = match *trust {
-            Trust::Accepted => {
-                drop(trust);
-                let response = self.exchange_twice(request, url, Some(authorization))?;
-                if is_refused(response.status) {
-                    // Those of clouds live for hours (A27).
-                    let sources = self.sources.iter();
-                    sources.for_each(|source| source.replace(credential.id));
-                }
-                return Ok(response);
-            }
-            Trust::Refused => {
-                return Err(request.failed(url, Failure::LoginRefused(authorization.login())));
-            }
-            Trust::Untried(refusals) => refusals,
-        };
+        let known = lock(&trust);
+        if known.is_used_up(&self.repository) {
+            return Err(request.failed(url, Failure::LoginRefused(authorization.login())));
+        }
+        let alone = (!known.is_accepted).then_some(known);
+        let was_accepted = alone.is_none();
         let response = self.exchange_twice(request, url, Some(authorization))?;
-        if is_refused(response.status) {
-            // One repository may be denied where the password is right, three in a row are a wrong password.
-            *trust = if refusals + 1 < MAX_REFUSALS {
-                Trust::Untried(refusals + 1)
-            } else {
-                Trust::Refused
-            };
-        } else if response.status < 500 && response.status != 429 {
-            *trust = Trust::Accepted;
+        let is_refused = is_refused(response.status);
+        if is_refused && was_accepted {
+            // Those of clouds live for hours (A27).
+            let sources = self.sources.iter();
+            sources.for_each(|source| source.replace(credential.id));
+        }
+        // These are refused for other reasons as well (E38, E55, E58).
+        let may_be = request.is_optional || matches!(request.method, Method::Head | Method::Delete);
+        let mut known = alone.unwrap_or_else(|| lock(&trust));
+        if !is_refused {
+            known.is_accepted |= response.status < 500 && response.status != 429;
+        } else if !(was_accepted && may_be) {
+            *known.refusals.entry(self.repository.clone()).or_default() += 1;
         }
         Ok(response)
     }
@@ -510,7 +513,7 @@ fn challenge_of(response: &Response) -> Option<Challenge> {
     choose(parse_challenges(response.headers("www-authenticate")))
 }
 
-const MAX_REFUSALS: u8 = 3;
+const MAX_REFUSALS: u32 = 3;
 
 #[cfg(test)]
 mod tests {

@@ -240,7 +240,7 @@ impl fmt::Display for Failure {
             Self::LoginRefused(login) => {
                 write!(
                     f,
-                    "the registry refused the password before ({login}; check its user name and password)"
+                    "the registry refused the password before ({login}; check its user name, password and rights)"
                 )
             }
             Self::LoginRenewed => f.write_str("the login ran out during the transfer"),
