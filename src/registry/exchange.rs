@@ -125,9 +125,7 @@ impl Client {
         }
         Ok(response)
     }
-}
 
-impl Client {
     /// Whether a registry has sent us there with rights that stand in the query: to a storage.
     fn is_signed(&self, request: &Request<'_>, url: &Url) -> bool {
         let is_meant = matches!(&request.target, Target::Judged(verdict) if verdict.credentials);
