@@ -24,14 +24,22 @@ pub(super) fn session(
     descriptor: &Descriptor,
     cost_a_question: bool,
 ) -> Result<Box<dyn Upload>, StoreError> {
-    let location = response.required_header("location")?;
-    let location = client.judge(response, location, Purpose::Upload)?;
+    let location = location(client, response)?;
     let min_chunk = min_chunk(response).filter(|&length| length <= MAX_MIN_CHUNK);
     let mut upload = RegistryUpload::new(client, descriptor, location);
     upload.min_chunk = min_chunk.unwrap_or(0);
     upload.cost_a_question = cost_a_question;
     upload.by_put = upload.fits_into_put();
     Ok(Box::new(upload))
+}
+
+/// Where the session is that an answer opened.
+pub(in super::super) fn location(
+    client: &Client,
+    response: &Response,
+) -> Result<Verdict, RequestError> {
+    let location = response.required_header("location")?;
+    client.judge(response, location, Purpose::Upload)
 }
 
 /// How many bytes each part of an upload is to have at least, but for the last.
