@@ -237,12 +237,11 @@ impl fmt::Display for Failure {
             ),
             Self::Token(_) => f.write_str("the token service gave no token"),
             Self::Credential(_) => f.write_str("no login"),
-            Self::LoginRefused(login) => {
-                write!(
-                    f,
-                    "the registry refused the password before ({login}; check its user name, password and rights)"
-                )
-            }
+            Self::LoginRefused(login) => write!(
+                f,
+                "the registry refused the password before ({login}; check its user name, password and rights, and that \
+                 the repository exists)"
+            ),
             Self::LoginRenewed => f.write_str("the login ran out during the transfer"),
             Self::TokensInvalid => f.write_str(
                 "the registry takes the new tokens of its own token service for invalid: their clocks or keys differ",
