@@ -1,5 +1,5 @@
 //! Challenges, scopes and tokens of the token protocol (protocol.md 3.1, 3.2): what a registry asks for, what we ask
-//! of its token server, and the tokens that we have. Not here: requests (`client.rs`), passwords (`credentials.rs`).
+//! of its token server, and the tokens that we have. Not here: requests (`authorise.rs`), logins (`credentials.rs`).
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;

@@ -18,7 +18,7 @@ use super::google::{KeyError, ServiceKey, TOKEN_USER};
 use super::hosts::{Registry, lock};
 use super::request::{Method, Request};
 use super::url::{Purpose, Url, Verdict, judge};
-use crate::oci::Host;
+use crate::oci::{Host, Repository};
 use crate::secret::Secret;
 
 /// What is known of signing in at one host.
@@ -41,7 +41,7 @@ impl SignIn {
     }
 
     fn is_wanted(&self) -> bool {
-        lock(&self.demand).is_some()
+        !lock(&self.told).is_empty()
     }
 }
 
@@ -59,72 +59,77 @@ enum Demand {
     Bearer { realm: Url, service: Option<String> },
 }
 
-/// What a host made of a password so far.
-enum Trust {
-    /// Not accepted yet, and refused so many times.
-    Untried(u8),
-    Accepted,
-    Refused,
+/// What a host made of a login so far.
+#[derive(Default)]
+struct Trust {
+    is_accepted: bool,
+    /// How often it was refused, by the repository that it was sent for.
+    refusals: HashMap<Repository, u32>,
+}
+
+impl Trust {
+    /// Whether it is sent no more for a repository. One may be denied where the login is right; as long as nothing says
+    /// that it is, all refusals count.
+    fn is_used_up(&self, repository: &Repository) -> bool {
+        let counts = |other| !self.is_accepted || other == repository;
+        let refusals = self.refusals.iter().filter(|(other, _)| counts(*other));
+        refusals.map(|(_, count)| count).sum::<u32>() >= MAX_REFUSALS
+    }
 }
 
 /// What a request shows of us.
-pub(super) struct Authorization {
-    /// Nothing where the login is in the body.
-    header: Option<Secret>,
-    /// The token, and whether it was got for this very request; otherwise it is the login itself.
-    token: Option<(Secret, Freshness)>,
-    /// The login that it is, or that the token was got with; `None`: anybody may have that token.
-    credential: Option<Arc<Credential>>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Freshness {
-    Kept,
-    New,
+pub(super) enum Authorization {
+    /// The login itself, with a header unless it is in the body.
+    Login(Arc<Credential>, Option<Secret>),
+    /// A token.
+    Token {
+        token: Secret,
+        /// It was got for this very request.
+        is_new: bool,
+        /// What it was got with; `None`: anybody may have it.
+        credential: Option<Arc<Credential>>,
+    },
 }
 
 impl Authorization {
     fn of(credential: &Arc<Credential>) -> Result<Self, Failure> {
-        Ok(Self {
-            header: Some(credential.header().map_err(Failure::Credential)?),
-            ..Self::in_body(credential)
-        })
-    }
-
-    fn in_body(credential: &Arc<Credential>) -> Self {
-        Self {
-            header: None,
-            token: None,
-            credential: Some(credential.clone()),
-        }
-    }
-
-    fn token(token: Secret, freshness: Freshness, credential: Option<&Arc<Credential>>) -> Self {
-        Self {
-            header: Some(Secret::new(format!("Bearer {}", token.expose()))),
-            token: Some((token, freshness)),
-            credential: credential.cloned(),
-        }
+        let header = credential.header().map_err(Failure::Credential)?;
+        Ok(Self::Login(credential.clone(), Some(header)))
     }
 
     /// The value of the Authorization header, if there is to be one.
-    pub(super) fn header(&self) -> Option<&Secret> {
-        self.header.as_ref()
+    pub(super) fn header(&self) -> Option<Secret> {
+        match self {
+            Self::Login(_, header) => header.clone(),
+            Self::Token { token, .. } => Some(Secret::new(format!("Bearer {}", token.expose()))),
+        }
     }
 
     /// Whose request it is, for messages.
     pub(super) fn login(&self) -> Login {
-        match &self.credential {
-            Some(credential) => Login::Entry(credential.origin.clone()),
-            None => Login::Anonymous,
+        match self {
+            Self::Login(known, _)
+            | Self::Token {
+                credential: Some(known),
+                ..
+            } => Login::Entry(known.origin.clone()),
+            Self::Token {
+                credential: None, ..
+            } => Login::Anonymous,
         }
     }
 
     /// What may not be seen, should the answer repeat it.
     pub(super) fn secrets(&self) -> Vec<Secret> {
-        let of_login = self.credential.iter().flat_map(|known| known.secrets());
-        let token = self.token.iter().map(|(token, _)| token.clone());
-        of_login.chain(token).collect()
+        match self {
+            Self::Login(known, _) => known.secrets(),
+            Self::Token {
+                token, credential, ..
+            } => {
+                let of_login = credential.iter().flat_map(|known| known.secrets());
+                of_login.chain([token.clone()]).collect()
+            }
+        }
     }
 }
 
@@ -199,7 +204,6 @@ impl Client {
                 (Demand::Bearer { realm, service }, scopes, is_invalid)
             }
         };
-        *lock(&self.registry.sign_in.demand) = Some(demand.clone());
 
         let Round {
             authorization,
@@ -209,18 +213,20 @@ impl Client {
             mut is_renewed,
         } = last;
         let sent = authorization.filter(|_| demanded.as_ref() == Some(&demand));
-        let (sent_by, token) = sent.map(|sent| (sent.credential, sent.token)).unzip();
-        let sent_by = sent_by.flatten().map(|credential| credential.id);
-        let refused = match token {
+        let refused = match sent {
             // The login itself is refused, unless there is another one by now: its file may have been written anew.
-            Some(None) if !is_renewed && self.has_changed(sent_by) => {
+            Some(Authorization::Login(login, _)) if !is_renewed && self.has_changed(login.id) => {
                 is_renewed = true;
                 None
             }
-            Some(None) => return Ok(None),
+            Some(Authorization::Login(..)) => return Ok(None),
             // So is a token got for this very request: nothing but a wider scope can help, and that once (A10), or
             // another token where this one died before it was used (H02).
-            Some(Some((token, Freshness::New))) => {
+            Some(Authorization::Token {
+                token,
+                is_new: true,
+                ..
+            }) => {
                 let wider = scope.union(&wanted);
                 if !is_widened && wider != scope {
                     scope = wider;
@@ -234,11 +240,13 @@ impl Client {
                 }
                 Some(token)
             }
-            Some(Some((token, Freshness::Kept))) => Some(token),
+            Some(Authorization::Token { token, .. }) => Some(token),
             None => None,
         };
         let failed = |failure| response.failed(failure);
         let authorization = self.meet(&demand, &scope, refused.as_ref(), &failed)?;
+        // Only now: one backend of many may name a token service that is none, and all later requests would go there.
+        *lock(&self.registry.sign_in.demand) = Some(demand.clone());
         // Without a password there is nothing that meets a demand for one.
         Ok(authorization.map(|authorization| Round {
             authorization: Some(authorization),
@@ -250,9 +258,9 @@ impl Client {
     }
 
     /// Whether there is another login than this one by now.
-    fn has_changed(&self, id: Option<u64>) -> bool {
+    fn has_changed(&self, id: u64) -> bool {
         let now = self.credential().ok().flatten();
-        now.is_some_and(|credential| Some(credential.id) != id)
+        now.is_some_and(|credential| credential.id != id)
     }
 
     fn meet(
@@ -281,7 +289,7 @@ impl Client {
                 match (token, known) {
                     // There may be another login by now, as where the registry itself refuses one.
                     (Err(error), Some(known))
-                        if error.refusal().is_some() && self.has_changed(Some(known.id)) =>
+                        if error.refusal().is_some() && self.has_changed(known.id) =>
                     {
                         self.meet(demand, scope, refused, failed)
                     }
@@ -367,7 +375,7 @@ impl Client {
             .token_request(Method::Post, url)
             .header("Content-Type", "application/x-www-form-urlencoded")
             .bytes(form.expose().as_bytes());
-        let authorization = Authorization::in_body(login);
+        let authorization = Authorization::Login(login.clone(), None);
         // 400 is what OAuth2 has for a token that is not known (RFC 6749, 5.2), 403 as below.
         let is_refused = |status| matches!(status, 400 | 401 | 403);
         self.with_login(&mut request, url, (&authorization, login), is_refused)
@@ -390,13 +398,9 @@ impl Client {
         authorization: Option<&Authorization>,
     ) -> Result<Response, RequestError> {
         match authorization {
-            Some(
-                login @ Authorization {
-                    token: None,
-                    credential: Some(credential),
-                    ..
-                },
-            ) => self.with_login(request, url, (login, credential), |status| status == 401),
+            Some(login @ Authorization::Login(credential, _)) => {
+                self.with_login(request, url, (login, credential), |status| status == 401)
+            }
             _ => self.exchange_twice(request, url, authorization),
         }
     }
@@ -410,35 +414,28 @@ impl Client {
     ) -> Result<Response, RequestError> {
         let trust = lock(&self.registry.sign_in.trust)
             .entry(credential.id)
-            .or_insert_with(|| Arc::new(Mutex::new(Trust::Untried(0))))
+            .or_default()
             .clone();
-        let mut trust = lock(&trust);
-        let refusals = match *trust {
-            Trust::Accepted => {
-                drop(trust);
-                let response = self.exchange_twice(request, url, Some(authorization))?;
-                if is_refused(response.status) {
-                    // Those of clouds live for hours (A27).
-                    let sources = self.sources.iter();
-                    sources.for_each(|source| source.replace(credential.id));
-                }
-                return Ok(response);
-            }
-            Trust::Refused => {
-                return Err(request.failed(url, Failure::LoginRefused(authorization.login())));
-            }
-            Trust::Untried(refusals) => refusals,
-        };
+        let known = lock(&trust);
+        if known.is_used_up(&self.repository) {
+            return Err(request.failed(url, Failure::LoginRefused(authorization.login())));
+        }
+        let alone = (!known.is_accepted).then_some(known);
+        let was_accepted = alone.is_none();
         let response = self.exchange_twice(request, url, Some(authorization))?;
-        if is_refused(response.status) {
-            // One repository may be denied where the password is right, three in a row are a wrong password.
-            *trust = if refusals + 1 < MAX_REFUSALS {
-                Trust::Untried(refusals + 1)
-            } else {
-                Trust::Refused
-            };
-        } else if response.status < 500 && response.status != 429 {
-            *trust = Trust::Accepted;
+        let is_refused = is_refused(response.status);
+        if is_refused && was_accepted {
+            // Those of clouds live for hours (A27).
+            let sources = self.sources.iter();
+            sources.for_each(|source| source.replace(credential.id));
+        }
+        // These are refused for other reasons as well (E38, E55, E58).
+        let may_be = request.is_optional || matches!(request.method, Method::Head | Method::Delete);
+        let mut known = alone.unwrap_or_else(|| lock(&trust));
+        if !is_refused {
+            known.is_accepted |= response.status < 500 && response.status != 429;
+        } else if !(was_accepted && may_be) {
+            *known.refusals.entry(self.repository.clone()).or_default() += 1;
         }
         Ok(response)
     }
@@ -457,16 +454,20 @@ impl Client {
             credential: credential.map(|credential| credential.id),
             scope: Some(scope.clone()),
         };
-        let mut freshness = Freshness::Kept;
+        let mut is_new = false;
         let token = self
             .registry
             .sign_in
             .tokens
             .get_or_fetch(key, refused, || {
-                freshness = Freshness::New;
+                is_new = true;
                 self.fetch_token(realm, service, scope, credential)
             })?;
-        Ok(Authorization::token(token, freshness, credential))
+        Ok(Authorization::Token {
+            token,
+            is_new,
+            credential: credential.cloned(),
+        })
     }
 
     /// Asks the token service. Redirects are refused: the request carries the login (H06).
@@ -509,7 +510,7 @@ fn challenge_of(response: &Response) -> Option<Challenge> {
     choose(parse_challenges(response.headers("www-authenticate")))
 }
 
-const MAX_REFUSALS: u8 = 3;
+const MAX_REFUSALS: u32 = 3;
 
 #[cfg(test)]
 mod tests {

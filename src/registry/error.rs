@@ -142,9 +142,9 @@ pub(super) enum Failure {
     Echo,
     /// The token service gave no token.
     Token(TokenError),
-    /// A user name that cannot be sent.
+    /// A login that cannot be had or sent.
     Credential(CredentialError),
-    /// The password was refused before, so it is not sent again (D7).
+    /// The login was refused before, so it is not sent again (D7).
     LoginRefused(Login),
     /// The login was no longer good, with the body on its way: it has been renewed for the next attempt (A11).
     LoginRenewed,
@@ -237,12 +237,11 @@ impl fmt::Display for Failure {
             ),
             Self::Token(_) => f.write_str("the token service gave no token"),
             Self::Credential(_) => f.write_str("no login"),
-            Self::LoginRefused(login) => {
-                write!(
-                    f,
-                    "the registry refused the password before ({login}; check its user name and password)"
-                )
-            }
+            Self::LoginRefused(login) => write!(
+                f,
+                "the registry refused the password before ({login}; check its user name, password and rights, and that \
+                 the repository exists)"
+            ),
             Self::LoginRenewed => f.write_str("the login ran out during the transfer"),
             Self::TokensInvalid => f.write_str(
                 "the registry takes the new tokens of its own token service for invalid: their clocks or keys differ",
@@ -297,9 +296,9 @@ impl fmt::Display for Failure {
 /// What a request was sent with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Login {
-    /// No password, or a token got without one.
+    /// No login, or a token got without one.
     Anonymous,
-    /// The password of this entry.
+    /// That of this entry, or of this file.
     Entry(String),
     /// None of ours: a storage where the registry has sent us, with rights of its own in the query.
     Storage,

@@ -8,8 +8,8 @@ use super::blob::is_passing;
 use super::certificate;
 use super::error::Failure;
 use super::tags;
-use super::upload::{MountFrom, cancel, min_chunk, post};
-use super::url::{Purpose, Scheme};
+use super::upload::{MountFrom, cancel, location, min_chunk, post};
+use super::url::Scheme;
 use crate::oci::{Digest, Tag};
 use crate::store::{Channel, Contact, Examine, StoreError, Trial};
 
@@ -70,12 +70,10 @@ impl Examine for RegistryStore {
         if response.status != 202 {
             return Err(response.refuse().into());
         }
-        let location = response.required_header("location")?;
-        let location = client.judge(&response, location, Purpose::Upload)?;
         Ok(Trial {
             mount,
             min_chunk: min_chunk(&response),
-            is_cancelled: cancel(client, location),
+            is_cancelled: cancel(client, location(client, &response)?),
         })
     }
 }

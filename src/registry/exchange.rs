@@ -13,7 +13,7 @@ use super::client::Client;
 use super::error::{Failure, Login, Refusal, RequestError, blot};
 use super::hosts::Ability;
 use super::network::Proxy;
-use super::request::{Body, Method, Patience, Request, Target};
+use super::request::{Body, Method, Request, Target};
 use super::transport::{Break, Transport, body_broken, transport};
 use super::url::Url;
 use crate::logging::sanitise;
@@ -63,16 +63,16 @@ impl Client {
 
         let started = Instant::now();
         let answer = match &mut request.body {
-            Body::None => run(head, (), &route.agent, proxy, request.patience),
+            Body::None => run(head, (), &route.agent, proxy, request.is_patient),
             Body::Bytes(bytes) => {
                 // A copy of the slice, which is the reader: the request may be sent again.
                 let mut rest = *bytes;
                 let body = SendBody::from_reader(&mut rest);
-                run(head, body, &route.agent, proxy, request.patience)
+                run(head, body, &route.agent, proxy, request.is_patient)
             }
             Body::Stream(stream) => {
                 let body = SendBody::from_reader(stream);
-                run(head, body, &route.agent, proxy, request.patience)
+                run(head, body, &route.agent, proxy, request.is_patient)
             }
         };
         let waited = request
@@ -125,9 +125,7 @@ impl Client {
         }
         Ok(response)
     }
-}
 
-impl Client {
     /// Whether a registry has sent us there with rights that stand in the query: to a storage.
     fn is_signed(&self, request: &Request<'_>, url: &Url) -> bool {
         let is_meant = matches!(&request.target, Target::Judged(verdict) if verdict.credentials);
@@ -382,16 +380,16 @@ fn run(
     body: impl AsSendBody,
     agent: &Agent,
     proxy: Option<&Proxy>,
-    patience: Patience,
+    is_patient: bool,
 ) -> Result<http::Response<ureq::Body>, ureq::Error> {
     let request = head.body(body)?;
-    if proxy.is_none() && patience == Patience::Usual {
+    if proxy.is_none() && !is_patient {
         return agent.run(request);
     }
     let mut settings = agent
         .configure_request(request)
         .proxy(proxy.map(|proxy| proxy.settings.clone()));
-    if patience == Patience::Long {
+    if is_patient {
         settings = settings
             .timeout_recv_response(Some(limit(LONG_LIMIT)))
             .timeout_per_read(Some(limit(LONG_LIMIT)));

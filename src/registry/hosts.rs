@@ -100,7 +100,7 @@ pub(super) struct Registry {
     pub(super) sign_in: SignIn,
     pub(super) route: Route,
     pub(super) rates: Rates,
-    /// Nobody looks at its certificate.
+    /// Nobody looks at its certificate, or it has none.
     pub(super) insecure: bool,
     scheme: OnceLock<Scheme>,
     probe: Mutex<()>,

@@ -1,6 +1,8 @@
 //! Manifests: asked for, fetched, put. Bytes are hashed here, since only here it is known what was asked for. Not
 //! here: what manifests refer to.
 
+use std::sync::atomic::Ordering;
+
 use super::blob::{self, Found, is_passing};
 use super::client::Client;
 use super::error::{Failure, Refusal, RequestError};
@@ -176,25 +178,26 @@ pub(super) fn put(
         Err(error) => return Err(error.into()),
     };
     match response.status {
-        201 => match digest_header(&response) {
-            // The word of a registry that signs schema 1 anew says nothing about what was sent.
-            Some(stored) if stored != *manifest.digest() && manifest.kind() != Kind::Schema1 => {
-                Err(response
-                    .failed(Failure::Changed {
-                        sent: manifest.digest().clone(),
-                        stored,
-                    })
-                    .into())
+        // The word of a registry that signs schema 1 anew says nothing about what was sent.
+        201 => {
+            if let Some(stored) = digest_header(&response)
+                && stored != *manifest.digest()
+                && manifest.kind() != Kind::Schema1
+            {
+                let sent = manifest.digest().clone();
+                return Err(response.failed(Failure::Changed { sent, stored }).into());
             }
-            _ => Ok(response.header(SUBJECT_HEADER).is_some()),
-        },
-        status @ 200..=299 if !is_stored() => {
-            Err(response.failed(Failure::NotStored { status }).into())
         }
-        200..=299 => Ok(response.header(SUBJECT_HEADER).is_some()),
-        500..=599 if is_stored() => Ok(false), // R17
-        _ => refused(client, reference, manifest, response.refuse()),
+        status @ 200..=299 if !is_stored() => {
+            return Err(response.failed(Failure::NotStored { status }).into());
+        }
+        200..=299 => {}
+        500..=599 if is_stored() => return Ok(false), // R17
+        _ => return refused(client, reference, manifest, response.refuse()),
     }
+    // A repository that was asked for a list and has none may say so all the same: then nobody would find it.
+    let is_listed = client.lists_referrers.load(Ordering::Relaxed);
+    Ok(is_listed && response.header(SUBJECT_HEADER).is_some())
 }
 
 /// What a refused manifest means: an immutable tag, a part that is missing, or what the status says.

@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use super::client::Client;
-use super::error::{Failure, RequestError};
+use super::error::{Failure, Refusal, RequestError};
 use super::exchange::Response;
 use super::manifest::MAX_MANIFEST;
 use super::request::{Method, Request};
-use super::tags::{MAX_PAGES, next, next_link};
+use super::tags::{Pages, next_page};
 use crate::oci::manifest::media_type;
 use crate::oci::{Algorithm, Digest, Kind, Manifest, ManifestError};
 use crate::store::StoreError;
@@ -21,83 +21,14 @@ pub(super) fn list(client: &Client, subject: &Digest) -> Result<Option<Vec<Diges
         return Ok(None);
     }
     let path = client.path(&format!("referrers/{subject}"));
-    let with_type = |request: Request<'static>| request.header("accept", media_type::OCI_INDEX);
-    let request = Request::new(Method::Get, path.clone(), client.scope()).optional();
-    let mut request = with_type(request);
-    let mut asked = HashSet::new();
+    let Some((mut response, mut index)) = first_page(client, &path)? else {
+        return Ok(None);
+    };
+    let mut pages = Pages::default();
     let mut seen = HashSet::new();
     let mut found = Vec::new();
-    let mut is_doubted = false;
     loop {
-        let is_first = asked.is_empty();
-        // What is no list is believed when it comes twice: one answer may be the moment's, and signatures would be left
-        // behind for it.
-        let mut is_none = |error: &RequestError| {
-            let is_none = std::mem::replace(&mut is_doubted, true);
-            if is_none {
-                forgo(client, Some(error));
-            }
-            is_none
-        };
-        let refused = |response: Response| match response.status {
-            401 | 403 if is_first => Err(response.refuse()),
-            _ => Ok(response),
-        };
-        let mut response = match client.send(&mut request).and_then(refused) {
-            Err(error)
-                if is_first
-                    && (matches!(error.failure, Failure::Html)
-                        || matches!(error.refusal(), Some(refusal) if matches!(refusal.status, 401 | 403))) =>
-            {
-                if is_none(&error) {
-                    return Ok(None);
-                }
-                continue;
-            }
-            response => response?,
-        };
-        if is_first && matches!(response.status, 400 | 404 | 405 | 406 | 501) {
-            let error = response.refuse();
-            // Of a repository that is not there yet it says nothing.
-            let is_unknown = |code| {
-                error
-                    .refusal()
-                    .is_some_and(|refusal| refusal.has_code(code))
-            };
-            if !is_unknown("NAME_UNKNOWN") && !is_unknown("MANIFEST_UNKNOWN") {
-                forgo(client, None);
-            }
-            return Ok(None);
-        }
-        if response.status != 200 {
-            return Err(response.refuse().into());
-        }
-        let endless =
-            |response: &Response, how| Err(response.failed(Failure::EndlessList(how)).into());
-        if !asked.insert(response.url.clone()) {
-            return endless(&response, "a page names itself as the next one");
-        }
-        if asked.len() > MAX_PAGES {
-            return endless(&response, "too many pages");
-        }
-        let bytes = response.bytes(MAX_MANIFEST)?;
-        let digest = Digest::of(Algorithm::Sha256, &bytes);
-        let index = match Manifest::parse(&bytes, response.header("content-type"), digest) {
-            Ok(index) if index.kind() == Kind::Index => index,
-            other => {
-                let error = other.err().unwrap_or(ManifestError::Missing("manifests"));
-                let error = response.failed(Failure::Manifest(error));
-                // Something else may answer for all paths (E62).
-                if !is_first {
-                    return Err(error.into());
-                }
-                if is_none(&error) {
-                    return Ok(None);
-                }
-                asked.clear();
-                continue;
-            }
-        };
+        pages.enter(&response)?;
         let digests = index.children().iter().map(|child| &child.digest);
         found.extend(
             digests
@@ -105,14 +36,63 @@ pub(super) fn list(client: &Client, subject: &Digest) -> Result<Option<Vec<Diges
                 .cloned(),
         );
         if found.len() > MAX_REFERRERS {
-            return endless(&response, "over ten thousand referrers");
+            let how = Failure::EndlessList("over ten thousand referrers");
+            return Err(response.failed(how).into());
         }
-        let Some(link) = response.headers("link").find_map(next_link) else {
+        let Some(next) = next_page(client, &response, &path, &client.scope())? else {
             return Ok(Some(found));
         };
-        let next = next(client, &response, &path, &link)?;
-        request = with_type(Request::to(Method::Get, next, client.scope()));
+        (response, index) = page(client, next)?;
     }
+}
+
+/// The first page; `None` where there is no such list.
+fn first_page(client: &Client, path: &str) -> Result<Option<(Response, Manifest)>, StoreError> {
+    let ask = || {
+        let request = Request::new(Method::Get, path.to_owned(), client.scope());
+        page(client, request.optional())
+    };
+    // What is no list is believed when it comes twice: one answer may be the moment's, and signatures would be left
+    // behind for it. Something else may answer for all paths (E62).
+    let is_doubtful = |error: &RequestError| match &error.failure {
+        Failure::Html | Failure::Manifest(_) | Failure::Echo => true,
+        Failure::Status(refusal) => matches!(refusal.status, 401 | 403),
+        _ => false,
+    };
+    let answer = match ask() {
+        Err(error) if is_doubtful(&error) => ask(),
+        answer => answer,
+    };
+    let error = match answer {
+        Ok(page) => return Ok(Some(page)),
+        Err(error) => error,
+    };
+    let is_no_list = |refusal: &&Refusal| matches!(refusal.status, 400 | 404 | 405 | 406 | 501);
+    if is_doubtful(&error) {
+        forgo(client, Some(&error));
+    } else if let Some(refusal) = error.refusal().filter(is_no_list) {
+        // Of a repository that is not there yet it says nothing.
+        if !refusal.has_code("NAME_UNKNOWN") && !refusal.has_code("MANIFEST_UNKNOWN") {
+            forgo(client, None);
+        }
+    } else {
+        return Err(error.into());
+    }
+    Ok(None)
+}
+
+fn page(client: &Client, request: Request<'_>) -> Result<(Response, Manifest), RequestError> {
+    let mut response = client.send(&mut request.header("accept", media_type::OCI_INDEX))?;
+    if response.status != 200 {
+        return Err(response.refuse());
+    }
+    let bytes = response.bytes(MAX_MANIFEST)?;
+    let digest = Digest::of(Algorithm::Sha256, &bytes);
+    let error = match Manifest::parse(&bytes, response.header("content-type"), digest) {
+        Ok(index) if index.kind() == Kind::Index => return Ok((response, index)),
+        other => other.err().unwrap_or(ManifestError::Missing("manifests")),
+    };
+    Err(response.failed(Failure::Manifest(error)))
 }
 
 /// Asks the repository no more. It may know no such path and answer by a `refusal`, but it may as well want more rights

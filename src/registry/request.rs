@@ -14,7 +14,7 @@ pub(super) struct Request<'a> {
     pub(super) scope: Scope,
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: Body<'a>,
-    pub(super) patience: Patience,
+    pub(super) is_patient: bool,
     pub(super) is_optional: bool,
     once: bool,
 }
@@ -42,7 +42,7 @@ impl<'a> Request<'a> {
             } else {
                 Body::None
             },
-            patience: Patience::Usual,
+            is_patient: false,
             is_optional: false,
             once: false,
         }
@@ -68,7 +68,7 @@ impl<'a> Request<'a> {
 
     /// Waits longer for an answer: the registry has to put something together first (R12).
     pub(super) fn patiently(mut self) -> Self {
-        self.patience = Patience::Long;
+        self.is_patient = true;
         self
     }
 
@@ -133,12 +133,6 @@ impl Body<'_> {
             Self::Stream(stream) => stream.first_read().is_none(),
         }
     }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Patience {
-    Usual,
-    Long,
 }
 
 /// The methods of the distribution API.

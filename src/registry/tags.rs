@@ -13,7 +13,7 @@ use super::client::Client;
 use super::error::{Failure, RequestError};
 use super::exchange::Response;
 use super::request::{Method, Request};
-use super::url::{Purpose, Url, Verdict};
+use super::url::{Purpose, Url};
 use crate::oci::{Repository, Tag};
 use crate::store::{Class, StoreError};
 
@@ -80,13 +80,13 @@ impl List {
     /// The answer with the first page, and whether it was asked for by its length; `None` where there is no such list.
     fn open(&self, client: &Client) -> Result<Option<(Response, bool)>, RequestError> {
         let mut takes_n = true;
-        let mut response = ask(client, self.own_page(None))?;
+        let mut response = client.send(&mut self.own_page(None))?;
         if response.status == 400 {
             // Some do not take `n` (E30).
             takes_n = false;
             response.discard();
             let path = self.path.clone();
-            response = ask(client, Request::new(Method::Get, path, self.scope.clone()))?;
+            response = client.send(&mut Request::new(Method::Get, path, self.scope.clone()))?;
         }
         if response.status == 404 {
             response.discard();
@@ -101,44 +101,31 @@ impl List {
             return Ok(None);
         };
         let mut names = Names::new(self.is_valid);
-        let mut asked: HashSet<Url> = HashSet::new();
-        for _ in 0..MAX_PAGES {
+        let mut pages = Pages::default();
+        loop {
             if response.status != 200 {
                 return Err(response.refuse().into());
             }
-            let endless =
-                |response: &Response, how| Err(response.failed(Failure::EndlessList(how)).into());
-            if !asked.insert(response.url.clone()) {
-                return endless(&response, "a page names itself as the next one");
-            }
+            pages.enter(&response)?;
             let known = names.list.len();
             let entries = read_page(&mut response, &mut names)?;
             let is_new = names.list.len() > known;
+            let endless = |how| Err(response.failed(Failure::EndlessList(how)).into());
             if names.list.len() > MAX_NAMES {
-                return endless(&response, "over a million names");
+                return endless("over a million names");
             }
-
-            let link = response.headers("link").find_map(next_link);
-            let request = match link {
+            let mut request = match next_page(client, &response, &self.path, &self.scope)? {
                 // An empty page may have a next one (E29), one of old names goes in circles (E33).
-                Some(_) if !is_new && entries > 0 => {
-                    return endless(&response, "a page brings nothing new");
-                }
-                Some(link) => {
-                    let next = next(client, &response, &self.path, &link)?;
-                    Request::to(Method::Get, next, self.scope.clone())
-                }
+                Some(_) if !is_new && entries > 0 => return endless("a page brings nothing new"),
+                Some(next) => next,
                 // Cut off without a word, perhaps: some stop at `n` and say nothing (E34).
                 None if takes_n && is_new && entries == PAGE => {
                     self.own_page(names.list.last().map(String::as_str))
                 }
                 None => return Ok(Some(names.finish(client, &self.path))),
             };
-            response = ask(client, request)?;
+            response = client.send(&mut request)?;
         }
-        Err(response
-            .failed(Failure::EndlessList("too many pages"))
-            .into())
     }
 
     fn own_page(&self, last: Option<&str>) -> Request<'static> {
@@ -148,15 +135,35 @@ impl List {
     }
 }
 
-/// Where the next page is. The path may be wrong, in front of registries whose proxies do not translate it: then the
-/// query counts (E32).
-pub(super) fn next(
+/// The pages of a list: none comes twice (E33), and they have an end.
+#[derive(Default)]
+pub(super) struct Pages(HashSet<Url>);
+
+impl Pages {
+    pub(super) fn enter(&mut self, page: &Response) -> Result<(), RequestError> {
+        let how = if !self.0.insert(page.url.clone()) {
+            "a page names itself as the next one"
+        } else if self.0.len() > MAX_PAGES {
+            "too many pages"
+        } else {
+            return Ok(());
+        };
+        Err(page.failed(Failure::EndlessList(how)))
+    }
+}
+
+/// Asks for the page after this one, if there is one. Its path may be wrong, in front of registries whose proxies do not
+/// translate it: then the query counts (E32).
+pub(super) fn next_page(
     client: &Client,
     response: &Response,
     path: &str,
-    link: &str,
-) -> Result<Verdict, RequestError> {
-    let mut verdict = client.judge(response, link, Purpose::Page)?;
+    scope: &Scope,
+) -> Result<Option<Request<'static>>, RequestError> {
+    let Some(link) = response.headers("link").find_map(next_link) else {
+        return Ok(None);
+    };
+    let mut verdict = client.judge(response, &link, Purpose::Page)?;
     if verdict.url.path() != path {
         let query = verdict.url.query().unwrap_or_default();
         verdict.url = response
@@ -164,11 +171,7 @@ pub(super) fn next(
             .join(&format!("{path}?{query}"))
             .map_err(|error| response.failed(Failure::Url(error)))?;
     }
-    Ok(verdict)
-}
-
-fn ask(client: &Client, mut request: Request<'_>) -> Result<Response, RequestError> {
-    client.send(&mut request)
+    Ok(Some(Request::to(Method::Get, verdict, scope.clone())))
 }
 
 /// Adds the names of a page, and gives the number of its entries.
@@ -252,7 +255,7 @@ impl Names {
 }
 
 /// The target of `rel="next"` in a Link header (RFC 8288).
-pub(super) fn next_link(header: &[u8]) -> Option<String> {
+fn next_link(header: &[u8]) -> Option<String> {
     let mut rest = std::str::from_utf8(header).ok()?;
     while let Some((_, link)) = rest.split_once('<') {
         let (target, parameters) = link.split_once('>')?;
@@ -279,7 +282,7 @@ pub(super) fn next_link(header: &[u8]) -> Option<String> {
 
 /// Names a page. ECR refuses more, others take less.
 const PAGE: usize = 1000;
-pub(super) const MAX_PAGES: usize = 10_000;
+const MAX_PAGES: usize = 10_000;
 const MAX_NAMES: usize = 1_000_000;
 /// Bytes a page.
 const MAX_PAGE: u64 = 16 << 20;

@@ -16,10 +16,9 @@ use super::error::RequestError;
 use super::exchange::Response;
 use super::hosts::{Ability, Knowledge};
 use super::request::{Method, Request};
-use super::url::Purpose;
 use crate::oci::{Descriptor, Digest, Repository};
 use crate::store::{Begin, Found, Hint, Prior, StoreError, Upload};
-pub(super) use session::{cancel, min_chunk};
+pub(super) use session::{cancel, location, min_chunk};
 use session::{reopen, session};
 use single::{is_small, single_post};
 
@@ -177,10 +176,9 @@ fn learn_self_mount(client: &Arc<Client>, digest: &Digest) {
         Ok(response) if response.status == 201 => Knowledge::Yes,
         Ok(response) => {
             if response.status == 202
-                && let Some(location) = response.header("location")
-                && let Ok(verdict) = client.judge(&response, location, Purpose::Upload)
+                && let Ok(location) = location(client, &response)
             {
-                cancel(client, verdict);
+                cancel(client, location);
             }
             Knowledge::No
         }

@@ -284,6 +284,39 @@ fn a_wrong_password_is_shown_three_times_at_most_for_any_number_of_images() {
 }
 
 #[test]
+fn a_password_that_was_right_is_shown_to_three_refusals_of_a_repository() {
+    // Each request wants a new token.
+    let bearer = Bearer {
+        requests: Some(1),
+        ..for_ada()
+    };
+    let basic = Options::default().basic("ada", &password());
+    let refused = |kind| Fault::on(kind, Act::status(401));
+    for (options, fault) in [
+        (
+            Options::default().bearer(bearer),
+            refused(Kind::Token).nth(Nth::Every(2)),
+        ),
+        (basic, refused(Kind::ManifestPut).in_repository("b")),
+    ] {
+        let (source, target) = (FakeRegistry::new(), FakeRegistry::start(options));
+        let mut maker = Maker::new(6);
+        for number in 0..12 {
+            source.push("a", &format!("v{number}"), &maker.oci(&[20]));
+        }
+        target.fault(fault);
+        let output = copy(&source, &target)
+            .args(["--proc=1", "--retries=1"])
+            .run()
+            .expect(1);
+        let refusals = with_password(&target).into_iter();
+        let refusals = refusals.filter(|entry| entry.status == 401).count();
+        assert_eq!(refusals, 3, "{}", output.stderr);
+        assert_says(&output, &["refused the password before", target.addr()]);
+    }
+}
+
+#[test]
 fn tokens_may_die_after_any_number_of_requests() {
     let registries = |requests| {
         let bearer = || Bearer {
@@ -398,6 +431,32 @@ fn one_refresh_serves_all_workers() {
         target.count(Kind::Token)
     };
     assert_eq!(run(true), run(false) + 1);
+}
+
+/// One backend of many, say, that was set up wrongly.
+#[test]
+fn one_challenge_that_names_a_wrong_token_service_is_not_kept() {
+    let elsewhere = FakeRegistry::new();
+    let nowhere = "http://127.0.0.1:1/token".to_owned();
+    let wrong = format!("http://{}/token", elsewhere.addr());
+    for (realm, lost) in [(nowhere, 0), (wrong, 1)] {
+        for options in [Options::default(), Options::default().bearer(for_ada())] {
+            let (source, target) = (FakeRegistry::new(), FakeRegistry::start(options));
+            let mut maker = Maker::new(5);
+            for number in 0..15 {
+                source.push("a", &format!("v{number}"), &maker.oci(&[20]));
+            }
+            let challenge = ("WWW-Authenticate", format!("Bearer realm=\"{realm}\""));
+            let act = Act::Status(401, vec![challenge], Vec::new());
+            target.fault(Fault::on(Kind::ManifestPut, act).nth(Nth::Only(2)));
+            let output = copy(&source, &target)
+                .args(["--proc=1", "--retries=0"])
+                .run();
+            check_invariants(&[&source], &[&target], &output);
+            assert_eq!(output.finished(), Some((lost, 0)), "{realm}");
+            assert_eq!(target.faults_acted(), 1);
+        }
+    }
 }
 
 #[test]

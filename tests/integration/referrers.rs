@@ -21,6 +21,12 @@ const SILENT: Habit = Habit {
     ..API
 };
 
+/// One that says so and does not list them.
+const TELLING: Habit = Habit {
+    tells_subject: true,
+    ..TAGS
+};
+
 /// A source and a target, and something about an image.
 struct World {
     source: FakeRegistry,
@@ -141,7 +147,7 @@ fn digests(images: &[&Image]) -> Vec<String> {
 #[test]
 fn referrers_arrive_whoever_lists_them() {
     for source in [API, TAGS] {
-        for target in [API, TAGS, SILENT] {
+        for target in [API, TAGS, SILENT, TELLING] {
             let mut world = World::new(source.clone(), target.clone());
             let index = world.maker.index(&["linux/amd64", "linux/arm64"], 100);
             world.source.push("a", "v1", &index);

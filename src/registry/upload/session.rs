@@ -24,22 +24,22 @@ pub(super) fn session(
     descriptor: &Descriptor,
     cost_a_question: bool,
 ) -> Result<Box<dyn Upload>, StoreError> {
-    let location = response.required_header("location")?;
-    let location = client.judge(response, location, Purpose::Upload)?;
+    let location = location(client, response)?;
     let min_chunk = min_chunk(response).filter(|&length| length <= MAX_MIN_CHUNK);
-    let mut upload = RegistryUpload {
-        client: client.clone(),
-        descriptor: descriptor.clone(),
-        location,
-        offset: 0,
-        min_chunk: min_chunk.unwrap_or(0),
-        by_put: false,
-        renewed_at: None,
-        is_stored: false,
-        cost_a_question,
-    };
+    let mut upload = RegistryUpload::new(client, descriptor, location);
+    upload.min_chunk = min_chunk.unwrap_or(0);
+    upload.cost_a_question = cost_a_question;
     upload.by_put = upload.fits_into_put();
     Ok(Box::new(upload))
+}
+
+/// Where the session is that an answer opened.
+pub(in super::super) fn location(
+    client: &Client,
+    response: &Response,
+) -> Result<Verdict, RequestError> {
+    let location = response.required_header("location")?;
+    client.judge(response, location, Purpose::Upload)
 }
 
 /// How many bytes each part of an upload is to have at least, but for the last.
@@ -55,17 +55,7 @@ pub(super) fn reopen(
     session: &Session,
 ) -> Option<Box<dyn Upload>> {
     let location = client.judge_recorded(&session.location)?;
-    let mut upload = RegistryUpload {
-        client: client.clone(),
-        descriptor: descriptor.clone(),
-        location,
-        offset: 0,
-        min_chunk: 0,
-        by_put: false,
-        renewed_at: None,
-        is_stored: false,
-        cost_a_question: false,
-    };
+    let mut upload = RegistryUpload::new(client, descriptor, location);
     match upload.resume() {
         Ok(Some(_)) => Some(Box::new(upload)),
         Ok(None) => None,
@@ -176,6 +166,20 @@ impl Upload for RegistryUpload {
 }
 
 impl RegistryUpload {
+    fn new(client: &Arc<Client>, descriptor: &Descriptor, location: Verdict) -> Self {
+        Self {
+            client: client.clone(),
+            descriptor: descriptor.clone(),
+            location,
+            offset: 0,
+            min_chunk: 0,
+            by_put: false,
+            renewed_at: None,
+            is_stored: false,
+            cost_a_question: false,
+        }
+    }
+
     fn fits_into_put(&self) -> bool {
         fits_into_put(&self.client.registry, self.descriptor.size)
     }
@@ -203,10 +207,7 @@ impl RegistryUpload {
         } else {
             (Method::Patch, self.location.clone(), self.next_part())
         };
-        let rate = self.client.registry.rates.bytes.as_deref();
-        let mut request = Request::to(method, location, self.client.scope())
-            .header("content-type", "application/octet-stream")
-            .stream(Outgoing::new(body, length, rate));
+        let mut request = Request::to(method, location, self.client.scope());
         if self.by_put && length > MAX_SMALL {
             request = request.patiently();
         }
@@ -214,16 +215,8 @@ impl RegistryUpload {
             let last = self.offset + length - 1;
             request = request.header("content-range", format!("{}-{last}", self.offset));
         }
-        let result = self.client.send(&mut request);
-        let is_untouched = request.body.is_untouched();
-        let (is_broken, is_all_sent) = request
-            .sent()
-            .map_or((false, false), |sent| (sent.is_broken(), sent.left() == 0));
-        drop(request);
-        if is_broken {
-            self.cancel();
-            return Err(SendError::Body);
-        }
+        let (result, fate) =
+            send_body(&self.client, request, body, length).inspect_err(|_| self.cancel())?;
         let sends_again = match &result {
             Ok(response) => self.takes_less(response.status, length, is_part),
             // A registry asks for the login first: it has taken nothing. Once for each part, or a login that never lasts
@@ -234,14 +227,14 @@ impl RegistryUpload {
             }
         };
         if sends_again {
-            return if is_untouched {
+            return if fate.is_untouched {
                 Ok(())
             } else {
                 Err(SendError::Again)
             };
         }
         if self.by_put {
-            self.close(method, result, is_all_sent)?;
+            self.close(method, result, fate.is_all_sent)?;
         } else {
             let response = result.map_err(StoreError::from)?;
             if !(200..=204).contains(&response.status) {
@@ -339,6 +332,38 @@ impl RegistryUpload {
     fn cancel(&self) {
         cancel(&self.client, self.location.clone());
     }
+}
+
+/// What became of a body.
+pub(super) struct Fate {
+    /// It can still be sent as it is.
+    pub(super) is_untouched: bool,
+    pub(super) is_all_sent: bool,
+}
+
+/// Sends a request with a body of `length` bytes.
+///
+/// # Errors
+/// Where the body failed. What the target did is inside.
+pub(super) fn send_body<'a>(
+    client: &'a Client,
+    request: Request<'a>,
+    body: &'a mut dyn Read,
+    length: u64,
+) -> Result<(Result<Response, RequestError>, Fate), SendError> {
+    let rate = client.registry.rates.bytes.as_deref();
+    let mut request = request
+        .header("content-type", "application/octet-stream")
+        .stream(Outgoing::new(body, length, rate));
+    let result = client.send(&mut request);
+    if request.sent().is_some_and(Outgoing::is_broken) {
+        return Err(SendError::Body);
+    }
+    let fate = Fate {
+        is_untouched: request.body.is_untouched(),
+        is_all_sent: request.body.length() == Some(0),
+    };
+    Ok((result, fate))
 }
 
 /// Reads the result of the request that completes a blob. What is in doubt is looked at before anything is sent again: a

@@ -5,11 +5,10 @@
 use std::io::Read;
 use std::sync::Arc;
 
-use super::session::{MAX_SMALL, fits_into_put, session, stored};
+use super::session::{Fate, MAX_SMALL, fits_into_put, send_body, session, stored};
 use super::{learn_self_mount, open};
 use crate::oci::Descriptor;
 use crate::registry::blob::is_passing;
-use crate::registry::body::Outgoing;
 use crate::registry::client::Client;
 use crate::registry::error::{Failure, RequestError};
 use crate::registry::hosts::Knowledge;
@@ -70,10 +69,11 @@ impl Upload for SinglePost {
             return session.send(body);
         }
         if !is_small(&self.descriptor) {
-            return match self.post(body)? {
-                Sent::Stored => Ok(()),
-                Sent::Not { is_untouched: true } => self.send(body),
-                Sent::Not { .. } => Err(SendError::Again),
+            let fate = self.post(body)?;
+            return match &mut self.session {
+                None => Ok(()),
+                Some(session) if fate.is_untouched => session.send(body),
+                Some(_) => Err(SendError::Again),
             };
         }
         let mut kept = Vec::new();
@@ -82,9 +82,10 @@ impl Upload for SinglePost {
             self.learn(Knowledge::Unknown);
             return Err(SendError::Body);
         }
-        match self.post(&mut kept.as_slice())? {
-            Sent::Stored => Ok(()),
-            Sent::Not { .. } => self.send(&mut kept.as_slice()),
+        self.post(&mut kept.as_slice())?;
+        match &mut self.session {
+            None => Ok(()),
+            Some(session) => session.send(&mut kept.as_slice()),
         }
     }
 
@@ -109,47 +110,25 @@ impl Upload for SinglePost {
     }
 }
 
-/// What became of the POST.
-enum Sent {
-    Stored,
-    /// The session takes the blob now.
-    Not {
-        /// The body can still be sent as it is.
-        is_untouched: bool,
-    },
-}
-
 impl SinglePost {
     /// Sends all of `body`. Where the registry does not take it so, a session follows at once: its own, if the answer has
     /// one.
-    fn post(&mut self, body: &mut dyn Read) -> Result<Sent, SendError> {
+    fn post(&mut self, body: &mut dyn Read) -> Result<Fate, SendError> {
         let (client, descriptor) = (&self.client, &self.descriptor);
         let path = format!("blobs/uploads/?digest={}", descriptor.digest);
-        let rate = client.registry.rates.bytes.as_deref();
-        let mut request = Request::new(Method::Post, client.path(&path), client.scope())
-            .header("content-type", "application/octet-stream")
-            .stream(Outgoing::new(body, descriptor.size, rate))
-            .optional();
-        let result = client.send(&mut request);
-        let is_untouched = request.body.is_untouched();
-        let (is_broken, is_all_sent) = request
-            .sent()
-            .map_or((false, false), |sent| (sent.is_broken(), sent.left() == 0));
-        drop(request);
-        if is_broken {
-            self.learn(Knowledge::Unknown);
-            return Err(SendError::Body);
-        }
+        let request = Request::new(Method::Post, client.path(&path), client.scope()).optional();
+        let (result, fate) = send_body(client, request, body, descriptor.size)
+            .inspect_err(|_| self.learn(Knowledge::Unknown))?;
         let session = match result {
             Ok(response) if response.status == 202 => {
                 self.learn(Knowledge::No);
                 session(client, &response, descriptor, self.cost_a_question)?
             }
-            result => match stored(client, descriptor, result, is_all_sent) {
+            result => match stored(client, descriptor, result, fate.is_all_sent) {
                 Ok(()) => {
                     self.learn(Knowledge::Yes);
                     self.offset = descriptor.size;
-                    return Ok(Sent::Stored);
+                    return Ok(fate);
                 }
                 Err(error) => {
                     self.learn(self.lesson(&error));
@@ -162,7 +141,7 @@ impl SinglePost {
             },
         };
         self.session = Some(session);
-        Ok(Sent::Not { is_untouched })
+        Ok(fate)
     }
 
     /// What a failure says of the registry. A connection that breaks is no answer, but to a try: there may be a proxy that
