@@ -4,6 +4,7 @@
 use image_syncer::oci::manifest::media_type;
 use serde_json::{Value, json};
 
+use crate::economy::sync;
 use crate::harness::{Output, Run, assert_same};
 use crate::image::{Blob, Image, Maker, platform_value, with};
 use crate::invariants::check_invariants;
@@ -63,21 +64,14 @@ impl World {
     /// Begins the histories anew, and runs to success.
     #[track_caller]
     fn syncs(&self, run: &Run) -> Output {
-        self.source.forget();
-        self.target.forget();
-        let output = run.run().expect(0);
-        check_invariants(&[&self.source], &[&self.target], &output);
-        output
+        sync(run, &[&self.source], &[&self.target])
     }
 
     /// The same where the target holds an index that lacks children, which is what was asked for.
     #[track_caller]
     fn sparse_syncs(&self, run: &Run) -> Output {
-        self.source.forget();
         self.target.forget();
-        let output = run.run().expect(0);
-        check_invariants(&[&self.source], &[], &output);
-        output
+        sync(run, &[&self.source], &[])
     }
 
     /// The manifest under `v1` at the target, and what it names.
