@@ -258,7 +258,8 @@ impl Running {
         assert!(send_signal(child, name), "cannot send {name}");
     }
 
-    fn try_signal(&self, name: &str) -> bool {
+    /// Sends a signal, and says whether there was somebody to get it.
+    pub(crate) fn try_signal(&self, name: &str) -> bool {
         send_signal(self.process, name)
     }
 
