@@ -15,7 +15,8 @@ fn behind(identity: &Identity, clients: &[&Authority]) -> FakeRegistry {
     FakeRegistry::start(Options::default().tls(identity.server(clients)))
 }
 
-/// A copy to a registry, of which the configuration says this. Small waits: some of the copies fail.
+/// A copy to a registry, of which the configuration says this. Small waits: some of the copies fail. The authorities are
+/// the system's.
 pub(crate) fn copy(source: &FakeRegistry, target: &FakeRegistry, auth: &Value) -> Run {
     let auth = json!({ target.addr(): auth });
     let images = json!({ source.name("a"): target.name("b") });
@@ -23,6 +24,7 @@ pub(crate) fn copy(source: &FakeRegistry, target: &FakeRegistry, auth: &Value) -
         .config(json!({ "auth": auth, "images": images }))
         .args(["--retries=0", "--proc=1"])
         .env("IMAGE_SYNCER_TIME_SCALE", "0.01")
+        .env("SSL_CERT_FILE", "")
 }
 
 pub(crate) fn source() -> FakeRegistry {

@@ -12,14 +12,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, TryRecvError};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use crate::invariants::forms_of;
-use crate::registry::{FakeRegistry, Parts, TOKEN_CANARY, is_schema1, matches};
+use crate::registry::{Authority, FakeRegistry, Parts, TOKEN_CANARY, is_schema1, matches};
 
 /// A run of the binary to be, and the folder that it runs in. It can run any number of times.
 pub(crate) struct Run {
@@ -182,6 +182,7 @@ impl Run {
             .env("HOME", &self.folder.0)
             // Secrets are looked for in all that a run can be made to say (reliability.md S01).
             .env("RUST_LOG", "trace")
+            .env("SSL_CERT_FILE", authorities())
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(&self.folder.0)
             .stdin(if self.stdin.is_some() {
@@ -257,7 +258,8 @@ impl Running {
         assert!(send_signal(child, name), "cannot send {name}");
     }
 
-    fn try_signal(&self, name: &str) -> bool {
+    /// Sends a signal, and says whether there was somebody to get it.
+    pub(crate) fn try_signal(&self, name: &str) -> bool {
         send_signal(self.process, name)
     }
 
@@ -434,6 +436,21 @@ impl Drop for Folder {
         // What cannot be removed is left to the system's own cleaning.
         drop(fs::remove_dir_all(&self.0));
     }
+}
+
+/// A bundle of one authority that has signed nothing, in place of the system's: of a short run, a debug build spends a
+/// quarter on reading that.
+fn authorities() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("authorities.pem");
+        // Renamed, since other tests may be running in this folder.
+        let new = path.with_extension(std::process::id().to_string());
+        let written = fs::write(&new, Authority::new("nobody's").pem());
+        let written = written.and_then(|()| fs::rename(new, &path));
+        written.expect("cannot write a file of all tests");
+        path
+    })
 }
 
 fn start<T: Send + 'static>(

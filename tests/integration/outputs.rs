@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::json;
 
@@ -184,8 +183,9 @@ fn images_that_were_there_already_are_in_sync() {
 #[test]
 fn a_run_that_is_interrupted_writes_them_too() {
     let world = World::new();
-    let slow = Act::Delay(Duration::from_millis(500));
-    world.target.fault(Fault::on(Kind::ManifestPut, slow));
+    let (hold, until) = crossbeam_channel::bounded(0);
+    let fault = Fault::on(Kind::ManifestPut, Act::Hold(until));
+    world.target.fault(fault);
     let run = world.run("json").arg("--proc=1");
     let running = run.env("IMAGE_SYNCER_TIME_SCALE", "1").spawn();
     let is_put = |entry: &Entry| entry.kind == Kind::ManifestPut;
@@ -193,6 +193,8 @@ fn a_run_that_is_interrupted_writes_them_too() {
         .target
         .wait_until(|history| history.iter().any(is_put));
     running.signal("TERM");
+    running.wait_until_says("interrupted: ");
+    drop(hold);
     let output = running.wait().expect(143);
     check_invariants(&[&world.source], &[&world.target], &output);
     // What was never begun can be fed to the next run.

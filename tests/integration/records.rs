@@ -426,22 +426,27 @@ fn a_disk_that_fills_up_ends_the_records_and_not_the_run() {
     assert_eq!(tags.filter(|record| record["kind"] == "image").count(), 2);
 }
 
+/// Runs three copies at once that share a records file.
+fn three_at_once(records: &Path) -> [Output; 3] {
+    let copies = [World::new(), World::new(), World::new()].map(|world| {
+        let running = world.run().arg("--records").arg(records).spawn();
+        (world, running)
+    });
+    copies.map(|(world, running)| {
+        let output = running.wait().expect(0);
+        check_invariants(&[&world.source], &[&world.target], &output);
+        output
+    })
+}
+
 #[test]
-fn two_runs_with_one_records_file_write_whole_lines() {
+fn three_runs_with_one_records_file_write_whole_lines() {
     let folder = Run::new();
     let records = folder.path("shared");
     // A line of another tool, torn by it.
     let mut file = File::create(&records).unwrap();
     file.write_all(b"torn").unwrap();
-    let worlds = [World::new(), World::new(), World::new()];
-    let running: Vec<_> = worlds
-        .iter()
-        .map(|world| world.run().arg("--records").arg(&records).spawn())
-        .collect();
-    for (world, running) in worlds.iter().zip(running) {
-        let output = running.wait().expect(0);
-        check_invariants(&[&world.source], &[&world.target], &output);
-    }
+    three_at_once(&records);
     let text = fs::read_to_string(&records).unwrap();
     let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
     assert_eq!((lines[0], lines.len()), ("torn", 1 + 3 * 7));
@@ -458,14 +463,7 @@ fn runs_that_share_a_stale_file_keep_its_lines_and_all_of_theirs() {
     let later = json!({"v": 2, "kind": "blob", "at": {"a": "new form"}}).to_string();
     let stale = Fifty::new().lines[1].repeat(3000);
     fs::write(&records, format!("{stale}{later}\n")).unwrap();
-    let worlds = [World::new(), World::new(), World::new()];
-    let running: Vec<_> = worlds
-        .iter()
-        .map(|world| world.run().arg("--records").arg(&records).spawn())
-        .collect();
-    for (world, running) in worlds.iter().zip(running) {
-        let output = running.wait().expect(0);
-        check_invariants(&[&world.source], &[&world.target], &output);
+    for output in three_at_once(&records) {
         assert!(warnings(&output).is_empty(), "{}", output.stderr);
     }
     // A line that was written just when the file was replaced may be in it twice.

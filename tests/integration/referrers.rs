@@ -45,6 +45,22 @@ impl World {
         }
     }
 
+    /// The same with an image, `a:v1` of the source.
+    fn of_image(source: Habit, target: Habit) -> (Self, Image) {
+        let mut world = Self::new(source, target);
+        let image = world.maker.oci(&[100]);
+        world.source.push("a", "v1", &image);
+        (world, image)
+    }
+
+    /// The same with an artifact about it.
+    fn signed(source: Habit, target: Habit) -> (Self, Image, Image) {
+        let (mut world, image) = Self::of_image(source, target);
+        let signature = world.about(&image);
+        world.attach(&image, &[&signature]);
+        (world, image, signature)
+    }
+
     /// A new artifact about an image.
     fn about(&mut self, subject: &Image) -> Image {
         let file = Blob::new("application/vnd.example.file", self.maker.bytes(40));
@@ -244,11 +260,7 @@ fn an_unchanged_run_asks_once_for_each_list() {
 
 #[test]
 fn without_the_flag_nothing_more_is_asked_or_copied() {
-    let mut world = World::new(API, API);
-    let image = world.maker.oci(&[100]);
-    world.source.push("a", "v1", &image);
-    let signature = world.about(&image);
-    world.attach(&image, &[&signature]);
+    let (world, _, signature) = World::signed(API, API);
     let run = Run::new()
         .rule(&world.source.name("a:v1"), world.target.name("b"))
         .arg("--proc=1");
@@ -283,9 +295,7 @@ fn a_rule_object_asks_for_referrers_of_its_own_images() {
 
 #[test]
 fn cosigns_tags_travel_with_their_image_and_are_renewed() {
-    let mut world = World::new(TAGS, TAGS);
-    let image = world.maker.oci(&[100]);
-    world.source.push("a", "v1", &image);
+    let (mut world, image) = World::of_image(TAGS, TAGS);
     let of = |suffix| tag(&image, suffix);
     let signature = world.maker.oci(&[50]);
     for suffix in [".sig", ".att", ".sbom"] {
@@ -321,11 +331,7 @@ fn cosigns_tags_travel_with_their_image_and_are_renewed() {
 
 #[test]
 fn a_rule_over_all_tags_leaves_the_targets_own_list_alone() {
-    let mut world = World::new(TAGS, TAGS);
-    let image = world.maker.oci(&[100]);
-    world.source.push("a", "v1", &image);
-    let signature = world.about(&image);
-    world.attach(&image, &[&signature]);
+    let (mut world, image, signature) = World::signed(TAGS, TAGS);
     world.target.push("b", "old", &image);
     let own = world.about(&image);
     attach(&world.target, "b", false, &image, &[&own]);
@@ -368,9 +374,7 @@ fn a_list_in_pages_is_read_to_its_end() {
         max_page: Some(2),
         ..API
     };
-    let mut world = World::new(paged, API);
-    let image = world.maker.oci(&[100]);
-    world.source.push("a", "v1", &image);
+    let (mut world, image) = World::of_image(paged, API);
     let artifacts: Vec<Image> = (0..5).map(|_| world.about(&image)).collect();
     let artifacts: Vec<&Image> = artifacts.iter().collect();
     world.attach(&image, &artifacts);
@@ -409,11 +413,7 @@ fn only_what_is_about_a_wanted_platform_is_copied() {
 #[test]
 fn a_list_that_cannot_be_had_fails_its_image_and_the_next_pass_mends_it() {
     let broken = Act::Status(500, Vec::new(), Vec::new());
-    let mut world = World::new(API, API);
-    let image = world.maker.oci(&[100]);
-    world.source.push("a", "v1", &image);
-    let signature = world.about(&image);
-    world.attach(&image, &[&signature]);
+    let (world, image, signature) = World::signed(API, API);
     world
         .source
         .fault(Fault::on(Kind::Referrers, broken.clone()).nth(Nth::UpTo(5)));
@@ -485,11 +485,7 @@ fn a_target_that_cannot_be_read_is_not_taken_for_the_source() {
 
 #[test]
 fn an_entry_that_was_lost_is_brought_again() {
-    let mut world = World::new(TAGS, TAGS);
-    let image = world.maker.oci(&[100]);
-    world.source.push("a", "v1", &image);
-    let signature = world.about(&image);
-    world.attach(&image, &[&signature]);
+    let (world, image, signature) = World::signed(TAGS, TAGS);
     // An earlier run was cut off before it listed what it had put.
     world.target.push("b", "v1", &image);
     world.target.push_untagged("b", &signature);
@@ -499,11 +495,7 @@ fn an_entry_that_was_lost_is_brought_again() {
 
 #[test]
 fn a_dry_run_tells_of_referrers_and_writes_none() {
-    let mut world = World::new(API, TAGS);
-    let image = world.maker.oci(&[100]);
-    world.source.push("a", "v1", &image);
-    let signature = world.about(&image);
-    world.attach(&image, &[&signature]);
+    let (world, ..) = World::signed(API, TAGS);
     let output = world.syncs(&world.run().arg("--dry-run"));
     assert!(output.stdout.contains("2 new"), "{}", output.stdout);
     assert_eq!(world.target.tags("b"), Vec::<String>::new());
@@ -512,11 +504,7 @@ fn a_dry_run_tells_of_referrers_and_writes_none() {
 
 #[test]
 fn a_layout_lists_referrers_by_tag() {
-    let mut world = World::new(API, API);
-    let image = world.maker.oci(&[100]);
-    world.source.push("a", "v1", &image);
-    let signature = world.about(&image);
-    world.attach(&image, &[&signature]);
+    let (world, image, signature) = World::signed(API, API);
     let run = Run::new()
         .rule(&world.source.name("a:v1"), "oci:./layout:v1")
         .arg("--referrers");
@@ -531,11 +519,7 @@ fn a_layout_lists_referrers_by_tag() {
 
 #[test]
 fn a_circle_of_referrers_comes_to_an_end() {
-    let mut world = World::new(TAGS, API);
-    let image = world.maker.oci(&[100]);
-    world.source.push("a", "v1", &image);
-    let signature = world.about(&image);
-    world.attach(&image, &[&signature]);
+    let (world, image, signature) = World::signed(TAGS, API);
     attach(&world.source, "a", false, &signature, &[&image, &signature]);
     world.syncs(&world.run());
     world.assert_arrived(&[&image, &signature]);
@@ -544,9 +528,7 @@ fn a_circle_of_referrers_comes_to_an_end() {
 #[test]
 fn referrers_of_referrers_have_an_end() {
     for (length, status) in [(16, 0), (17, 1)] {
-        let mut world = World::new(API, API);
-        let image = world.maker.oci(&[100]);
-        world.source.push("a", "v1", &image);
+        let (mut world, image) = World::of_image(API, API);
         let mut chain = vec![image];
         for _ in 0..length {
             let about = world.about(chain.last().unwrap());
@@ -566,9 +548,7 @@ fn referrers_of_referrers_have_an_end() {
 
 #[test]
 fn a_list_without_measure_is_refused_and_read_once() {
-    let mut world = World::new(TAGS, TAGS);
-    let image = world.maker.oci(&[100]);
-    world.source.push("a", "v1", &image);
+    let (world, image) = World::of_image(TAGS, TAGS);
     let entries = (0..10_000).map(|number| {
         let digest = format!("sha256:{number:064x}");
         json!({"mediaType": media_type::OCI_IMAGE, "digest": digest, "size": 1})
@@ -587,11 +567,7 @@ fn a_list_without_measure_is_refused_and_read_once() {
 #[test]
 fn what_others_list_meanwhile_stays_listed() {
     for rounds in 1..=2 {
-        let mut world = World::new(TAGS, TAGS);
-        let image = world.maker.oci(&[100]);
-        world.source.push("a", "v1", &image);
-        let signature = world.about(&image);
-        world.attach(&image, &[&signature]);
+        let (mut world, image, signature) = World::signed(TAGS, TAGS);
         let (list, old) = (tag(&image, ""), world.about(&image));
         attach(&world.target, "b", false, &image, &[&old]);
         let mut theirs = vec![old];
@@ -650,11 +626,7 @@ fn a_sparse_index_has_its_own_referrers_and_those_of_what_is_wanted() {
 #[test]
 fn by_force_all_is_put_again_and_listed_once() {
     for target in [API, TAGS] {
-        let mut world = World::new(API, target.clone());
-        let image = world.maker.oci(&[100]);
-        world.source.push("a", "v1", &image);
-        let signature = world.about(&image);
-        world.attach(&image, &[&signature]);
+        let (world, image, signature) = World::signed(API, target.clone());
         world.source.push("a", &tag(&image, ".sig"), &signature);
         let run = world.run().arg("--force");
         for _ in 0..2 {
@@ -704,9 +676,7 @@ fn what_records_vouch_for_gets_its_new_referrers() {
 
 #[test]
 fn a_referrer_that_fails_is_a_failure_of_its_own_and_is_brought_by_the_file_of_failures() {
-    let mut world = World::new(TAGS, TAGS);
-    let image = world.maker.oci(&[100]);
-    world.source.push("a", "v1", &image);
+    let (mut world, image) = World::of_image(TAGS, TAGS);
     let (lost, signature) = (world.about(&image), world.about(&image));
     world.attach(&image, &[&lost, &signature]);
     let sig = tag(&image, ".sig");

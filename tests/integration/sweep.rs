@@ -512,12 +512,32 @@ fn one_fault_in_an_unchanged_rerun_fails_nothing() {
 }
 
 #[test]
-fn lasting_faults_fail_what_needs_the_request_and_nothing_else() {
+fn lasting_faults_in_a_copy_of_shared_layers_fail_what_needs_the_request() {
     sweep_for_ever("shared layers", shared_layers);
+}
+
+#[test]
+fn lasting_faults_in_a_copy_of_an_index_fail_what_needs_the_request() {
     sweep_for_ever("index", index_and_artifact);
+}
+
+#[test]
+fn lasting_faults_in_a_copy_to_two_targets_fail_what_needs_the_request() {
     sweep_for_ever("two targets", two_targets);
+}
+
+#[test]
+fn lasting_faults_in_a_copy_with_mounts_fail_what_needs_the_request() {
     sweep_for_ever("mounts", mounts);
+}
+
+#[test]
+fn lasting_faults_in_a_copy_by_single_posts_fail_what_needs_the_request() {
     sweep_for_ever("single posts", single_posts);
+}
+
+#[test]
+fn lasting_faults_in_a_copy_with_tokens_fail_what_needs_the_request() {
     sweep_for_ever("tokens", tokens);
 }
 

@@ -80,13 +80,20 @@ ended() {
     [ "$2" = 0 ] || grep -qx "failed tasks exist" "$work/$1.out"
 }
 
-# free_ports N: that many ports of 127.0.0.1 that nobody listens at, into `ports`.
+# free_ports N: that many ports of 127.0.0.1 that nobody listens at, into `ports`. Each script has a block of its own, below
+# the ports that systems give to outgoing connections: so none is taken by a script that runs beside it before it is used.
 free_ports() {
-    mapfile -t ports < <(python3 - "$1" <<'PYTHON'
+    mapfile -t ports < <(python3 - "$1" $((10000 + $$ % 1000 * 20)) <<'PYTHON'
 import socket, sys
-sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(int(sys.argv[1]))]
-for listener in sockets:
-    print(listener.getsockname()[1])
+wanted, first = map(int, sys.argv[1:])
+for port in range(first, first + 20):
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        continue
+    if wanted:
+        wanted -= 1
+        print(port)
 PYTHON
 )
 }

@@ -83,28 +83,21 @@ fn json_key() -> String {
 /// The access token that is got by a key.
 const ACCESS: &str = "canary/access+token";
 
+fn give_password(run: Run, _: &FakeRegistry) -> Given {
+    let entry = json!({"username": "ada", "password": PASSWORD});
+    Given::new(run, entry, PASSWORD)
+}
+
 const WAYS: [Way; 12] = [
     Way {
         name: "password",
         guard: basic,
-        give: |run, _| {
-            Given::new(
-                run,
-                json!({"username": "ada", "password": PASSWORD}),
-                PASSWORD,
-            )
-        },
+        give: give_password,
     },
     Way {
         name: "password for a token service",
         guard: bearer,
-        give: |run, _| {
-            Given::new(
-                run,
-                json!({"username": "ada", "password": PASSWORD}),
-                PASSWORD,
-            )
-        },
+        give: give_password,
     },
     Way {
         name: "password in a variable",
@@ -200,6 +193,7 @@ const WAYS: [Way; 12] = [
         },
     },
 ];
+
 /// The names of all repositories.
 fn repositories() -> Vec<&'static str> {
     let lures = lures::ROWS.iter().map(|row| row.name);
