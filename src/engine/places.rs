@@ -32,6 +32,8 @@ pub(super) struct HostRow {
     pub(super) mounts: bool,
     /// It cannot be asked within the next half minute: images do not wait for it.
     pub(super) late: bool,
+    /// Attempts that failed since it last answered as it should: the first is told, the others are the same trouble.
+    pub(super) failed_attempts: u32,
     /// How often it was too slow for the other targets of a blob: twice, and it gets its blobs alone.
     pub(super) detached: u32,
     /// Its uploads that run while the others of their streams were through with it long ago.
@@ -97,6 +99,7 @@ impl Graph<'_> {
                 registry,
                 is_narrow: false,
                 late: false,
+                failed_attempts: 0,
                 detached: 0,
                 overdue: 0,
             });

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::fmt;
 
 use crossbeam_channel::Sender;
+use log::Level;
 
 use super::Options;
 use super::admission::Entry;
@@ -253,6 +254,7 @@ impl<'a> Run<'a> {
             Ok(done) => {
                 if !matches!(done, Done::NotSent) {
                     self.schedule.answered(task, host);
+                    self.tell_recovery(host);
                 }
                 if let Done::BlobSent {
                     patience: Some(patience),
@@ -285,9 +287,14 @@ impl<'a> Run<'a> {
         if self.graph.heal(task, error) {
             return;
         }
+        let was_paused = self.schedule.is_paused(host);
         match self.schedule.failed(task, host, error, now) {
             Verdict::Later => {
-                log::warn!(
+                let row = &mut self.graph.hosts[host];
+                row.failed_attempts += 1;
+                let is_first = row.failed_attempts == 1;
+                log::log!(
+                    if is_first { Level::Warn } else { Level::Debug },
                     "failed to {}, will be tried again: {error}",
                     self.graph.operation_of(task)
                 );
@@ -296,7 +303,11 @@ impl<'a> Run<'a> {
             Verdict::AfterPause => {
                 self.schedule.put_off(self.graph.scheduled(task), host);
                 self.graph.again_after_pause(task);
-                self.tell_pause(host, now, error);
+                if was_paused {
+                    self.judge_pause(host, now);
+                } else {
+                    self.tell_pause(host, now, error);
+                }
             }
             Verdict::GiveUp { attempts } => {
                 if attempts > 1 {
@@ -328,14 +339,25 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// A host has answered as it should, maybe after it did not.
+    fn tell_recovery(&mut self, host: HostId) {
+        let row = &mut self.graph.hosts[host];
+        let failed = std::mem::take(&mut row.failed_attempts);
+        if failed > 1 {
+            log::info!("{} answers again: {failed} attempts had failed", row.name);
+        }
+    }
+
     fn tell_pause(&mut self, host: HostId, now: Time, reason: impl fmt::Display) {
-        let pause = self.schedule.pause(host, now);
+        let pause = self.schedule.pause(host, now).as_secs_f64();
         let name = &self.graph.hosts[host].name;
-        log::warn!(
-            "{name} is left alone for {:.1} s: {reason}",
-            pause.as_secs_f64()
-        );
-        if pause > self.schedule.late_after() {
+        log::warn!("{name} is left alone for {pause:.1} s: {reason}");
+        self.judge_pause(host, now);
+    }
+
+    /// Nobody waits for a host that pauses for long.
+    fn judge_pause(&mut self, host: HostId, now: Time) {
+        if self.schedule.pause(host, now) > self.schedule.late_after() {
             self.graph.set_late(host, true);
         }
     }
@@ -437,7 +459,11 @@ impl<'a> Run<'a> {
                     self.record_unchanged(image, index);
                 }
             }
-            TargetState::Failed { failure, .. } => log::error!("{source} -> {target}: {failure}"),
+            TargetState::Failed { failure, .. } => {
+                let is_last = failure.is_final || self.retries == 0;
+                let level = if is_last { Level::Error } else { Level::Debug };
+                log::log!(level, "{source} -> {target}: {failure}");
+            }
             _ => {}
         }
     }

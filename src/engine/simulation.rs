@@ -617,7 +617,7 @@ pub(super) fn drive(
             running.insert(key, job);
         }
         // Looking at everything takes long.
-        if seed % 10 == 0 {
+        if seed.is_multiple_of(10) {
             check_schedule(&run, seed);
         }
         match run.progress(now) {
