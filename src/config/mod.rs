@@ -143,12 +143,12 @@ fn build(
     let mut config = Config::default();
     let mut sections = Sections::default();
     let mut of_rules = None;
-    for source in sources {
-        let Source {
-            shape,
-            file,
-            content,
-        } = source;
+    for Source {
+        shape,
+        file,
+        content,
+    } in sources
+    {
         match tree::parse(&file, &content.bytes) {
             Ok(root) => {
                 let more = Sections::of(shape, root, &mut reading);
@@ -187,11 +187,7 @@ fn build(
     } = reading;
     config.warnings = warnings;
     if !problems.is_empty() {
-        let place = |problem: &Problem| {
-            let Position { file, line, column } = problem.position.clone();
-            (file, line, column)
-        };
-        problems.sort_by_key(place);
+        problems.sort_by(|one, other| one.position.cmp(&other.position));
         return Err(ConfigError { problems });
     }
     if config.rules.is_empty() && config.failed_rules.is_empty() {

@@ -9,7 +9,7 @@ use super::syntax::SyntaxError;
 use super::{json, yaml};
 
 /// A place in a file, as messages show it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     /// The file as the user named it, or `command line`.
     pub file: Arc<str>,
