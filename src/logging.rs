@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use env_logger::{Builder, Target};
 use log::LevelFilter;
 
-/// Starts the log: one line a record, in UTC, to the end of `file`, which is emptied first, or to standard error.
+/// Starts the log: one line a record, in UTC, into `file`, which is begun anew, or to standard error.
 ///
 /// `level` is what the command line says, `rust_log` what the environment says: a level, or `image_syncer=level`. The
 /// command line wins, and `info` is the default; `quiet` lets neither have more than warnings. Fails if the file cannot
