@@ -140,7 +140,7 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     for error in &failed_rules {
         log::error!("{error}");
     }
-    log::info!("{} rules, {} workers", rules.len(), options.workers);
+    log::info!("rules: {}, workers: {}", rules.len(), options.workers);
     if let Some(time) = options.trust_records {
         let shown = humantime::format_duration(time);
         log::info!("targets are not asked for tags that the records saw within {shown}");
