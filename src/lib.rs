@@ -68,7 +68,6 @@ fn environment(name: &str) -> Option<OsString> {
 
 /// One sync. An error is one of usage: nothing was touched.
 fn sync(options: &Options) -> Result<ExitStatus, String> {
-    let platforms = options.platforms.clone().map(Arc::new);
     let load = LoadOptions {
         config: options.config.as_deref(),
         auth: options.auth.as_deref(),
@@ -76,7 +75,7 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         rule: &options.rule,
         registry: options.registry.as_deref(),
         namespace: options.namespace.as_deref(),
-        platforms: platforms.as_ref(),
+        platforms: options.platforms.as_ref(),
         force: options.force,
         referrers: options.referrers,
     };

@@ -70,7 +70,7 @@ pub struct LoadOptions<'a> {
     /// `--namespace` or `DEFAULT_NAMESPACE`.
     pub namespace: Option<&'a str>,
     /// `--os` and `--arch`: for all rules that do not choose themselves.
-    pub platforms: Option<&'a Arc<PlatformFilter>>,
+    pub platforms: Option<&'a PlatformFilter>,
     /// `--force`: of all rules.
     pub force: bool,
     /// `--referrers`: of all rules.

@@ -279,7 +279,7 @@ fn read_platforms<'a>(
         own.push(Platform::parse(platform.text).map_err(wrong)?);
     }
     let own = (!own.is_empty()).then(|| PlatformFilter::of(own));
-    let platforms = own.or_else(|| defaults.platforms.map(|all| PlatformFilter::clone(all)));
+    let platforms = own.or_else(|| defaults.platforms.cloned());
     Ok(platforms.map(|filter| Arc::new(if body.sparse { filter.sparse() } else { filter })))
 }
 
