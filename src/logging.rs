@@ -71,11 +71,21 @@ pub(crate) enum Stream {
 /// Prints text as it is. After the first failure, such as a closed pipe or a full disk, that stream gets nothing more:
 /// a reader is not to find a gap.
 pub(crate) fn print(stream: Stream, text: &str) {
-    static STDOUT: Printer = Printer::new();
-    static STDERR: Printer = Printer::new();
+    static STDOUT_FAILED: AtomicBool = AtomicBool::new(false);
+    static STDERR_FAILED: AtomicBool = AtomicBool::new(false);
     match stream {
-        Stream::Stdout => STDOUT.print(&mut io::stdout().lock(), text),
-        Stream::Stderr => STDERR.print(&mut io::stderr().lock(), text),
+        Stream::Stdout => print_to(&mut io::stdout().lock(), &STDOUT_FAILED, text),
+        Stream::Stderr => print_to(&mut io::stderr().lock(), &STDERR_FAILED, text),
+    }
+}
+
+fn print_to(stream: &mut dyn Write, has_failed: &AtomicBool, text: &str) {
+    if has_failed.load(Ordering::Relaxed) {
+        return;
+    }
+    let written = stream.write_all(text.as_bytes());
+    if written.and_then(|()| stream.flush()).is_err() {
+        has_failed.store(true, Ordering::Relaxed);
     }
 }
 
@@ -126,31 +136,6 @@ impl Write for OverBlock {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// What is known of a stream.
-struct Printer {
-    failed: AtomicBool,
-}
-
-impl Printer {
-    const fn new() -> Self {
-        Self {
-            failed: AtomicBool::new(false),
-        }
-    }
-
-    fn print(&self, stream: &mut dyn Write, text: &str) {
-        if self.failed.load(Ordering::Relaxed) {
-            return;
-        }
-        let written = stream
-            .write_all(text.as_bytes())
-            .and_then(|()| stream.flush());
-        if written.is_err() {
-            self.failed.store(true, Ordering::Relaxed);
-        }
     }
 }
 
@@ -359,11 +344,11 @@ mod tests {
             failures: 0,
             written: Vec::new(),
         };
-        let printer = Printer::new();
-        printer.print(&mut stream, "one\n");
+        let has_failed = AtomicBool::new(false);
+        print_to(&mut stream, &has_failed, "one\n");
         stream.failures = 1;
-        printer.print(&mut stream, "two\n");
-        printer.print(&mut stream, "three\n");
+        print_to(&mut stream, &has_failed, "two\n");
+        print_to(&mut stream, &has_failed, "three\n");
         assert_eq!(stream.written, b"one\n");
     }
 }
