@@ -209,18 +209,16 @@ fn add(report: &mut Report, failed: &[RuleError], options: &Options) {
 
 /// Whether the files that are to name images could be written, before anything is touched.
 fn check_outputs(options: &Options) -> Result<(), String> {
+    let success = &options.output_success_images;
+    let failed = &options.output_failed_images;
     for (flag, path) in [
-        ("--output-success-images", &options.output_success_images),
-        ("--output-failed-images", &options.output_failed_images),
+        ("--output-success-images", success),
+        ("--output-failed-images", failed),
     ] {
         if let Some(path) = path {
             output::check(path).map_err(|error| cannot_write(path, &error, flag))?;
         }
     }
-    let [success, failed] = [
-        &options.output_success_images,
-        &options.output_failed_images,
-    ];
     if success.is_some() && success == failed {
         return Err(
             "--output-success-images and --output-failed-images name one file; name two".into(),
