@@ -68,7 +68,6 @@ fn environment(name: &str) -> Option<OsString> {
 
 /// One sync. An error is one of usage: nothing was touched.
 fn sync(options: &Options) -> Result<ExitStatus, String> {
-    let platforms = options.platforms.clone().map(Arc::new);
     let load = LoadOptions {
         config: options.config.as_deref(),
         auth: options.auth.as_deref(),
@@ -76,7 +75,7 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
         rule: &options.rule,
         registry: options.registry.as_deref(),
         namespace: options.namespace.as_deref(),
-        platforms: platforms.as_ref(),
+        platforms: options.platforms.as_ref(),
         force: options.force,
         referrers: options.referrers,
     };
@@ -140,7 +139,7 @@ fn sync(options: &Options) -> Result<ExitStatus, String> {
     for error in &failed_rules {
         log::error!("{error}");
     }
-    log::info!("{} rules, {} workers", rules.len(), options.workers);
+    log::info!("rules: {}, workers: {}", rules.len(), options.workers);
     if let Some(time) = options.trust_records {
         let shown = humantime::format_duration(time);
         log::info!("targets are not asked for tags that the records saw within {shown}");
@@ -210,18 +209,16 @@ fn add(report: &mut Report, failed: &[RuleError], options: &Options) {
 
 /// Whether the files that are to name images could be written, before anything is touched.
 fn check_outputs(options: &Options) -> Result<(), String> {
+    let success = &options.output_success_images;
+    let failed = &options.output_failed_images;
     for (flag, path) in [
-        ("--output-success-images", &options.output_success_images),
-        ("--output-failed-images", &options.output_failed_images),
+        ("--output-success-images", success),
+        ("--output-failed-images", failed),
     ] {
         if let Some(path) = path {
             output::check(path).map_err(|error| cannot_write(path, &error, flag))?;
         }
     }
-    let [success, failed] = [
-        &options.output_success_images,
-        &options.output_failed_images,
-    ];
     if success.is_some() && success == failed {
         return Err(
             "--output-success-images and --output-failed-images name one file; name two".into(),

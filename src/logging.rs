@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use env_logger::{Builder, Target};
 use log::LevelFilter;
 
-/// Starts the log: one line a record, in UTC, to the end of `file`, which is emptied first, or to standard error.
+/// Starts the log: one line a record, in UTC, into `file`, which is begun anew, or to standard error.
 ///
 /// `level` is what the command line says, `rust_log` what the environment says: a level, or `image_syncer=level`. The
 /// command line wins, and `info` is the default; `quiet` lets neither have more than warnings. Fails if the file cannot
@@ -71,11 +71,21 @@ pub(crate) enum Stream {
 /// Prints text as it is. After the first failure, such as a closed pipe or a full disk, that stream gets nothing more:
 /// a reader is not to find a gap.
 pub(crate) fn print(stream: Stream, text: &str) {
-    static STDOUT: Printer = Printer::new();
-    static STDERR: Printer = Printer::new();
+    static STDOUT_FAILED: AtomicBool = AtomicBool::new(false);
+    static STDERR_FAILED: AtomicBool = AtomicBool::new(false);
     match stream {
-        Stream::Stdout => STDOUT.print(&mut io::stdout().lock(), text),
-        Stream::Stderr => STDERR.print(&mut io::stderr().lock(), text),
+        Stream::Stdout => print_to(&mut io::stdout().lock(), &STDOUT_FAILED, text),
+        Stream::Stderr => print_to(&mut io::stderr().lock(), &STDERR_FAILED, text),
+    }
+}
+
+fn print_to(stream: &mut dyn Write, has_failed: &AtomicBool, text: &str) {
+    if has_failed.load(Ordering::Relaxed) {
+        return;
+    }
+    let written = stream.write_all(text.as_bytes());
+    if written.and_then(|()| stream.flush()).is_err() {
+        has_failed.store(true, Ordering::Relaxed);
     }
 }
 
@@ -126,31 +136,6 @@ impl Write for OverBlock {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// What is known of a stream.
-struct Printer {
-    failed: AtomicBool,
-}
-
-impl Printer {
-    const fn new() -> Self {
-        Self {
-            failed: AtomicBool::new(false),
-        }
-    }
-
-    fn print(&self, stream: &mut dyn Write, text: &str) {
-        if self.failed.load(Ordering::Relaxed) {
-            return;
-        }
-        let written = stream
-            .write_all(text.as_bytes())
-            .and_then(|()| stream.flush());
-        if written.is_err() {
-            self.failed.store(true, Ordering::Relaxed);
-        }
     }
 }
 
@@ -359,11 +344,11 @@ mod tests {
             failures: 0,
             written: Vec::new(),
         };
-        let printer = Printer::new();
-        printer.print(&mut stream, "one\n");
+        let has_failed = AtomicBool::new(false);
+        print_to(&mut stream, &has_failed, "one\n");
         stream.failures = 1;
-        printer.print(&mut stream, "two\n");
-        printer.print(&mut stream, "three\n");
+        print_to(&mut stream, &has_failed, "two\n");
+        print_to(&mut stream, &has_failed, "three\n");
         assert_eq!(stream.written, b"one\n");
     }
 }

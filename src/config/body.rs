@@ -13,6 +13,8 @@ pub(crate) struct Body<'a> {
     pub(crate) targets: Vec<Written<'a>>,
     /// `tags`, or which text in it cannot be used.
     pub(crate) tags: Option<Result<TagFilter, (Position, FilterError)>>,
+    /// The same as it is written, as JSON.
+    pub(crate) tags_as_json: Option<String>,
     /// Which platforms are wanted. Empty: it does not say.
     pub(crate) platforms: Vec<Written<'a>>,
     /// Whether indexes keep naming the platforms that are not wanted.
@@ -21,8 +23,6 @@ pub(crate) struct Body<'a> {
     pub(crate) force: bool,
     /// Whether targets get what is about the images.
     pub(crate) referrers: bool,
-    /// The fields but for `to`, each with its value as JSON.
-    pub(crate) fields: Vec<(&'static str, String)>,
 }
 
 impl<'a> Body<'a> {
@@ -31,11 +31,11 @@ impl<'a> Body<'a> {
         Self {
             targets,
             tags: None,
+            tags_as_json: None,
             platforms: Vec::new(),
             sparse: false,
             force: false,
             referrers: false,
-            fields: Vec::new(),
         }
     }
 
@@ -48,18 +48,13 @@ impl<'a> Body<'a> {
         let mut body = Self::of(vec![default_target(node)]);
         for (field, member) in fields("a rule", RULE_FIELDS, members, problems) {
             let node = &member.value;
-            let switch = match field {
-                "sparse" | "force" | "referrers" => node.value.boolean(),
-                _ => None,
-            };
-            if field != "to" && !matches!(node.value, Value::Null) {
-                let json = switch.map_or_else(|| node.to_json(), |on| on.to_string());
-                body.fields.push((field, json));
-            }
             match (field, &node.value) {
                 ("to", _) => body.targets = read_targets(node, problems)?,
                 (_, Value::Null) => {}
-                ("tags", Value::Object(members)) => body.tags = Some(read_tags(members, problems)),
+                ("tags", Value::Object(members)) => {
+                    body.tags = Some(read_tags(members, problems));
+                    body.tags_as_json = Some(node.to_json());
+                }
                 ("tags", _) => {
                     let expected = "an object such as {\"allow\": [\"v1.*\"], \"latest\": 5}";
                     problems.push(Problem::kind(node, "tags", expected));
@@ -67,10 +62,17 @@ impl<'a> Body<'a> {
                 ("platforms", _) => {
                     body.platforms = read_texts(node, field, problems).unwrap_or_default();
                 }
-                ("sparse", _) if switch.is_some() => body.sparse = switch == Some(true),
-                ("force", _) if switch.is_some() => body.force = switch == Some(true),
-                ("referrers", _) if switch.is_some() => body.referrers = switch == Some(true),
-                _ => problems.push(Problem::kind(node, field, "true or false")),
+                (_, value) => {
+                    let switch = match field {
+                        "sparse" => &mut body.sparse,
+                        "force" => &mut body.force,
+                        _ => &mut body.referrers,
+                    };
+                    match value.boolean() {
+                        Some(on) => *switch = on,
+                        None => problems.push(Problem::kind(node, field, "true or false")),
+                    }
+                }
             }
         }
         (problems.len() == known).then_some(body)

@@ -70,7 +70,7 @@ pub struct LoadOptions<'a> {
     /// `--namespace` or `DEFAULT_NAMESPACE`.
     pub namespace: Option<&'a str>,
     /// `--os` and `--arch`: for all rules that do not choose themselves.
-    pub platforms: Option<&'a Arc<PlatformFilter>>,
+    pub platforms: Option<&'a PlatformFilter>,
     /// `--force`: of all rules.
     pub force: bool,
     /// `--referrers`: of all rules.
@@ -143,12 +143,12 @@ fn build(
     let mut config = Config::default();
     let mut sections = Sections::default();
     let mut of_rules = None;
-    for source in sources {
-        let Source {
-            shape,
-            file,
-            content,
-        } = source;
+    for Source {
+        shape,
+        file,
+        content,
+    } in sources
+    {
         match tree::parse(&file, &content.bytes) {
             Ok(root) => {
                 let more = Sections::of(shape, root, &mut reading);
@@ -187,11 +187,7 @@ fn build(
     } = reading;
     config.warnings = warnings;
     if !problems.is_empty() {
-        let place = |problem: &Problem| {
-            let Position { file, line, column } = problem.position.clone();
-            (file, line, column)
-        };
-        problems.sort_by_key(place);
+        problems.sort_by(|one, other| one.position.cmp(&other.position));
         return Err(ConfigError { problems });
     }
     if config.rules.is_empty() && config.failed_rules.is_empty() {
@@ -405,8 +401,8 @@ fn add_command_line_rule(
     );
 }
 
-/// Which images already go to which target, and where that was written.
-type Seen = HashMap<(Place, RuleTarget), Vec<Rule>>;
+/// The numbers of the rules that bring images from a source to a target.
+type Seen = HashMap<(Place, RuleTarget), Vec<usize>>;
 
 fn add_rule(
     source: &Written<'_>,
@@ -419,35 +415,32 @@ fn add_rule(
     let (rule, failed) = rule::validate(source, body, options, &mut reading.warnings);
     config.failed_rules.extend(failed);
     let Some(mut rule) = rule else { return };
+    let number = config.rules.len();
     let mut repeated = None;
-    let mut targets = std::mem::take(&mut rule.targets);
-    targets.retain(|target| {
+    for target in std::mem::take(&mut rule.targets) {
         let pair = (rule.source.clone(), target.clone());
         let earlier = seen.entry(pair).or_default();
-        let is_same = |other: &&Rule| {
-            (&other.selection, other.levels, &other.platforms)
-                == (&rule.selection, rule.levels, &rule.platforms)
+        let is_same = |number: &&usize| {
+            config.rules.get(**number).is_some_and(|other| {
+                (&other.selection, other.levels, &other.platforms)
+                    == (&rule.selection, rule.levels, &rule.platforms)
+            })
         };
-        if let Some(first) = earlier.iter().find(is_same) {
-            repeated = Some(first.position.clone());
-            let mut rules = config.rules.iter_mut();
-            if let Some(first) = rules.find(|other| other.position == first.position) {
-                first.force |= rule.force;
-            }
-            return false;
-        }
-        earlier.push(rule.clone());
-        true
-    });
-    rule.targets = targets;
-    if let Some(first) = repeated {
-        let place = if first == rule.position {
-            "itself".into()
+        let first = earlier.iter().find(is_same).copied();
+        if earlier.contains(&number) {
+            repeated = Some("itself".to_owned());
+        } else if let Some(first) = first.and_then(|first| config.rules.get_mut(first)) {
+            first.force |= rule.force;
+            first.referrers |= rule.referrers;
+            repeated = Some(format!("the rule at {}", first.position));
         } else {
-            format!("the rule at {first}")
-        };
+            earlier.push(number);
+            rule.targets.push(target);
+        }
+    }
+    if let Some(first) = repeated {
         reading.warnings.push(format!(
-            "{}: the rule repeats a target of {place}: it is copied once, delete one",
+            "{}: the rule repeats a target of {first}: it is copied once, delete one",
             rule.position
         ));
     }
@@ -995,9 +988,12 @@ mod tests {
             ]
         );
         let config = accept(
-            "{\"images\": {\"nginx:1\": \"a.io/x\", \"nginx:1\": {\"to\": \"a.io/x\", \"force\": true}}}",
+            "{\"images\": {\"nginx:1\": \"a.io/x\", \"nginx:1\": {\"to\": \"a.io/x\", \"force\": true, \"referrers\": true}}}",
         );
-        assert!(config.rules.len() == 1 && config.rules[0].force);
+        let [rule] = config.rules.as_slice() else {
+            panic!("{:?}", config.rules);
+        };
+        assert!(rule.force && rule.referrers, "{rule:?}");
     }
 
     #[test]

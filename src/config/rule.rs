@@ -37,8 +37,8 @@ pub struct Rule {
     pub referrers: bool,
     /// The source as written.
     pub text: String,
-    /// The fields of a rule object but for `to`, each with its value as JSON.
-    pub fields: Vec<(&'static str, String)>,
+    /// `tags` as JSON, where the rule has it.
+    pub tags: Option<String>,
 }
 
 /// How deep a rule looks into a namespace.
@@ -86,13 +86,28 @@ impl Rule {
         }))
     }
 
-    /// Its fields as members of a JSON object; for an image that was found by it without the choice of tags.
+    /// What a rule object says beside `to` to mean the same without any options of the command line, as members of a JSON
+    /// object; for an image that was found by it without the choice of tags.
     pub fn members(&self, is_image: bool) -> String {
-        let fields = self.fields.iter();
-        let fields = fields.filter(|(name, _)| !is_image || *name != "tags");
-        let members: Vec<String> = fields
-            .map(|(name, value)| format!("\"{name}\": {value}"))
+        let tags = self.tags.as_ref().filter(|_| !is_image);
+        let mut members: Vec<String> = tags
+            .map(|tags| format!("\"tags\": {tags}"))
+            .into_iter()
             .collect();
+        let filter = self.platforms.as_ref();
+        if let Some(filter) = filter {
+            let platforms: Vec<String> = filter.wanted().iter().map(ToString::to_string).collect();
+            members.push(format!("\"platforms\": {}", serde_json::json!(platforms)));
+        }
+        for (switch, is_on) in [
+            ("sparse", filter.is_some_and(|filter| filter.is_sparse())),
+            ("force", self.force),
+            ("referrers", self.referrers),
+        ] {
+            if is_on {
+                members.push(format!("\"{switch}\": true"));
+            }
+        }
         members.join(", ")
     }
 }
@@ -248,7 +263,7 @@ pub(crate) fn validate(
         force: body.force || defaults.force,
         referrers: body.referrers || defaults.referrers,
         text: source.text.trim().to_owned(),
-        fields: body.fields.clone(),
+        tags: body.tags_as_json.clone(),
     };
     (Some(rule), failed)
 }
@@ -264,7 +279,7 @@ fn read_platforms<'a>(
         own.push(Platform::parse(platform.text).map_err(wrong)?);
     }
     let own = (!own.is_empty()).then(|| PlatformFilter::of(own));
-    let platforms = own.or_else(|| defaults.platforms.map(|all| PlatformFilter::clone(all)));
+    let platforms = own.or_else(|| defaults.platforms.cloned());
     Ok(platforms.map(|filter| Arc::new(if body.sparse { filter.sparse() } else { filter })))
 }
 

@@ -66,19 +66,8 @@ impl Side {
         if levels.is_some() && (list.is_some() || digest.is_some()) {
             return Err(SideError::Star);
         }
-        if let Some(regex) = regex {
-            if list.is_some() || digest.is_some() {
-                return Err(SideError::TagsWithRegex);
-            }
-            let names = Names::Chosen(TagFilter {
-                allow: vec![Pattern::regex(regex).map_err(SideError::Regex)?],
-                ..TagFilter::default()
-            });
-            return Ok(Self {
-                place,
-                levels,
-                names,
-            });
+        if regex.is_some() && (list.is_some() || digest.is_some()) {
+            return Err(SideError::TagsWithRegex);
         }
         if list.is_some_and(|list| list.trim().is_empty()) {
             warn("a `:` without a tag counts as no tag; delete it or write the tag");
@@ -86,11 +75,15 @@ impl Side {
             warn("an empty tag in the list is ignored; delete the comma");
         }
         let mut tags = list.map_or_else(|| Ok(Vec::new()), parse_tags)?;
-        let names = match digest {
-            Some(_) if tags.len() > 1 => return Err(SideError::TagsWithDigest),
-            Some(digest) => Names::Digest(tags.pop(), digest),
-            None if tags.is_empty() => Names::None,
-            None => Names::Tags(tags),
+        let names = match (regex, digest) {
+            (Some(regex), _) => Names::Chosen(TagFilter {
+                allow: vec![Pattern::regex(regex).map_err(SideError::Regex)?],
+                ..TagFilter::default()
+            }),
+            (None, Some(_)) if tags.len() > 1 => return Err(SideError::TagsWithDigest),
+            (None, Some(digest)) => Names::Digest(tags.pop(), digest),
+            (None, None) if tags.is_empty() => Names::None,
+            (None, None) => Names::Tags(tags),
         };
         Ok(Self {
             place,

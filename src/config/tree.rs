@@ -9,7 +9,7 @@ use super::syntax::SyntaxError;
 use super::{json, yaml};
 
 /// A place in a file, as messages show it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     /// The file as the user named it, or `command line`.
     pub file: Arc<str>,
@@ -69,8 +69,8 @@ pub(crate) enum Value {
 }
 
 impl Node {
-    /// The same on one line, without comments. What YAML has without quotes becomes a number or a text: of switches
-    /// (`yes`) nothing is known here.
+    /// The same on one line, without comments. What YAML has without quotes becomes a number or a text, never a
+    /// switch (`yes`).
     pub(crate) fn to_json(&self) -> String {
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         match &self.value {

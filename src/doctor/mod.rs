@@ -199,6 +199,7 @@ impl Groups {
 impl Group {
     fn check(&mut self, place: &Place) -> Option<&mut Check> {
         let known = self.checks.iter().position(|check| check.place == *place);
+        let number = known.unwrap_or(self.checks.len());
         if known.is_none() {
             self.checks.push(Check {
                 place: place.clone(),
@@ -206,10 +207,7 @@ impl Group {
                 writes: false,
             });
         }
-        match known {
-            Some(number) => self.checks.get_mut(number),
-            None => self.checks.last_mut(),
-        }
+        self.checks.get_mut(number)
     }
 
     /// Does all checks, as many at once as the registry may have requests.

@@ -224,10 +224,7 @@ impl<'a> Run<'a> {
 
     /// A host that the task needs is down.
     fn fail_unsent(&mut self, task: TaskId, reason: &str) {
-        let error = StoreError::new(
-            Class::Unreachable,
-            format!("not tried any more in this pass: {reason}"),
-        );
+        let error = StoreError::new(Class::Unreachable, format!("not tried: {reason}"));
         let schedule = &self.schedule;
         self.graph
             .unsent(task, &|host| schedule.down(host).is_some(), &error);

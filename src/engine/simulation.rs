@@ -760,7 +760,7 @@ pub(super) fn rule(
         force: false,
         referrers: false,
         text: String::new(),
-        fields: Vec::new(),
+        tags: None,
     }
 }
 

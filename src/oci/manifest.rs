@@ -553,21 +553,10 @@ fn strict_key<E: de::Error>(
     Ok(Some(index))
 }
 
+#[derive(Deserialize)]
 struct FsLayer {
+    #[serde(rename = "blobSum")]
     blob_sum: String,
-}
-
-impl<'de> Deserialize<'de> for FsLayer {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Raw {
-            #[serde(rename = "blobSum")]
-            blob_sum: String,
-        }
-        Raw::deserialize(deserializer).map(|raw| Self {
-            blob_sum: raw.blob_sum,
-        })
-    }
 }
 
 impl<'de> Deserialize<'de> for Descriptor {

@@ -40,22 +40,30 @@ impl<'de> Deserialize<'de> for Platform {
 }
 
 impl Platform {
-    /// `os/architecture` or `os/architecture/variant`.
+    /// `os[:version]/architecture[/variant]`, as it is displayed: `*` is any system or any architecture.
     pub fn parse(text: &str) -> Result<Self, PlatformError> {
         let parts: Vec<&str> = text.trim().split('/').collect();
-        match parts.as_slice() {
-            [os, architecture, variant @ ..]
-                if variant.len() <= 1 && parts.iter().all(|part| is_word(part)) =>
-            {
-                let variant = variant.first().copied().unwrap_or_default();
-                Ok(Self::new(os, architecture, variant))
-            }
-            _ => Err(PlatformError {
-                place: "",
-                text: text.to_owned(),
-                remedy: "linux/amd64 or linux/arm64/v8",
-            }),
-        }
+        let read = || {
+            let (system, architecture, variant) = match *parts.as_slice() {
+                [system, architecture] => (system, architecture, ""),
+                [system, architecture, variant] => (system, architecture, word(variant)?),
+                _ => return None,
+            };
+            let (os, version) = match system.split_once(':') {
+                Some((os, version)) => (os, word(version)?),
+                None => (system, ""),
+            };
+            let or_any = |part| if part == ANY { Some("") } else { word(part) };
+            Some(Self {
+                os_version: said(version),
+                ..Self::new(or_any(os)?, or_any(architecture)?, variant)
+            })
+        };
+        read().ok_or_else(|| PlatformError {
+            place: "",
+            text: text.to_owned(),
+            remedy: "linux/amd64 or linux/arm64/v8",
+        })
     }
 
     /// With the names that Go's world uses: `x86_64` is `amd64`, `armhf` is `arm/v7` (protocol.md M14).
@@ -128,15 +136,14 @@ fn said(text: &str) -> Option<String> {
     (!text.is_empty() && text != "unknown").then_some(text)
 }
 
-/// `os[:version]/architecture[/variant]`, with `*` for what is not said.
+/// As [`Platform::parse`] reads it.
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let any = "*";
-        f.write_str(self.os.as_deref().unwrap_or(any))?;
+        f.write_str(self.os.as_deref().unwrap_or(ANY))?;
         if let Some(version) = &self.os_version {
             write!(f, ":{version}")?;
         }
-        write!(f, "/{}", self.architecture.as_deref().unwrap_or(any))?;
+        write!(f, "/{}", self.architecture.as_deref().unwrap_or(ANY))?;
         match &self.variant {
             Some(variant) => write!(f, "/{variant}"),
             None => Ok(()),
@@ -195,6 +202,11 @@ impl PlatformFilter {
         }
     }
 
+    /// The platforms that are wanted.
+    pub fn wanted(&self) -> &[Platform] {
+        &self.wanted
+    }
+
     /// Whether indexes keep the bytes that name what is not wanted.
     pub fn is_sparse(&self) -> bool {
         self.is_sparse
@@ -220,7 +232,7 @@ fn items<'a>(
     let items = list.split(',').map(str::trim);
     let items = items.filter(|item| !item.is_empty()).map(|item| {
         let (name, detail) = item.split_once(':').unwrap_or((item, ""));
-        if is_word(name) && (detail.is_empty() || is_word(detail)) {
+        if word(name).is_some() && (detail.is_empty() || word(detail).is_some()) {
             return Ok((name, detail));
         }
         Err(PlatformError {
@@ -232,9 +244,9 @@ fn items<'a>(
     items.collect()
 }
 
-fn is_word(text: &str) -> bool {
+fn word(text: &str) -> Option<&str> {
     let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    !text.is_empty() && text.bytes().all(is_known)
+    (!text.is_empty() && text.bytes().all(is_known)).then_some(text)
 }
 
 /// The platforms in order, and whether indexes stay whole: equal texts are equal filters, as the records need it.
@@ -248,6 +260,8 @@ impl fmt::Display for PlatformFilter {
 }
 
 const SPARSE: &str = "sparse ";
+/// What stands for each system and each architecture.
+const ANY: &str = "*";
 
 /// Platforms with commas between them.
 pub struct List<'a>(pub &'a [Platform]);
@@ -402,7 +416,11 @@ mod tests {
             ("windows:10.0.1", "x86_64", "windows:10.0.1/amd64"),
             ("linux,linux", "b,a", "linux/a,linux/b"),
         ] {
-            assert_eq!(lists(systems, architectures).to_string(), text);
+            let filter = lists(systems, architectures);
+            assert_eq!(filter.to_string(), text);
+            let platforms = text.split(',').map(Platform::parse);
+            let platforms: Result<_, _> = platforms.collect();
+            assert_eq!(platforms.map(PlatformFilter::of), Ok(filter));
         }
         let platforms = ["linux/arm64/v8", "LINUX/x86_64", "linux/amd64"];
         let platforms = platforms.map(|text| Platform::parse(text).unwrap());
@@ -436,7 +454,10 @@ mod tests {
             "linux/arm/v7/x",
             "linux/a b",
             "",
-            "linux/*",
+            "*",
+            "windows:/amd64",
+            "linux/arm/*",
+            "l*/amd64",
         ] {
             let error = Platform::parse(text).unwrap_err();
             assert_eq!(

@@ -1,5 +1,5 @@
 //! Names of images: host, repository, tag, and the grammar that splits them (decisions D9, protocol.md section 1).
-//! Not here: URLs, and the tag lists and blanks that a rule may hold (`config/rule.rs`).
+//! Not here: URLs, and the tag lists and blanks that a rule may hold (`config/side.rs`).
 
 use std::fmt;
 use std::sync::Arc;

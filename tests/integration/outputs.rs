@@ -161,6 +161,33 @@ fn a_second_run_is_fed_with_what_failed() {
 }
 
 #[test]
+fn what_failed_needs_no_options_of_the_run_that_it_failed_in() {
+    let world = World::new();
+    let denied = Act::status(403);
+    world.target.fault(Fault::on(Kind::ManifestPut, denied));
+    let rule = [world.source.name("a:v1"), world.target.name("x/a")];
+    let options = [
+        "--os=linux",
+        "--arch=amd64",
+        "--force",
+        "--referrers",
+        "--output-failed-images=bad",
+    ];
+    let output = Run::new().args(&rule).args(options).run().expect(1);
+    let fields = "\"platforms\": [\"linux/amd64\"], \"force\": true, \"referrers\": true";
+    let bad = format!(
+        "\"{}\": {{\"to\": [\"{}:v1\"], {fields}}}\n",
+        rule[0], rule[1]
+    );
+    assert_eq!(output.written["bad"], bad);
+    world.target.clear_faults();
+    let run = Run::new().file("bad", &bad);
+    run.arg("--images=bad").run().expect(0);
+    let (_, cut) = world.target.manifest("x/a", "v1").unwrap();
+    assert!(!String::from_utf8_lossy(&cut.bytes).contains("arm64"));
+}
+
+#[test]
 fn images_that_were_there_already_are_in_sync() {
     let world = World::new();
     let rule = [world.source.name("a:v1"), world.target.name("x/a")];

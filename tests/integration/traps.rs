@@ -85,7 +85,7 @@ fn a_peer_that_stalls_is_given_up_and_asked_again() {
         (700, true, Kind::BlobGet, Act::Stall),
         (700, true, Kind::BlobGet, Act::StallBody(300)),
         (700, true, Kind::TagsList, Act::StallBody(3)),
-        (700, false, Kind::ManifestHead, Act::Stall),
+        (700, false, Kind::TagsList, Act::Stall),
         (700, false, Kind::UploadPost, Act::Stall),
         (700, false, Kind::UploadPut, Act::Stall),
         (700, false, Kind::ManifestPut, Act::Stall),
