@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -36,7 +37,12 @@ pub(crate) fn init(
         .unwrap_or(LevelFilter::Info)
         .min(most);
     let target = match file {
-        Some(path) => Target::Pipe(Box::new(File::create(path)?)),
+        Some(path) => {
+            let mut options = File::options();
+            // Nobody else writes it, whatever the umask.
+            options.write(true).create(true).truncate(true).mode(0o644);
+            Target::Pipe(Box::new(options.open(path)?))
+        }
         None => Target::Pipe(Box::new(OverBlock)),
     };
     builder(level, target).try_init().map_err(io::Error::other)

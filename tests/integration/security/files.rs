@@ -20,9 +20,14 @@ fn copy() -> (FakeRegistry, FakeRegistry, Run) {
 #[test]
 fn records_are_private_and_lists_are_writable_by_nobody_else_whatever_the_umask() {
     let (_source, _target, run) = copy();
-    let run = run.in_shell("umask 0; exec \"$@\"");
+    let run = run.arg("--log=log").in_shell("umask 0; exec \"$@\"");
     run.run().expect(0);
-    for (file, others) in [("records", 0), ("good", 0o044), ("bad", 0o044)] {
+    for (file, others) in [
+        ("records", 0),
+        ("good", 0o044),
+        ("bad", 0o044),
+        ("log", 0o044),
+    ] {
         let mode = fs::metadata(run.path(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, others, "{file}: {mode:o}");
     }
