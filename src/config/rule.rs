@@ -1089,6 +1089,10 @@ mod tests {
             "\"a..io\" is no registry: a host is made of letters, digits, `-` and dots",
         ),
         (
+            "::1:5000/b",
+            "\"::1:5000\" is no registry: an IPv6 address stands in brackets, as in [2001:db8::1]:5000",
+        ),
+        (
             "a.io:0/b",
             "\"a.io:0\" is no registry: a port is a number from 1 to 65535",
         ),

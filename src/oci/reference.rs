@@ -47,6 +47,11 @@ impl Host {
                 None => (text, None),
             };
             let name = name.strip_suffix('.').unwrap_or(name);
+            if port.is_some_and(|port| port.contains(':')) {
+                return Err(bad(
+                    "an IPv6 address stands in brackets, as in [2001:db8::1]:5000",
+                ));
+            }
             if !name.split('.').all(is_host_label) {
                 return Err(bad("a host is made of letters, digits, `-` and dots"));
             }
