@@ -10,7 +10,7 @@ use super::plan::{Claim, Plan};
 use super::task::Failure;
 use crate::config::Selection;
 use crate::oci::{PlatformFilter, Reference, Tag};
-use crate::store::Stores;
+use crate::store::{Place, Stores};
 
 impl Plan {
     /// Makes the images of a group's rules, or adds targets to those that exist. Gives those with something to do.
@@ -104,9 +104,12 @@ impl Plan {
                     }
                     Ok(choice.kept.into_iter().map(Reference::Tag).collect())
                 }
-                Tags::Missing => Err(failure(
-                    "there is no such repository, or no permission to see it",
-                )),
+                Tags::Missing => Err(failure(match &rule.source {
+                    Place::Registry(..) => {
+                        "there is no such repository, or no permission to see it"
+                    }
+                    Place::Layout(_) => "there is no image layout in this folder",
+                })),
                 Tags::Failed(failure) => Err(Failure::clone(failure)),
                 Tags::Unknown | Tags::Asked | Tags::AskedAgain => {
                     Err(failure("its tags were never listed: this is a bug"))
