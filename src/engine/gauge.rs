@@ -12,7 +12,7 @@ use crate::store::Place;
 pub struct Gauge {
     state: Mutex<State>,
     /// Bytes of blobs given to uploads since the start, those included that were lost and went again.
-    moved: AtomicU64,
+    pub(super) moved: AtomicU64,
     /// Bytes of blobs read from sources.
     pub(super) pulled: AtomicU64,
 }

@@ -133,8 +133,11 @@ pub fn run(rules: &[Rule], stores: &dyn Stores, options: &Options<'_>) -> Report
             drop(job_sender);
             let fatal = run.fatal();
             let mut report = report(&mut run.graph, &run.plan, fatal);
-            // Of what was read, all is counted by now: who reads counts before it answers for its target.
-            report.totals.pulled += options.gauge.pulled.load(Ordering::Relaxed);
+            // What was read and sent is counted before the target is answered for: lost and repeated bytes, too.
+            if !options.is_dry {
+                report.totals.pulled = options.gauge.pulled.load(Ordering::Relaxed);
+                report.totals.pushed = options.gauge.moved.load(Ordering::Relaxed);
+            }
             if options.names_images {
                 name_images(&mut report, &run.graph, &run.plan);
             }
