@@ -146,7 +146,9 @@ impl<'a> Run<'a> {
 
     /// The run ends early: nothing new is begun, what runs is ended.
     pub(super) fn interrupt(&mut self) {
-        log::warn!("interrupted: nothing new is begun, what runs is ended");
+        log::warn!(
+            "interrupted: nothing new is begun, and what runs is ended after 10 s, or at once by another interrupt"
+        );
         self.is_stopping = true;
     }
 

@@ -404,7 +404,7 @@ impl<'s> Reader<'s, '_> {
         self.marks = Some(marks);
     }
 
-    /// Marks how far it came, unless there is a mark for that.
+    /// Marks how far it came, unless there is a mark for that: another process may go on there.
     pub(super) fn mark_now(&mut self) {
         let Some(marks) = &mut self.marks else { return };
         let ring = self.stream.lock();

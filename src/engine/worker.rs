@@ -355,7 +355,10 @@ impl Worker<'_> {
                         "the target took less than the whole blob",
                     ));
                 }
-                Err(SendError::Body) => return reader.take_failure().map_or(Ok(None), Err),
+                Err(SendError::Body) => {
+                    reader.mark_now();
+                    return reader.take_failure().map_or(Ok(None), Err);
+                }
                 Err(SendError::Again) => reader.restart(upload.offset()),
                 Err(SendError::Target(error)) => {
                     let offset = if error.class == Class::Transient {
@@ -367,7 +370,6 @@ impl Worker<'_> {
                     let has_progress =
                         |offset| resumed_at.is_none_or(|last| offset >= last + RESUME_AFTER);
                     let Some(offset) = offset.filter(|&offset| has_progress(offset)) else {
-                        // Another process may have more luck with it.
                         reader.mark_now();
                         return Err(error);
                     };

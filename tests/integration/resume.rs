@@ -220,6 +220,33 @@ fn the_next_process_goes_on_with_an_upload() {
 }
 
 #[test]
+fn a_run_that_is_asked_to_end_records_how_far_its_uploads_came() {
+    let (source, target) = pair(Habit::DISTRIBUTION_3);
+    let stalls = Fault::on(Kind::BlobGet, Act::StallBody(10 << 20));
+    source.fault(stalls.nth(Nth::Always));
+    // The time for what runs to end is 2 s; no mark is due before.
+    let run = rule(&source, &target)
+        .args(["--checkpoint-bytes=1GiB", "--checkpoint-time=1h"])
+        .env("IMAGE_SYNCER_TIME_SCALE", "0.2");
+    let running = run.spawn();
+    source.wait_until(|all| all.iter().any(|entry| entry.kind == Kind::BlobGet));
+    assert_eq!(records(&run).matches("\"upload\"").count(), 0);
+    running.signal("TERM");
+    assert_eq!(running.wait().status, Some(143));
+    assert_eq!(records(&run).matches("\"upload\"").count(), 1);
+    source.clear_faults();
+    source.forget();
+    target.forget();
+    run.run().expect(0);
+    assert_in_sync(&source, "a/b", &target, "a/b", &["v1"]);
+    let sent = patched(&target);
+    assert!(
+        sent <= LARGE - (9 << 20),
+        "{sent} bytes were sent in the second run"
+    );
+}
+
+#[test]
 fn an_upload_that_is_gone_costs_one_question_and_a_fresh_one() {
     let (source, target) = pair(Habit::DISTRIBUTION_2);
     let run = killed_in_the_middle(&source, &target);
