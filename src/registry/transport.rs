@@ -56,7 +56,9 @@ impl Transport {
             | Break::Tls
             | Break::Malformed
             | Break::Interrupted => Class::Permanent,
-            Break::Timeout | Break::Closed | Break::Slow | Break::Other => Class::Transient,
+            Break::Timeout | Break::Closed | Break::Slow | Break::Files | Break::Other => {
+                Class::Transient
+            }
         }
     }
 }
@@ -119,6 +121,9 @@ impl fmt::Display for Transport {
             Break::Closed => f.write_str("the connection was closed"),
             Break::Slow => f.write_str("less than 1 KiB/s for a minute"),
             Break::Interrupted => Interrupted.fmt(f),
+            Break::Files => f.write_str(
+                "no more connections can be open here (lower --proc, or raise the limit of open files, `ulimit -n`)",
+            ),
             Break::Other => f.write_str("the transfer failed"),
         }
     }
@@ -170,6 +175,8 @@ pub(super) enum Break {
     Slow,
     /// The run ends early.
     Interrupted,
+    /// This process, or the system, has all the files open that it may have.
+    Files,
     /// Any other failure of a socket.
     Other,
 }
@@ -232,6 +239,7 @@ fn socket_broken(error: io::Error) -> Transport {
     let kind = match (tls, error.kind()) {
         (Some(error), _) => tls_broken(error),
         (None, Kind::ConnectionRefused) => Break::Refused,
+        (None, _) if matches!(error.raw_os_error(), Some(ENFILE | EMFILE)) => Break::Files,
         (
             None,
             Kind::HostUnreachable
@@ -325,6 +333,10 @@ fn refused_by_resolver(cause: Box<dyn Error + Send + Sync>) -> Transport {
     }
 }
 
+/// The numbers of these errors on every Unix, for which the standard library has no kind.
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+
 #[cfg(test)]
 mod tests {
     use rustls::{AlertDescription, CertificateError, InvalidMessage};
@@ -416,7 +428,7 @@ mod tests {
                 Permanent,
                 "not HTTP",
             ),
-            (no_files, Transient, "failed"),
+            (no_files, Transient, "ulimit -n"),
         ] {
             check(error, class, text);
         }
