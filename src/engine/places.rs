@@ -32,8 +32,10 @@ pub(super) struct HostRow {
     pub(super) mounts: bool,
     /// It cannot be asked within the next half minute: images do not wait for it.
     pub(super) late: bool,
-    /// Attempts that failed since it last answered as it should: the first is told, the others are the same trouble.
+    /// Attempts that failed and were no pause: the first is told, the others are the same trouble until it is over.
     pub(super) failed_attempts: u32,
+    /// Answers as they should be since the last of these.
+    pub(super) good_answers: u32,
     /// How often it was too slow for the other targets of a blob: twice, and it gets its blobs alone.
     pub(super) detached: u32,
     /// Its uploads that run while the others of their streams were through with it long ago.
@@ -100,6 +102,7 @@ impl Graph<'_> {
                 is_narrow: false,
                 late: false,
                 failed_attempts: 0,
+                good_answers: 0,
                 detached: 0,
                 overdue: 0,
             });

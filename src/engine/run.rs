@@ -291,6 +291,7 @@ impl<'a> Run<'a> {
             Verdict::Later => {
                 let row = &mut self.graph.hosts[host];
                 row.failed_attempts += 1;
+                row.good_answers = 0;
                 let is_first = row.failed_attempts == 1;
                 log::log!(
                     if is_first { Level::Warn } else { Level::Debug },
@@ -338,11 +339,12 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// A host has answered as it should, maybe after it did not.
+    /// A host has answered as it should: its trouble is over if it has done so often enough.
     fn tell_recovery(&mut self, host: HostId) {
         let row = &mut self.graph.hosts[host];
-        let failed = std::mem::take(&mut row.failed_attempts);
-        if failed > 1 {
+        row.good_answers += 1;
+        if row.failed_attempts > 0 && row.good_answers >= STEADY {
+            let failed = std::mem::take(&mut row.failed_attempts);
             log::info!("{} answers again: {failed} attempts had failed", row.name);
         }
     }
@@ -507,5 +509,7 @@ impl<'a> Run<'a> {
     }
 }
 
+/// So many good answers one after another end the trouble of a host.
+const STEADY: u32 = 20;
 /// Images that are admitted and not settled, late ones apart.
 const MAX_OPEN_IMAGES: usize = 10_000;

@@ -69,6 +69,24 @@ fn a_task_has_five_attempts_in_a_pass() {
 }
 
 #[test]
+fn the_trouble_of_a_host_is_told_once() {
+    let tags: Vec<String> = (0..12).map(|number| format!("v{number}")).collect();
+    let (source, target) = registries(&tags.iter().map(String::as_str).collect::<Vec<_>>());
+    // With good answers between them, but never twenty.
+    for nth in [1, 2, 5, 8] {
+        target.fault(Fault::on(Kind::UploadPost, Act::status(502)).nth(Nth::Only(nth)));
+    }
+    let rule = fast().rule(&source.name("a"), target.name("b"));
+    let said = run(&rule, &source, &target, (0, 0)).stderr;
+    assert_eq!(said.matches(", will be tried again: ").count(), 4, "{said}");
+    assert_eq!(said.matches(" WARN ").count(), 1, "{said}");
+    assert!(
+        said.contains(" answers again: 4 attempts had failed"),
+        "{said}"
+    );
+}
+
+#[test]
 fn the_fifth_attempt_is_as_good_as_the_first() {
     for kind in [Kind::TagsList, Kind::ManifestGet] {
         let (source, target) = registries(&["v1"]);
