@@ -222,12 +222,13 @@ fn the_next_process_goes_on_with_an_upload() {
 #[test]
 fn a_run_that_is_asked_to_end_records_how_far_its_uploads_came() {
     let (source, target) = pair(Habit::DISTRIBUTION_3);
+    let large = Maker::new(1).oci(&[LARGE, 1000]).blobs[1].digest.clone();
     let stalls = Fault::on(Kind::BlobGet, Act::StallBody(10 << 20));
-    source.fault(stalls.nth(Nth::Always));
+    source.fault(stalls.of(&large).nth(Nth::Always));
     // What runs has 10 s to end, and takes them; no mark is due before.
     let run = rule(&source, &target).args(["--checkpoint-bytes=1GiB", "--checkpoint-time=1h"]);
     let running = run.spawn();
-    source.wait_until(|all| all.iter().any(|entry| entry.kind == Kind::BlobGet));
+    source.wait_until(|all| all.iter().any(|entry| entry.has_fault));
     assert_eq!(records(&run).matches("\"upload\"").count(), 0);
     running.signal("TERM");
     assert_eq!(running.wait().status, Some(143));
