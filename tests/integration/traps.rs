@@ -86,6 +86,7 @@ fn a_peer_that_stalls_is_given_up_and_asked_again() {
         (700, true, Kind::BlobGet, Act::StallBody(300)),
         (700, true, Kind::TagsList, Act::StallBody(3)),
         (700, false, Kind::TagsList, Act::Stall),
+        (700, false, Kind::ManifestHead, Act::Stall),
         (700, false, Kind::UploadPost, Act::Stall),
         (700, false, Kind::UploadPut, Act::Stall),
         (700, false, Kind::ManifestPut, Act::Stall),
@@ -96,6 +97,10 @@ fn a_peer_that_stalls_is_given_up_and_asked_again() {
         for (size, at_source, kind, act) in table {
             scope.spawn(move || {
                 let ((source, _), target) = (source(size), target());
+                if kind == Kind::ManifestHead {
+                    // A tag that the target's list does not have is not asked for.
+                    target.push("b", "v1", &Maker::new(71).oci(&[10]));
+                }
                 let stalls = if at_source { &source } else { &target };
                 stalls.fault(Fault::on(kind, act).nth(Nth::Only(1)));
                 run(&source, &target, 0);
