@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::harness::{Output, Run, assert_in_sync};
 use crate::image::Maker;
 use crate::invariants::check_invariants;
-use crate::registry::{Act, End, FakeRegistry, Fault, Habit, Kind, Nth, Options};
+use crate::registry::{Act, End, Entry, FakeRegistry, Fault, Habit, Kind, Nth, Options};
 
 const LARGE: usize = (16 << 20) + (3 << 20);
 
@@ -184,6 +184,13 @@ fn a_target_that_stalls_takes_no_worker_from_the_others() {
     running.wait();
     assert_eq!(slow.count(Kind::ManifestPut), 0);
     assert!(slow.faults_acted() > 0);
+    let puts = fast.history();
+    let put = puts.iter().find(|entry| entry.kind == Kind::ManifestPut);
+    let is_before = |entry: &Entry| put.is_some_and(|put| entry.began < put.began);
+    let patches = slow.history();
+    let patches = patches.iter().filter(|e| e.kind == Kind::UploadPatch);
+    // On a slow machine as many as there are slots may begin before the first of them counts as slow, and no more.
+    assert!(patches.filter(|patch| is_before(patch)).count() <= 4);
 }
 
 fn records(run: &Run) -> String {
